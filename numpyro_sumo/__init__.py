@@ -1,0 +1,14 @@
+"""Unbiased evidence for NumPyro: losses that train on log p(x) itself, not on a lower bound."""
+
+from ._version import __version__
+from .hierarchical_guide import HierarchicalGuide
+from .losses import IWELBO, IWHVI, SUMO, ReverseKL
+
+__all__ = [
+    "IWELBO",
+    "IWHVI",
+    "SUMO",
+    "HierarchicalGuide",
+    "ReverseKL",
+    "__version__",
+]

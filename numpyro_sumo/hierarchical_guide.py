@@ -1,0 +1,133 @@
+"""A sampler with auxiliary sites together with the reverse model that integrates them out."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax import random
+
+import numpyro
+from numpyro.handlers import block, condition, seed, substitute, trace
+from numpyro.infer.util import log_density
+
+from .log_weights import JOINT, Params, is_auxiliary, latent_sites, log_weight
+
+Sites = dict[str, jax.Array]
+
+
+class HierarchicalGuide:
+    r"""The guide :math:`q(x) = \int q(x \mid u)\, q(u)\, du` with a proposal r(u | x) for u.
+
+    As a NumPyro program it runs the sampler; it runs the reverse model too, so that SVI learns of
+    its param sites, but shows none of its sample sites. It goes wherever a guide goes, into
+    :class:`~numpyro.infer.SVI` with a :class:`~numpyro_sumo.ReverseKL` loss and into
+    :class:`~numpyro.infer.Predictive`.
+
+    :param sampler: ``sampler(*args, **kwargs)``, a NumPyro program with the target's latent sites x
+        and, besides, auxiliary sites u marked ``infer={"is_auxiliary": True}``.
+    :param reverse: ``reverse(latents, *args, **kwargs)``, a NumPyro program that samples each
+        auxiliary site by its name; ``latents`` maps the other sites' names to their values.
+    :raises ValueError: when run, if the sampler has no auxiliary site, or if the sites of the
+        reverse model are not the auxiliary ones.
+
+    **Reference:** Ranganath et al. 2016, *Hierarchical variational models*, eq. (4).
+
+    >>> import jax, numpyro, numpyro.distributions as dist
+    >>> from numpyro_sumo import HierarchicalGuide
+    >>> def sampler():
+    ...     u = numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+    ...     numpyro.sample("x", dist.Normal(u, numpyro.param("scale", 1.0)))
+    >>> def reverse(latents):
+    ...     numpyro.sample("u", dist.Normal(0.5 * latents["x"], numpyro.param("width", 0.7)))
+    >>> guide = HierarchicalGuide(sampler, reverse)
+    >>> sorted(numpyro.handlers.trace(numpyro.handlers.seed(guide, 0)).get_trace())
+    ['scale', 'u', 'width', 'x']
+    """
+
+    def __init__(self, sampler: Callable, reverse: Callable):
+        for name, program in {"sampler": sampler, "reverse": reverse}.items():
+            if not callable(program):
+                raise ValueError(
+                    f"Expected {name} to be a NumPyro program; got {program!r}. Pass a callable."
+                )
+        self.sampler = sampler
+        self.reverse = reverse
+
+    def __call__(self, *args, **kwargs) -> Sites:
+        with trace() as sampler_trace:
+            self.sampler(*args, **kwargs)
+        latents, auxiliary = _split_sites(sampler_trace)
+        reverse_key = numpyro.prng_key()
+        reverse = substitute(seed(self.reverse, reverse_key), data=auxiliary)
+        with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
+            reverse(latents, *args, **kwargs)
+        _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
+        return latents
+
+    def draw(
+        self, rng_key: jax.Array, params: Params, args: tuple, kwargs: dict
+    ) -> tuple[Sites, Sites]:
+        """One draw (x, u) of the sampler, reparameterised: latents, and the auxiliary sites."""
+        sampler = substitute(seed(self.sampler, rng_key), data=params)
+        return _split_sites(trace(sampler).get_trace(*args, **kwargs))
+
+    def log_weight(
+        self,
+        rng_key: jax.Array,
+        latents: Sites,
+        args: tuple,
+        kwargs: dict,
+        sampler_params: Params,
+        reverse_params: Params,
+        auxiliary: Sites | None = None,
+    ) -> jax.Array:
+        """log q(x, u) − log r(u | x), in nats, with u from r(u | x), or u as given.
+
+        The sampler conditioned on x is a model of u whose evidence is q(x), and the reverse model
+        at x is its guide: this is one particle of an estimate of log q(x).
+
+        :param auxiliary: u; None draws it.
+        """
+        model, guide = self.marginal_programs(latents)
+        if auxiliary is not None:
+            guide = substitute(guide, data=auxiliary)
+        return log_weight(
+            model, guide, args, kwargs, JOINT, rng_key, sampler_params, reverse_params
+        )
+
+    def log_reverse(
+        self, latents: Sites, auxiliary: Sites, args: tuple, kwargs: dict, params: Params
+    ) -> jax.Array:
+        """log r(u | x), in nats."""
+        reverse = seed(self.marginal_programs(latents)[1], random.key(0))
+        return log_density(reverse, args, kwargs, {**params, **auxiliary})[0]
+
+    def marginal_programs(self, latents: Sites) -> tuple[Callable, Callable]:
+        """The model (sampler with x observed) and guide (reverse model at x) of u."""
+        return condition(self.sampler, data=latents), partial(self.reverse, latents)
+
+
+def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:
+    """Values of the sampler's latent sites: those of the target, and the auxiliary ones."""
+    sites = latent_sites(sampler_trace)
+    auxiliary = {name: site["value"] for name, site in sites.items() if is_auxiliary(site)}
+    latents = {name: site["value"] for name, site in sites.items() if name not in auxiliary}
+    return latents, auxiliary
+
+
+def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
+    if not auxiliary:
+        raise ValueError(
+            "Expected the sampler to have at least one auxiliary site; it has none. "
+            "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
+        )
+    if auxiliary - reverse:
+        raise ValueError(
+            f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks "
+            f"{sorted(auxiliary - reverse)}. Add these sites to it."
+        )
+    if reverse - auxiliary:
+        raise ValueError(
+            f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has "
+            f"{sorted(reverse - auxiliary)}. Remove them, or mark them auxiliary in the sampler."
+        )

@@ -1,0 +1,188 @@
+"""Log-weights of NumPyro programs: the only module that reads traces and plates."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.handlers import seed, substitute
+from numpyro.infer.util import get_importance_trace
+
+Params = dict[str, jax.Array]
+
+
+class Structure(NamedTuple):
+    """What the traces of a model and its guide say before any number is computed.
+
+    :param data_dims: batch dimensions (negative) of the plates that enclose every sample site of
+        model and guide, so that a weight can be kept for each of their elements.
+    :param scale: full size over subsample size of those plates; multiplies finished estimates.
+    """
+
+    data_dims: frozenset[int]
+    scale: float
+
+
+#: One weight for all of a trace.
+JOINT = Structure(frozenset(), 1.0)
+
+
+def inspect_programs(
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> Structure:
+    """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
+
+    :raises ValueError: one line naming what was expected, what came, and the fix.
+    """
+    traces = check_programs(model, guide, params, args, kwargs)
+    return _data_plates(*traces)
+
+
+def check_programs(
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> tuple[dict, dict]:
+    """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
+
+    :return: the two traces; their arrays are abstract and of no use outside.
+    :raises ValueError: as :func:`inspect_programs`.
+    """
+    traces: list[dict] = []
+
+    def record():
+        traces.extend(_traces(model, guide, args, kwargs, random.key(0), params, params))
+
+    jax.eval_shape(record)
+    model_trace, guide_trace = traces
+    _check_latents(model_trace, guide_trace)
+    _check_reparameterised(guide_trace)
+    return model_trace, guide_trace
+
+
+def log_weight(
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+    structure: Structure,
+    rng_key: jax.Array,
+    model_params: Params,
+    guide_params: Params,
+) -> jax.Array:
+    r"""One log-weight :math:`\ell = \log p_\theta(x, z) - \log q_\phi(z \mid x)`, z from the guide.
+
+    :param structure: from :func:`inspect_programs`.
+    :param model_params: θ, values of the model's param sites.
+    :param guide_params: φ, values of the guide's param sites. They are passed apart because the two
+        are differentiated apart, also where model and guide share a parameter.
+    :return: the log-weight in nats, one for each element of the data plates (a scalar where there
+        are none), subsampling scale taken out.
+    """
+    traces = _traces(model, guide, args, kwargs, rng_key, model_params, guide_params)
+    log_model, log_guide = (_sum_to_data(tr, structure.data_dims) for tr in traces)
+    return (log_model - log_guide) / structure.scale
+
+
+def with_shared_subsample(program: Callable, rng_key: jax.Array) -> Callable:
+    """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
+    return seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
+
+
+def _check_latents(model_trace: dict, guide_trace: dict) -> None:
+    """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
+    model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
+    for name, site in model_latents.items():
+        if site["fn"].support.is_discrete and not site["infer"].get("enumerate"):
+            raise ValueError(
+                f"Expected continuous latent sites; model site '{name}' is discrete. "
+                "Sum it out of the model (a mixture distribution, for instance)."
+            )
+    missing = sorted(set(model_latents) - set(guide_latents))
+    if missing:
+        raise ValueError(
+            f"Expected the guide to sample every latent site of the model; it lacks {missing}. "
+            "Add these sites to the guide."
+        )
+    extra = sorted(
+        name
+        for name, site in guide_latents.items()
+        if name not in model_latents and not is_auxiliary(site)
+    )
+    if extra:
+        raise ValueError(
+            f"Expected guide sites to be latent sites of the model; it has {extra} besides. "
+            "Remove them, or mark them infer={'is_auxiliary': True}."
+        )
+
+
+def _check_reparameterised(guide_trace: dict) -> None:
+    """Refuses guide sites through which no gradient can flow."""
+    for name, site in latent_sites(guide_trace).items():
+        if not site["fn"].has_rsample:
+            raise ValueError(
+                f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
+                "which has no reparameterised sampler. Choose a distribution that has one."
+            )
+
+
+def latent_sites(program_trace: dict) -> dict[str, dict]:
+    """The sample sites of a trace that are not observed, by name."""
+    return {
+        name: site
+        for name, site in program_trace.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+
+
+def is_auxiliary(site: dict) -> bool:
+    """Whether a sample site is marked as integrated out."""
+    return bool(site["infer"].get("is_auxiliary", False))
+
+
+def _traces(model, guide, args, kwargs, rng_key, model_params, guide_params):
+    model_key, guide_key = random.split(rng_key)
+    model = substitute(seed(model, model_key), data=model_params)
+    guide = substitute(seed(guide, guide_key), data=guide_params)
+    return get_importance_trace(model, guide, args, kwargs, {})
+
+
+def _data_plates(model_trace: dict, guide_trace: dict) -> Structure:
+    stacks = [
+        frozenset(site["cond_indep_stack"])
+        for program_trace in (model_trace, guide_trace)
+        for site in program_trace.values()
+        if site["type"] == "sample"
+    ]
+    if not stacks:
+        return Structure(frozenset(), 1.0)
+    enclosing = frozenset.intersection(*stacks)
+    scale = 1.0
+    for frame in frozenset.union(*stacks):
+        full_size = _full_size(frame, model_trace, guide_trace)
+        if frame in enclosing:
+            scale *= full_size / frame.size
+        elif full_size > frame.size:
+            raise ValueError(
+                f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
+                "model and guide; it does not. Move all sites into it, or do not subsample it."
+            )
+    return Structure(frozenset(frame.dim for frame in enclosing), scale)
+
+
+def _full_size(frame, *traces):
+    for program_trace in traces:
+        if frame.name in program_trace:
+            return program_trace[frame.name]["args"][0]
+    return frame.size
+
+
+def _sum_to_data(program_trace: dict, data_dims: frozenset[int]) -> jax.Array:
+    """Log-densities of all sample sites, summed over every dimension that is not of the data."""
+    total = jnp.zeros(())
+    for site in program_trace.values():
+        if site["type"] == "sample":
+            log_prob = site["log_prob"]
+            others = tuple(d for d in range(-log_prob.ndim, 0) if d not in data_dims)
+            total = total + jnp.sum(log_prob, axis=others)
+    return total

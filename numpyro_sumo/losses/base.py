@@ -1,0 +1,231 @@
+"""The base of the losses: how draws become an estimate, and where its gradients go."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import random
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+
+from numpyro.infer import ELBO
+
+from numpyro_sumo.draws import evaluate_log_weights
+from numpyro_sumo.estimators import importance_weighted_bound
+from numpyro_sumo.log_weights import (
+    Params,
+    inspect_programs,
+    log_weight,
+    with_shared_subsample,
+)
+from numpyro_sumo.stopping_times import StoppingTime
+
+from .checks import check_one_of, check_positive_integer, options_repr
+
+#: Tail draws of each datum that every step makes whatever was drawn: P(K <= 2) is 2/3 under the
+#: reciprocal tail, and a fixed block under plain automatic differentiation is cheaper than a loop.
+_TAIL_DRAWS_IN_HEAD = 2
+
+#: Independent draws behind the baseline of the variance objective.
+_BASELINE_PARTICLES = 32
+
+#: Maps (datum, key) to named views of one log-weight.
+Views = Callable[[jax.Array, jax.Array], Any]
+
+
+class Draws(NamedTuple):
+    """Log-weights as they were drawn.
+
+    :param log_weights: one or more views (by name) of the same numbers, each of shape
+        ``(draws, num_data, ...)`` and differentiable in parameters of its own.
+    :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
+    """
+
+    log_weights: dict[str, jax.Array]
+    stopping_times: jax.Array
+
+
+class ImportanceLoss(ELBO):
+    r"""Base of the losses that estimate log p(x) from importance weights.
+
+    The *value* of the loss is minus the estimate. Its gradient is that of the estimate in the
+    model's parameters, and that of the guide objective in the guide's: an unbiased estimate does
+    not depend on the guide in expectation, and so cannot fit it. A parameter that model and guide
+    share gets the sum.
+
+    A subclass says how many draws there are (``num_particles`` always, and a random tail if it has
+    a ``stopping_time``), how they become an estimate, and which guide objectives it knows:
+
+    - ``"iwelbo"``: the guide climbs the bound over the particles that are always drawn;
+    - ``"variance"``: it descends the squared difference between the estimate and a baseline, which
+      is an importance-weighted bound over independent draws;
+    - ``"iwhvi"``: it descends the upper bound that contains the generating draw;
+    - ``"forward_kl"``: it descends −log r(u | x) at the draw u that generated x.
+
+    The last two are for density matching, inside :class:`~numpyro_sumo.ReverseKL`.
+    """
+
+    #: Accepted names. The first is the default outside density matching, where it is "forward_kl".
+    guide_objectives: tuple[str, ...]
+    #: Distribution of the number of draws beyond ``num_particles``; None for a fixed number.
+    stopping_time: StoppingTime | None = None
+    #: Whether the draw that generated x is the first of the particles.
+    from_above: bool = False
+
+    def __init__(self, num_particles: int, guide_objective: str | None, chunk_size: int | None):
+        check_positive_integer("num_particles", num_particles)
+        if chunk_size is not None:
+            check_positive_integer("chunk_size", chunk_size)
+        if guide_objective is not None:
+            check_one_of("guide_objective", guide_objective, self.guide_objectives)
+        super().__init__(num_particles=num_particles)
+        self.guide_objective = guide_objective
+        self.chunk_size = chunk_size
+
+    def __repr__(self) -> str:
+        return options_repr(self)
+
+    @property
+    def mean_draws(self) -> float:
+        """Expected number of log-weights behind one estimate."""
+        return self.num_particles + (0.0 if self.stopping_time is None else self.stopping_time.mean)
+
+    @property
+    def num_fresh(self) -> int:
+        """Draws that are always made from the guide."""
+        return self.num_particles - self.from_above
+
+    @abstractmethod
+    def estimate(
+        self, log_weights: jax.Array, stopping_times: jax.Array, num_given: int = 0
+    ) -> jax.Array:
+        """The estimate of log p(x), in nats.
+
+        :param log_weights: shape ``(draws, num_data, ...)``.
+        :param stopping_times: shape ``(num_data,)``.
+        :param num_given: 1 if the first row is the generating draw's, 0 if all are fresh.
+        :return: shape ``(num_data, ...)``.
+        """
+
+    def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
+        """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`."""
+        objective_name = self.guide_objective or self.guide_objectives[0]
+        if self.from_above or objective_name in ("iwhvi", "forward_kl"):
+            raise ValueError(
+                f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
+                f"got it as a loss of its own. Write ReverseKL(marginal={self!r})."
+            )
+        plate_key, draws_key, baseline_key = random.split(rng_key, 3)
+        model = with_shared_subsample(model, plate_key)
+        guide = with_shared_subsample(guide, plate_key)
+        structure = inspect_programs(model, guide, param_map, args, kwargs)
+        held = stop_gradient(param_map)
+
+        def weigh(key, model_params, guide_params):
+            return log_weight(
+                model, guide, args, kwargs, structure, key, model_params, guide_params
+            )
+
+        if self._climbs_its_own_estimate(objective_name):
+            draws = self.draw(draws_key, lambda _, key: {"both": weigh(key, param_map, param_map)})
+            estimate = self.estimate(draws.log_weights["both"], draws.stopping_times)
+            return -structure.scale * jnp.sum(estimate)
+
+        draws = self.draw(
+            draws_key,
+            lambda _, key: {
+                "model": weigh(key, param_map, held),
+                "guide": weigh(key, held, param_map),
+            },
+        )
+        estimate = self.estimate(draws.log_weights["model"], draws.stopping_times)
+        objective = self.objective(
+            objective_name, draws, baseline_key, lambda _, key: weigh(key, held, held)
+        )
+        return structure.scale * jnp.sum(gradient_only(objective) - estimate)
+
+    def log_evidence(
+        self,
+        rng_key: jax.Array,
+        param_map: Params,
+        model: Callable,
+        guide: Callable,
+        *args: Any,
+        **kwargs: Any,
+    ) -> jax.Array:
+        """One estimate of log p(x), in nats: minus the loss.
+
+        Without observed sites it is the log normaliser of the model's factors.
+
+        :param rng_key: a key.
+        :param param_map: values of the param sites of model and guide, constrained.
+        :param args: arguments of model and guide; likewise ``kwargs``.
+        :return: a scalar.
+        """
+        return -self.loss(rng_key, param_map, model, guide, *args, **kwargs)
+
+    def draw(self, rng_key: jax.Array, views: Views, num_data: int = 1) -> Draws:
+        """Samples a stopping time for each datum and evaluates as many log-weights as that asks.
+
+        :param views: maps (datum, key) to named views of one log-weight.
+        :return: the fresh draws; the generating one is not among them.
+        """
+        stopping_key, draws_key = random.split(rng_key)
+        if self.stopping_time is None:
+            cap, stopping_times = 0, jnp.zeros(num_data, jnp.int32)
+        else:
+            cap = self.stopping_time.cap
+            stopping_times = self.stopping_time.sample(stopping_key, (num_data,))
+        max_count = self.num_fresh + cap
+        num_head = min(self.num_fresh + _TAIL_DRAWS_IN_HEAD, max_count)
+        chunk_size = self.chunk_size or max(8, 2 * num_data)
+        if self.chunk_size is not None:
+            num_head = min(num_head, self.chunk_size // num_data)
+        log_weights = evaluate_log_weights(
+            views,
+            draws_key,
+            self.num_fresh + stopping_times,
+            max_count=max_count,
+            num_head=num_head,
+            chunk_size=chunk_size,
+        )
+        return Draws(log_weights, stopping_times)
+
+    def objective(
+        self, name: str, draws: Draws, baseline_key: jax.Array, views: Views
+    ) -> jax.Array:
+        """The guide objective, to be minimised, from the draws' "guide" view; shape of estimates.
+
+        :param name: one of ``guide_objectives``, save "forward_kl", which needs no draws.
+        """
+        log_weights = draws.log_weights["guide"]
+        if name == "iwhvi":
+            return importance_weighted_bound(log_weights[: self.num_particles])
+        if name == "iwelbo":
+            first = int(self.from_above)
+            return -importance_weighted_bound(log_weights[first : self.num_particles])
+        num_data = draws.stopping_times.shape[0]
+        counts = jnp.full(num_data, _BASELINE_PARTICLES)
+        baseline = importance_weighted_bound(
+            evaluate_log_weights(
+                views,
+                baseline_key,
+                counts,
+                max_count=_BASELINE_PARTICLES,
+                num_head=_BASELINE_PARTICLES,
+                chunk_size=1,
+            )
+        )
+        estimate = self.estimate(log_weights, draws.stopping_times, int(self.from_above))
+        return (estimate - stop_gradient(baseline)) ** 2
+
+    def _climbs_its_own_estimate(self, objective_name: str) -> bool:
+        """Whether model and guide share one objective, so that one gradient serves both."""
+        return objective_name == "iwelbo" and self.stopping_time is None
+
+
+def gradient_only(x: jax.Array) -> jax.Array:
+    """Zero, with the gradient of x."""
+    x = jnp.where(jnp.isfinite(x), x, 0.0)
+    return x - stop_gradient(x)

@@ -1,0 +1,26 @@
+"""Checks of options that several losses share: one clear line each, before any work."""
+
+from collections.abc import Iterable
+import inspect
+from numbers import Integral
+from typing import Any
+
+
+def check_positive_integer(name: str, value: Any) -> None:
+    """Refuses what is not an integer ≥ 1 (``True`` is not one)."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")
+
+
+def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Refuses a value that is not among the allowed ones."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"Expected {name} to be one of {allowed}; got {value!r}.")
+
+
+def options_repr(instance: object) -> str:
+    """``Class(option=value, ...)`` with the options of the class's constructor."""
+    names = inspect.signature(type(instance)).parameters
+    options = ", ".join(f"{name}={getattr(instance, name)!r}" for name in names)
+    return f"{type(instance).__name__}({options})"

@@ -1,0 +1,169 @@
+"""Reverse KL from a hierarchical sampler to an unnormalised target."""
+
+import jax
+from jax import random
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+
+from numpyro.handlers import seed
+from numpyro.infer import ELBO
+from numpyro.infer.util import log_density
+
+from numpyro_sumo.hierarchical_guide import HierarchicalGuide
+from numpyro_sumo.log_weights import check_programs, with_shared_subsample
+
+from .base import ImportanceLoss, gradient_only
+from .checks import check_one_of, check_positive_integer, options_repr
+from .iwhvi import IWHVI
+
+
+class ReverseKL(ELBO):
+    r"""The reverse Kullback–Leibler divergence of a hierarchical sampler.
+
+    .. math::
+        E_{(x, u) \sim q_\theta} \big[ \widehat{\log q_\theta}(x) - \log p(x) \big], \qquad
+        q_\theta(x) = \int q_\theta(x \mid u)\, q_\theta(u)\, du
+
+    ``marginal`` estimates log q(x) with the guide's reverse model as proposal for u. Since log q is
+    *minimised*, a lower bound on it (:class:`~numpyro_sumo.IWELBO`) is the wrong way round: the
+    optimiser can lower the bound instead of the density, and sooner or later it does. An unbiased
+    estimate (:class:`~numpyro_sumo.SUMO`) or an upper bound (:class:`~numpyro_sumo.IWHVI`) has no
+    such hole. The value of the loss estimates KL(q ‖ p) − log Z (or a bound on it, of the
+    marginal's kind), Z the target's normaliser, in nats.
+
+    :param marginal: any loss with importance weights, IWHVI(16) by default;
+        ``marginal.num_particles`` is the number of draws of u for each x.
+    :param num_particles: draws of x per step, an integer ≥ 1. Each has its own stopping time.
+    :param gradient: ``"path"`` leaves out ∇θ log qθ(x) at fixed x, whose mean is zero and which is
+        all that remains to be noise once q fits: only (∇ₓ log q̂ − ∇ₓ log p)·∂x/∂θ is kept. With
+        the generating draw among the particles, u₀ depends on x and ∂x/∂θ cannot be taken at fixed
+        u₀; there the same zero-mean term, estimated by the fresh draws alone, is subtracted from the
+        whole gradient instead. ``"standard"`` is the whole gradient.
+    :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler does not
+        have the model's latent sites, or if the reverse model does not have its auxiliary ones.
+
+    **References:** Ranganath et al. 2016, *Hierarchical variational models*; Luo et al. 2020,
+    *SUMO*, section 5.2; Roeder et al. 2017, *Sticking the landing*, eq. (5), for the path gradient.
+
+    >>> import jax, optax, numpyro, numpyro.distributions as dist
+    >>> from numpyro.infer import SVI
+    >>> from numpyro_sumo import HierarchicalGuide, IWHVI, ReverseKL
+    >>> def target():
+    ...     numpyro.sample("x", dist.StudentT(5.0))
+    >>> def sampler():
+    ...     u = numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+    ...     log_scale = numpyro.param("slope", 0.1) * u + numpyro.param("offset", 0.0)
+    ...     numpyro.sample("x", dist.Normal(0.0, jax.numpy.exp(log_scale)))
+    >>> def reverse(latents):
+    ...     loc = numpyro.param("weight", 0.0) * jax.numpy.abs(latents["x"])
+    ...     numpyro.sample("u", dist.Normal(loc, numpyro.param("width", 1.0)))
+    >>> guide = HierarchicalGuide(sampler, reverse)
+    >>> svi = SVI(target, guide, optax.adam(1e-2), loss=ReverseKL(marginal=IWHVI(4)))
+    >>> result = svi.run(jax.random.key(0), 100, progress_bar=False)
+    """
+
+    def __init__(
+        self,
+        marginal: ImportanceLoss | None = None,
+        *,
+        num_particles: int = 64,
+        gradient: str = "path",
+    ):
+        marginal = IWHVI() if marginal is None else marginal
+        if not isinstance(marginal, ImportanceLoss):
+            raise ValueError(
+                f"Expected marginal to be one of the importance-weighted losses; got {marginal!r}. "
+                "Pass IWHVI(16) or SUMO(8), for instance."
+            )
+        check_positive_integer("num_particles", num_particles)
+        check_one_of("gradient", gradient, ("path", "standard"))
+        if gradient == "path" and marginal.num_fresh < 1:
+            raise ValueError(
+                "Expected a marginal with at least 2 particles for the path gradient from above; "
+                f"got {marginal!r}. Raise num_particles, or choose gradient='standard'."
+            )
+        super().__init__(num_particles=num_particles)
+        self.marginal = marginal
+        self.gradient = gradient
+
+    def __repr__(self) -> str:
+        return options_repr(self)
+
+    def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
+        """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
+        _check_hierarchical(guide)
+        check_programs(model, guide, param_map, args, kwargs)
+        marginal, from_above = self.marginal, self.marginal.from_above
+        plate_key, outer_key, draws_key, baseline_key = random.split(rng_key, 4)
+        model = seed(with_shared_subsample(model, plate_key), random.key(0))
+        guide = HierarchicalGuide(
+            with_shared_subsample(guide.sampler, plate_key),
+            with_shared_subsample(guide.reverse, plate_key),
+        )
+
+        x, u = jax.vmap(lambda key: guide.draw(key, param_map, args, kwargs))(
+            random.split(outer_key, self.num_particles)
+        )
+        log_target = jax.vmap(lambda x: log_density(model, args, kwargs, {**param_map, **x})[0])(x)
+        held, x_held, u_held = stop_gradient((param_map, x, u))
+        first_x = jax.tree.map(lambda leaf: leaf[0], x_held)
+        reverse_model, reverse_guide = guide.marginal_programs(first_x)
+        check_programs(reverse_model, reverse_guide, held, args, kwargs)
+
+        def weigh(i, key, x, sampler_params, reverse_params):
+            x = jax.tree.map(lambda leaf: leaf[i], x)
+            return guide.log_weight(key, x, args, kwargs, sampler_params, reverse_params)
+
+        def weigh_generating(x, u, sampler_params, reverse_params):
+            def one(x, u):
+                key = random.key(0)
+                return guide.log_weight(key, x, args, kwargs, sampler_params, reverse_params, u)
+
+            return jax.vmap(one)(x, u)[None]
+
+        objective_name = marginal.guide_objective or "forward_kl"
+        score_apart = self.gradient == "path"
+
+        def views(i, key):
+            sampler_params = held if score_apart else param_map
+            named = {"model": weigh(i, key, x, sampler_params, held)}
+            if score_apart and from_above:
+                named["score"] = weigh(i, key, x_held, param_map, held)
+            if objective_name != "forward_kl":
+                named["guide"] = weigh(i, key, x_held, held, param_map)
+            return named
+
+        fresh = marginal.draw(draws_key, views, num_data=self.num_particles)
+        log_weights, stopping_times = fresh
+        rows = log_weights["model"]
+        log_q_score = jnp.zeros(())
+        if from_above:
+            if score_apart:
+                rows = rows + gradient_only(log_weights["score"])
+                score = marginal.estimate(log_weights["score"], stopping_times, 0)
+                log_q_score = gradient_only(score)
+            rows = jnp.concatenate([weigh_generating(x, u, param_map, held), rows])
+        log_q = marginal.estimate(rows, stopping_times, int(from_above)) - log_q_score
+
+        if objective_name == "forward_kl":
+            log_reverse = lambda x, u: guide.log_reverse(x, u, args, kwargs, param_map)
+            objective = -jax.vmap(log_reverse)(x_held, u_held)
+        else:
+            if from_above:
+                given = weigh_generating(x_held, u_held, held, param_map)
+                log_weights["guide"] = jnp.concatenate([given, log_weights["guide"]])
+            objective = marginal.objective(
+                objective_name,
+                fresh,
+                baseline_key,
+                lambda i, key: weigh(i, key, x_held, held, held),
+            )
+        return jnp.mean(log_q - log_target + gradient_only(objective))
+
+
+def _check_hierarchical(guide):
+    if not isinstance(guide, HierarchicalGuide):
+        raise ValueError(
+            f"Expected the guide of ReverseKL to be a HierarchicalGuide; got {guide!r}. "
+            "Write HierarchicalGuide(sampler, reverse)."
+        )
