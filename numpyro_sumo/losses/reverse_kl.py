@@ -35,12 +35,12 @@ class ReverseKL(ELBO):
         ``marginal.num_particles`` is the number of draws of u for each x.
     :param num_particles: draws of x per step, an integer ≥ 1. Each has its own stopping time.
     :param gradient: ``"path"`` leaves out ∇θ log qθ(x) at fixed x, whose mean is zero and which is
-        all that remains to be noise once q fits: only (∇ₓ log q̂ − ∇ₓ log p)·∂x/∂θ is kept. With
-        the generating draw among the particles, u₀ depends on x and ∂x/∂θ cannot be taken at fixed
-        u₀; there the same zero-mean term, estimated by the fresh draws alone, is subtracted from the
-        whole gradient instead. ``"standard"`` is the whole gradient.
-    :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler does not
-        have the model's latent sites, or if the reverse model does not have its auxiliary ones.
+        all the noise there is once q fits: only (∇ₓ log q̂ − ∇ₓ log p)·∂x/∂θ is kept. With the
+        generating draw u₀ among the particles this does not hold as it stands, since u₀ and x go
+        together; there the same zero-mean term, as the fresh draws alone estimate it, is subtracted
+        from the whole gradient. ``"standard"`` is the whole gradient.
+    :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler lacks
+        latent sites of the model, or if the reverse model's sites are not its auxiliary ones.
 
     **References:** Ranganath et al. 2016, *Hierarchical variational models*; Luo et al. 2020,
     *SUMO*, section 5.2; Roeder et al. 2017, *Sticking the landing*, eq. (5), for the path gradient.
