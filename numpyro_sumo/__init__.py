@@ -3,12 +3,16 @@
 from ._version import __version__
 from .hierarchical_guide import HierarchicalGuide
 from .losses import IWELBO, IWHVI, SUMO, ReverseKL
+from .sandwich import KLSandwich, kl_sandwich, log_marginal
 
 __all__ = [
     "IWELBO",
     "IWHVI",
     "SUMO",
     "HierarchicalGuide",
+    "KLSandwich",
     "ReverseKL",
     "__version__",
+    "kl_sandwich",
+    "log_marginal",
 ]

@@ -3,6 +3,7 @@
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 
 from numpyro_sumo.stopping_times import StoppingTime
 
@@ -54,22 +55,44 @@ def russian_roulette(
     all_zero = jnp.isneginf(first_bound)
     log_sum = jnp.where(all_zero, 0.0, first_bound + jnp.log(num_particles))
 
+    expected = _expected_increments(log_weights, num_particles, stopping_time.cap, num_given)
+
     def add_increment(carry, draw):
         log_sum, tail = carry
-        j, log_weight, inverse_survival = draw
+        j, log_weight, inverse_survival, expected = draw
         drawn = j <= stopping_times
         # log(S + w) - log S, without ever subtracting two large bounds from each other
         growth = jax.nn.softplus(jnp.where(drawn, log_weight, -jnp.inf) - log_sum)
-        increment = growth - jnp.log1p(1.0 / (num_particles + j - 1))
-        tail = tail + jnp.where(drawn, inverse_survival * increment, 0.0)
+        surprise = growth - jnp.log1p(1.0 / (num_particles + j - 1)) - expected
+        tail = tail + expected + jnp.where(drawn, inverse_survival * surprise, 0.0)
         return (log_sum + growth, tail), None
 
     j = jnp.arange(1, stopping_time.cap + 1)
     inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
-    draws = (j, log_weights[num_particles:], inverse_survival)
+    draws = (j, log_weights[num_particles:], inverse_survival, expected)
     (_, tail), _ = lax.scan(add_increment, (log_sum, jnp.zeros_like(log_sum)), draws)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail)
     return estimate.mean(axis=0) if rotations > 1 else estimate
+
+
+def _expected_increments(log_weights, num_particles, cap, num_given):
+    """What the first draws lead one to expect of L_{m+j} - L_{m+j-1}, for j = 1 ... cap.
+
+    Anything that does not depend on K may be taken from an increment under the roulette and added
+    back outside it. From below the expectation is nothing. A given draw, though, counts for less
+    and less as fresh ones of mean weight W are added: its weight G makes the sum at k draws
+    G + (k - 1) W, and the bound falls by a known path, which need not be left to the roulette.
+    """
+    if num_given in (0, num_particles):
+        return jnp.zeros((cap, *log_weights.shape[1:]))
+    given = logsumexp(log_weights[:num_given], axis=0)
+    fresh = importance_weighted_bound(log_weights[num_given:num_particles])
+    known = jnp.isfinite(given) & jnp.isfinite(fresh)
+    # G / W; beyond e^60 the draws in question make no difference to the sum
+    ratio = jnp.exp(jnp.clip(jnp.where(known, given - fresh, 0.0), max=60.0))
+    before = jnp.arange(num_particles, num_particles + cap).reshape(-1, *[1] * given.ndim)
+    expected = jnp.log1p(1.0 / (ratio + before - num_given)) - jnp.log1p(1.0 / before)
+    return jnp.where(known, expected, 0.0)
 
 
 def _rotate(log_weights, num_draws, num_given, rotations):

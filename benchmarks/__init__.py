@@ -1,0 +1,1 @@
+"""Benchmarks: each opens with the question it answers and writes what it found."""

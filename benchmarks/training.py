@@ -1,0 +1,91 @@
+"""A training loop with a progress bar, snapshots along the way, and a graceful Ctrl-C."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import jax
+from jax import lax
+
+from numpyro.infer import SVI
+
+
+@dataclass
+class TrainingRun:
+    """What a training run left behind.
+
+    :param params: constrained parameters at the end.
+    :param snapshots: parameters by the step at which they were taken, the first and last included.
+    :param losses: mean loss of each block of ``block_size`` steps, in nats.
+    :param loss_errors: standard errors of those means.
+    :param seconds: training time without compilation; ``compile_seconds`` is apart.
+    :param interrupted: whether Ctrl-C ended it before its last step.
+    """
+
+    params: dict[str, Any]
+    snapshots: dict[int, dict[str, Any]]
+    block_size: int
+    losses: list[float] = field(default_factory=list)
+    loss_errors: list[float] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    interrupted: bool = False
+
+
+def train(
+    svi: SVI,
+    rng_key: jax.Array,
+    num_steps: int,
+    *args: Any,
+    name: str,
+    snapshot_steps: Sequence[int],
+    num_blocks: int = 100,
+) -> TrainingRun:
+    """Trains for ``num_steps`` in blocks; Ctrl-C ends it early and keeps what is done.
+
+    The block is compiled once, ahead of the first step: a program that cannot compile again.
+
+    :param snapshot_steps: steps after which to keep the parameters; rounded up to whole blocks.
+    :param num_blocks: about how many blocks; their size divides ``num_steps``.
+    """
+    largest = max(1, num_steps // num_blocks)
+    block_size = next(size for size in range(largest, 0, -1) if num_steps % size == 0)
+    state = svi.init(rng_key, *args)
+    run = TrainingRun(svi.get_params(state), {0: svi.get_params(state)}, block_size)
+    due = sorted(step for step in snapshot_steps if step > 0)
+
+    @jax.jit
+    def train_block(state):
+        return lax.scan(lambda state, _: svi.update(state, *args), state, length=block_size)
+
+    started = time.perf_counter()
+    compiled = train_block.lower(state).compile()
+    run.compile_seconds = time.perf_counter() - started
+    with tqdm(total=num_steps, desc=name, unit="step", mininterval=1.0) as bar:
+        try:
+            while run.steps < num_steps:
+                started = time.perf_counter()
+                state, losses = jax.block_until_ready(compiled(state))
+                run.seconds += time.perf_counter() - started
+                run.steps += block_size
+                losses = np.asarray(losses, np.float64)
+                run.losses.append(float(losses.mean()))
+                run.loss_errors.append(float(losses.std() / np.sqrt(block_size)))
+                bar.set_postfix_str(
+                    f"loss {run.losses[-1]:.4f} ± {run.loss_errors[-1]:.4f}", refresh=False
+                )
+                bar.update(block_size)
+                if due and run.steps >= due[0]:
+                    while due and run.steps >= due[0]:
+                        del due[0]
+                    run.snapshots[run.steps] = svi.get_params(state)
+        except KeyboardInterrupt:
+            run.interrupted = True
+    run.params = svi.get_params(state)
+    run.snapshots[run.steps] = run.params
+    return run

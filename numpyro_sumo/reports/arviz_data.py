@@ -1,0 +1,52 @@
+"""The few places where ArviZ 0.23 and 1.x differ, behind one face."""
+
+from typing import Any
+import warnings
+
+import numpy as np
+
+with warnings.catch_warnings():
+    # 0.23 announces 1.x on import.
+    warnings.simplefilter("ignore", FutureWarning)
+    import arviz as az
+
+_IS_ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
+_COLUMNS = ["mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat"]
+
+
+def to_arviz(
+    posterior: dict[str, np.ndarray], sample_stats: dict[str, np.ndarray] | None = None
+) -> Any:
+    """Draws as ArviZ data: ``InferenceData`` under ArviZ 0.23, ``DataTree`` under 1.x.
+
+    Draws of a learned sampler and of MCMC take the same road, so both can be judged alike.
+
+    :param posterior: arrays of shape ``(chain, draw, ...)`` by variable.
+    :param sample_stats: likewise, ``diverging`` for instance.
+    :raises ValueError: for an array with fewer than two axes.
+    """
+    posterior = {name: np.asarray(values) for name, values in posterior.items()}
+    for name, values in posterior.items():
+        if values.ndim < 2:
+            raise ValueError(
+                f"Expected draws of shape (chain, draw, ...); '{name}' has shape {values.shape}. "
+                "Reshape it, to (1, draws) for instance."
+            )
+    groups = {"posterior": posterior}
+    if sample_stats is not None:
+        groups["sample_stats"] = {name: np.asarray(v) for name, v in sample_stats.items()}
+    # 0.23 takes groups by keyword; it would accept the dictionary too, as one variable of junk.
+    return az.from_dict(groups) if _IS_ARVIZ_1 else az.from_dict(**groups)
+
+
+def summarise(data: Any) -> dict[str, dict[str, float]]:
+    """ArviZ's summary: for each variable mean, sd, MCSE of both, ESS (bulk, tail) and R-hat.
+
+    ESS and R-hat say how well the *sampler's own* distribution is known; of independent draws they
+    are perfect whether or not that distribution is the target.
+    """
+    table = az.summary(data, kind="all", round_to="none")[_COLUMNS]
+    return {
+        str(variable): {column: float(value) for column, value in row.items()}
+        for variable, row in table.iterrows()
+    }
