@@ -70,7 +70,7 @@ def draw_contours(
     _save(figure, file)
 
 
-def draw_training(file: Path, verdicts: dict[str, Any], titles: dict[str, str]) -> None:
+def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
     """Objective of each arm along its training, with the KL divergence evaluated apart."""
     figure, axes = plt.subplots(
         1, len(verdicts), figsize=(3.1 * len(verdicts), 3.6), sharey=True, squeeze=False
@@ -87,7 +87,7 @@ def draw_training(file: Path, verdicts: dict[str, Any], titles: dict[str, str]) 
         )
         axis.axhline(0.0, color="#999999", linewidth=0.8)
         axis.set_yscale("symlog", linthresh=0.01)
-        axis.set(title=titles[name], xlabel="step", ylim=(-5, 20))
+        axis.set(title=verdict["title"], xlabel="step", ylim=(-5, 20))
         axis.legend(loc="upper right", fontsize=8, frameon=False)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0, 0].set_ylabel("nats (linear within ± 0.01)")

@@ -10,24 +10,24 @@ from benchmarks.tables import markdown_table, number
 Results = dict[str, Any]
 
 
-def write_results(folder: Path, results: Results, data: dict[str, Any], titles: dict) -> None:
+def write_results(folder: Path, results: Results, data: dict[str, Any]) -> None:
     """Writes ``report.md``, ``funnel.json`` and one netCDF file per sampler."""
     for name, draws in data.items():
         draws.to_netcdf(folder / f"{name}.nc")
     text = json.dumps(_finite(results), indent=1, ensure_ascii=False)
     (folder / "funnel.json").write_text(text + "\n")
-    (folder / "report.md").write_text(report(results, titles))
+    (folder / "report.md").write_text(report(results))
 
 
-def report(results: Results, titles: dict[str, str]) -> str:
+def report(results: Results) -> str:
     """The report in Markdown, every figure from ``results``."""
     samplers = results["samplers"]
     arms = {name: verdict for name, verdict in samplers.items() if "kl" in verdict}
-    interrupted = [titles[name] for name, verdict in arms.items() if verdict["interrupted"]]
+    interrupted = [verdict["title"] for verdict in arms.values() if verdict["interrupted"]]
     note = f"Interrupted while training: {', '.join(interrupted)}.\n" if interrupted else ""
     contours = "\n".join(
-        f"### {titles[name]}\n\n![Contours of target and {titles[name]}](contours_{name}.png)\n"
-        for name in arms
+        f"### {verdict['title']}\n\n![Contours of {verdict['title']}](contours_{name}.png)\n"
+        for name, verdict in arms.items()
     )
     return f"""# The funnel: a learned sampler beside NUTS
 
@@ -37,7 +37,7 @@ sampler was trained by reverse KL for {results["steps"]} steps of 64 draws of x,
 {note}
 ## Distance to the truth
 
-{distance_table(results, titles)}
+{distance_table(results)}
 
 KL(q ‖ target) lies between the two figures (importance-weighted bounds from below and above, with
 the standard error of the upper one). KS is the Kolmogorov–Smirnov distance to the exact law; the
@@ -49,7 +49,7 @@ last line shows what chance alone does to exact draws.
 
 ## Training
 
-{_training_table(arms, titles)}
+{_training_table(arms)}
 
 ![Objective and KL along the training](training.png)
 
@@ -58,7 +58,7 @@ bound is loose.
 
 ## ArviZ
 
-{_summary_table(samplers, titles)}
+{_summary_table(samplers)}
 
 ESS and R-hat of independent draws are perfect by construction; they say how well the sampler's own
 distribution is known, not whether it is the target.
@@ -70,16 +70,16 @@ Grey: the target. Coloured: the learned density, from an importance-weighted bou
 {contours}"""
 
 
-def distance_table(results: Results, titles: dict[str, str]) -> str:
+def distance_table(results: Results) -> str:
     """Distances of every sampler to the target, and what it took."""
     header = ["sampler", "KL between, nats", "KS of v", "KS of x·exp(−v)"]
     header += ["0.1 % of v", "1 % of v", "99 % of v", "divergences", "s to train", "s / 10⁴ draws"]
     rows = [_exact_row()]
-    for name, verdict in results["samplers"].items():
+    for verdict in results["samplers"].values():
         ks, of_v = verdict["ks"], verdict["quantiles"]["v"]
         rows.append(
             [
-                titles[name],
+                verdict["title"],
                 _kl(verdict.get("kl")),
                 *(number(ks[marginal], 4) for marginal in ("v", "x·exp(−v)")),
                 *(number(of_v[p], 2) for p in ("0.001", "0.01", "0.99")),
@@ -105,20 +105,20 @@ def _kl(kl: dict[str, float] | None) -> str:
     return f"{number(kl['lower'], 4)} … {number(kl['upper'], 4)} ± {number(kl['upper_se'], 4)}"
 
 
-def _training_table(arms: Results, titles: dict[str, str]) -> str:
+def _training_table(arms: Results) -> str:
     header = ["arm", "draws of u per x", "steps", "steps / s", "compile, s", "last objective"]
     rows = [
         [
-            titles[name],
+            verdict["title"],
             number(verdict["mean_draws"], 1),
             str(verdict["steps"]),
             number(verdict["steps_per_second"], 0),
             number(verdict["seconds_to_compile"], 1),
             _mean_of_last(verdict["curve"]),
         ]
-        for name, verdict in arms.items()
+        for verdict in arms.values()
     ]
-    losses = "\n".join(f"- {titles[name]}: `{verdict['loss']}`" for name, verdict in arms.items())
+    losses = "\n".join(f"- {verdict['title']}: `{verdict['loss']}`" for verdict in arms.values())
     return markdown_table(header, rows) + "\n\n" + losses
 
 
@@ -128,16 +128,16 @@ def _mean_of_last(curve: dict[str, list[float]]) -> str:
     return f"{number(curve['objective'][-1], 4)} ± {number(curve['objective_se'][-1], 4)}"
 
 
-def _summary_table(samplers: Results, titles: dict[str, str]) -> str:
+def _summary_table(samplers: Results) -> str:
     header = ["sampler", "site", "mean", "MCSE", "sd", "MCSE of sd", "5 %", "50 %", "95 %"]
     header += ["ESS bulk", "ESS tail", "R-hat"]
     rows = []
-    for name, verdict in samplers.items():
+    for verdict in samplers.values():
         for site, line in verdict["summary"].items():
             of_site = verdict["quantiles"][site]
             rows.append(
                 [
-                    titles[name],
+                    verdict["title"],
                     site,
                     *(number(line[c]) for c in ("mean", "mcse_mean", "sd", "mcse_sd")),
                     *(number(of_site[p], 2) for p in ("0.05", "0.5", "0.95")),

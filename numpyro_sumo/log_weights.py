@@ -93,7 +93,7 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
     """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
     model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
     for name, site in model_latents.items():
-        if site["fn"].support.is_discrete and not site["infer"].get("enumerate"):
+        if site["fn"].support.is_discrete:
             raise ValueError(
                 f"Expected continuous latent sites; model site '{name}' is discrete. "
                 "Sum it out of the model (a mixture distribution, for instance)."

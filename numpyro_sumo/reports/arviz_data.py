@@ -32,7 +32,7 @@ def to_arviz(
                 f"Expected draws of shape (chain, draw, ...); '{name}' has shape {values.shape}. "
                 "Reshape it, to (1, draws) for instance."
             )
-    groups = {"posterior": posterior}
+    groups: dict[str, Any] = {"posterior": posterior}
     if sample_stats is not None:
         groups["sample_stats"] = {name: np.asarray(v) for name, v in sample_stats.items()}
     # 0.23 takes groups by keyword; it would accept the dictionary too, as one variable of junk.

@@ -1,0 +1,41 @@
+"""Puts the tables of the benchmarks' latest results into the README, between its markers.
+
+Run ``python -m benchmarks.readme`` after a benchmark; a test holds the README against its JSON.
+"""
+
+import json
+from pathlib import Path
+
+from benchmarks.funnel_report import distance_table
+
+ROOT = Path(__file__).parent.parent
+FUNNEL = Path("benchmarks/results/funnel")
+
+
+def funnel_section() -> str:
+    """Picture and table of the funnel benchmark."""
+    results = json.loads((ROOT / FUNNEL / "funnel.json").read_text())
+    return (
+        f"![A learned sampler along its training]({FUNNEL}/contours_sumo.png)\n\n"
+        f"{distance_table(results)}\n\n"
+        f"Reverse KL from one start, {results['steps']} steps of 64 draws, seed {results['seed']}; "
+        "20,000 draws of each learned sampler, 4 × 1,000 of NUTS. The KL divergence lies between "
+        "the two figures; KS is the Kolmogorov–Smirnov distance to the exact law."
+    )
+
+
+def spliced(readme: str, name: str, section: str) -> str:
+    """The README with what stands between the markers of ``name`` replaced."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{section}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> None:
+    """Rewrites the README in place."""
+    file = ROOT / "README.md"
+    file.write_text(spliced(file.read_text(), "funnel", funnel_section()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The roulette tail: exact enumeration of K, precision, zero weights, rotations."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import jax
+import jax.numpy as jnp
+
+from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
+from numpyro_sumo.stopping_times import ReciprocalTail
+
+TAILS = {
+    "paper": ReciprocalTail(),
+    "stops_at_the_knee": ReciprocalTail(knee=20, decay=0.0),
+}
+every_tail = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
+
+SHORT = ReciprocalTail(knee=3, decay=0.0)  # of which every test below draws with m = 2
+
+roulette = jax.jit(
+    russian_roulette,
+    static_argnames=("num_particles", "stopping_time", "num_given", "rotations"),
+)
+
+
+def fixed_log_weights(count, seed=0):
+    return 1.5 * np.random.default_rng(seed).normal(size=count)
+
+
+def naive_bound(log_weights, k):
+    return np.logaddexp.reduce(log_weights[:k]) - np.log(k)
+
+
+def naive_estimate(log_weights, m, stopping_time, tail):
+    """L_m + Σ_j (L_{m+j} − L_{m+j−1}) / P(K ≥ j), one term after the other, in float64."""
+    log_weights = np.asarray(log_weights, np.float64)
+    bounds = [naive_bound(log_weights, k) for k in range(m, m + stopping_time + 1)]
+    return bounds[0] + np.sum(np.diff(bounds) / tail.survival[:stopping_time])
+
+
+def estimates_for_every_stopping_time(log_weights, m, tail, **options):
+    """The estimates at K = 1 … cap over one and the same vector of log-weights."""
+    log_weights = jnp.asarray(log_weights)
+    batch = jnp.broadcast_to(log_weights[:, None], (len(log_weights), tail.cap))
+    return roulette(batch, m, jnp.arange(1, tail.cap + 1), tail, **options)
+
+
+def estimate(log_weights, stopping_time, m=2, **options):
+    return russian_roulette(
+        jnp.asarray(log_weights), m, jnp.asarray(stopping_time), SHORT, **options
+    )
+
+
+@every_tail
+@pytest.mark.parametrize("m", [1, 8])
+def test_estimate_is_the_formula_at_every_stopping_time(m, tail):
+    log_weights = fixed_log_weights(m + tail.cap)
+    with jax.enable_x64(True):
+        estimates = estimates_for_every_stopping_time(log_weights, m, tail)
+    expected = [naive_estimate(log_weights, m, k, tail) for k in range(1, tail.cap + 1)]
+    np.testing.assert_allclose(estimates, expected, rtol=1e-8)
+
+
+@every_tail
+@pytest.mark.parametrize("num_given", [0, 1])
+@pytest.mark.parametrize("m", [1, 8])
+def test_enumerated_stopping_times_average_to_the_bound_at_the_cap(m, num_given, tail):
+    log_weights = fixed_log_weights(m + tail.cap)
+    with jax.enable_x64(True):
+        estimates = estimates_for_every_stopping_time(log_weights, m, tail, num_given=num_given)
+        mean = np.dot(tail.probabilities, estimates)
+    assert mean == pytest.approx(naive_bound(log_weights, m + tail.cap), abs=1e-6)
+
+
+def test_enumerated_gradients_average_to_that_of_the_bound_at_the_cap():
+    tail = ReciprocalTail()
+    log_weights = fixed_log_weights(4 + tail.cap)
+    with jax.enable_x64(True):
+        mean = lambda row: jnp.dot(
+            tail.probabilities, estimates_for_every_stopping_time(row, 4, tail)
+        )
+        gradient = jax.grad(mean)(jnp.asarray(log_weights))
+    weights = np.exp(log_weights)
+    np.testing.assert_allclose(gradient, weights / weights.sum(), atol=1e-8)
+
+
+@pytest.mark.parametrize("offset", [0.0, -1000.0, 1000.0])
+def test_float32_enumeration_averages_to_the_bound_at_the_cap_whatever_the_offset(offset):
+    tail = ReciprocalTail()
+    log_weights = np.float32(np.round(fixed_log_weights(8 + tail.cap) * 1024) / 1024)
+    estimates = estimates_for_every_stopping_time(log_weights + np.float32(offset), 8, tail)
+    assert estimates.dtype == np.float32
+    mean = np.dot(tail.probabilities, np.float64(estimates))
+    expected = naive_bound(np.float64(log_weights), 8 + tail.cap) + offset
+    assert mean == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize("offset", [-1000.0, 1000.0])
+def test_float32_estimates_move_with_an_offset(offset):
+    """The log-weights are exact in float32 at either place, so only the arithmetic can err."""
+    tail = ReciprocalTail(decay=0.0)
+    log_weights = np.float32(np.round(fixed_log_weights(8 + tail.cap) * 1024) / 1024)
+    estimates = estimates_for_every_stopping_time(log_weights + np.float32(offset), 8, tail)
+    expected = [naive_estimate(log_weights, 8, k, tail) for k in range(1, tail.cap + 1)]
+    np.testing.assert_allclose(np.float64(estimates) - offset, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("stopping_time", [1, 2, 3])
+def test_weights_of_zero_give_the_limit_of_small_weights(stopping_time):
+    inf = np.inf
+    log_weights = np.array([-inf, 0.3, -inf, 1.0, -inf])
+    value, gradient = jax.value_and_grad(estimate)(jnp.asarray(log_weights), stopping_time)
+    nearly_zero = np.where(np.isinf(log_weights), -50.0, log_weights)
+    expected = naive_estimate(nearly_zero, 2, stopping_time, SHORT)
+    assert float(value) == pytest.approx(expected, abs=1e-5)
+    expected_gradient = jax.grad(estimate)(jnp.asarray(nearly_zero), stopping_time)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("stopping_time", [1, 3])
+def test_first_weights_all_zero_give_minus_infinity_and_finite_gradients(stopping_time):
+    log_weights = jnp.array([-jnp.inf, -jnp.inf, 0.0, 1.0, 2.0])
+    value, gradient = jax.value_and_grad(estimate)(log_weights, stopping_time)
+    assert float(value) == -np.inf
+    assert np.all(np.isfinite(gradient))
+
+
+def test_rotations_of_nothing_but_zero_weights_give_minus_infinity_and_finite_gradients():
+    value, gradient = jax.value_and_grad(estimate)(jnp.full(5, -jnp.inf), 3, rotations=2)
+    assert float(value) == -np.inf
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_zero_weight_beside_a_given_one_keeps_the_mean_and_finite_gradients(zero):
+    log_weights = fixed_log_weights(5)
+    log_weights[zero] = -np.inf
+    batch = jnp.broadcast_to(jnp.asarray(log_weights)[:, None], (5, 3))
+    mean = lambda rows: jnp.dot(
+        SHORT.probabilities, estimate(rows, np.array([1, 2, 3]), num_given=1)
+    )
+    value, gradient = jax.value_and_grad(mean)(batch)
+    assert float(value) == pytest.approx(naive_bound(log_weights, 5), abs=1e-5)
+    weights = np.exp(log_weights)
+    np.testing.assert_allclose(gradient.sum(axis=1), weights / weights.sum(), atol=1e-5)
+
+
+def test_datum_without_weight_leaves_the_others_alone():
+    log_weights = fixed_log_weights(5)
+    batch = jnp.stack([jnp.asarray(log_weights), jnp.full(5, -jnp.inf)], axis=1)
+    estimates, pullback = jax.vjp(lambda rows: estimate(rows, np.array([2, 2])), batch)
+    (gradient,) = pullback(jnp.array([1.0, 0.0]))
+    assert float(estimates[0]) == pytest.approx(naive_estimate(log_weights, 2, 2, SHORT), abs=1e-5)
+    assert float(estimates[1]) == -np.inf
+    alone = jax.grad(estimate)(jnp.asarray(log_weights), 2)
+    np.testing.assert_allclose(gradient[:, 0], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2, 3])
+@pytest.mark.parametrize("rotations", [1, 2])
+def test_drawn_weight_that_is_not_a_number_gives_not_a_number(row, rotations):
+    log_weights = fixed_log_weights(5)
+    log_weights[row] = np.nan
+    assert np.isnan(estimate(log_weights, 2, rotations=rotations))
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("rotations", [1, 3])
+def test_rows_not_drawn_matter_neither_to_value_nor_to_gradient(garbage, rotations):
+    log_weights = fixed_log_weights(5)
+    value_and_grad = jax.value_and_grad(lambda row: estimate(row, 1, rotations=rotations))
+    expected_value, expected_gradient = value_and_grad(jnp.asarray(log_weights))
+    log_weights[3:] = garbage
+    value, gradient = value_and_grad(jnp.asarray(log_weights))
+    assert float(value) == float(expected_value)
+    np.testing.assert_array_equal(gradient, expected_gradient)
+    np.testing.assert_array_equal(gradient[3:], 0.0)
+
+
+def test_each_datum_has_a_stopping_time_of_its_own():
+    log_weights = np.stack([fixed_log_weights(5, seed) for seed in range(3)], axis=1)
+    estimates = estimate(log_weights, np.array([3, 1, 2]))
+    expected = [naive_estimate(log_weights[:, i], 2, k, SHORT) for i, k in enumerate([3, 1, 2])]
+    np.testing.assert_allclose(estimates, expected, atol=1e-5)
+
+
+ROTATIONS = {
+    "two": (2, 0),
+    "as_many_as_drawn": (4, 0),
+    "more_than_drawn": (7, 0),
+    "two_with_one_given": (2, 1),
+    "as_many_as_fresh_with_one_given": (3, 1),
+}
+
+
+@pytest.mark.parametrize("rotations, num_given", ROTATIONS.values(), ids=ROTATIONS.keys())
+def test_rotated_estimate_is_the_mean_over_rolled_vectors(rotations, num_given):
+    m, stopping_time = 2, 2
+    log_weights = fixed_log_weights(m + SHORT.cap)
+    num_fresh = m + stopping_time - num_given
+    fresh = log_weights[num_given : m + stopping_time]
+    rolled = [np.roll(fresh, -(i * num_fresh // rotations)) for i in range(rotations)]
+    not_drawn = np.full(SHORT.cap - stopping_time, np.nan)
+    expected = np.mean(
+        [
+            estimate(
+                np.concatenate([log_weights[:num_given], row, not_drawn]),
+                stopping_time,
+                num_given=num_given,
+            )
+            for row in rolled
+        ]
+    )
+    rotated = estimate(log_weights, stopping_time, num_given=num_given, rotations=rotations)
+    assert float(rotated) == pytest.approx(expected, abs=1e-5)
+    assert float(estimate(log_weights, stopping_time, num_given=num_given)) != pytest.approx(
+        expected, abs=1e-2
+    )
+
+
+def test_rotations_are_of_each_datum_s_own_draws():
+    log_weights = np.stack([fixed_log_weights(5, seed) for seed in range(2)], axis=1)
+    together = estimate(log_weights, np.array([1, 3]), rotations=2)
+    apart = [estimate(log_weights[:, i], k, rotations=2) for i, k in enumerate([1, 3])]
+    np.testing.assert_allclose(together, apart, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rotations", [2, 5])
+@pytest.mark.parametrize("num_given", [0, 1])
+@pytest.mark.parametrize("stopping_time", [2, 3])
+def test_rotations_leave_the_mean_alone_and_lower_the_variance(stopping_time, num_given, rotations):
+    """Exact: every vector of draws from a two-point distribution, weighted by its probability.
+
+    A given first row has a distribution of its own, here a point.
+    """
+    values, chances = np.array([-1.0, 2.0]), np.array([0.7, 0.3])
+    num_fresh = 2 + SHORT.cap - num_given
+    choices = np.array(list(itertools.product([0, 1], repeat=num_fresh)))
+    probabilities = chances[choices].prod(axis=1)
+    log_weights = np.concatenate(
+        [np.full((num_given, len(choices)), 0.5), values[choices].T], axis=0
+    )
+
+    def moments(rotations):
+        estimates = estimate(log_weights, stopping_time, num_given=num_given, rotations=rotations)
+        mean = np.dot(probabilities, estimates)
+        return mean, np.dot(probabilities, (estimates - mean) ** 2)
+
+    with jax.enable_x64(True):
+        (plain_mean, plain_variance), (mean, variance) = moments(1), moments(rotations)
+    assert mean == pytest.approx(plain_mean, abs=1e-12)
+    assert variance < 0.999 * plain_variance
+
+
+def test_estimate_begins_from_the_bound():
+    """A tail of equal weights adds nothing where the first draws' mean weight is the same."""
+    log_weights = jnp.log(jnp.array([1.0, 3.0, 2.0, 2.0, 2.0]))
+    for stopping_time in (1, 2, 3):
+        assert float(estimate(log_weights, stopping_time)) == pytest.approx(
+            float(importance_weighted_bound(log_weights[:2])), abs=1e-6
+        )

@@ -1,0 +1,220 @@
+"""Ragged evaluation: the same numbers and gradients however the work is cut up."""
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro_sumo.draws import evaluate_log_weights
+
+KEY = random.key(3)
+MAX_COUNT = 12
+COUNTS = np.array([4, 12, 1, 3, 7])
+
+LAYOUTS = {
+    "all_in_the_head": {"num_head": MAX_COUNT, "chunk_size": 1},
+    "no_head": {"num_head": 0, "chunk_size": 4},
+    "one_at_a_time": {"num_head": 1, "chunk_size": 1},
+    "chunks_that_do_not_divide": {"num_head": 2, "chunk_size": 7},
+}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+
+
+def params_for(scale):
+    """A pytree of traced floats beside integers, which have no gradient."""
+    return {"nested": (scale, jnp.array([0.5, -1.0])), "count": jnp.array(3), "shift": 2.0 * scale}
+
+
+def weigh(params, datum, key):
+    """Two leaves of different shapes that depend on params, on the datum and on the key."""
+    scale, pair = params["nested"]
+    noise = random.normal(key, (2,))
+    vector = jnp.sin(scale * noise + datum) * pair + params["shift"]
+    return {"scalar": params["count"] * jnp.sum(vector) ** 2, "vector": vector}
+
+
+def evaluate(params, counts, *, num_head, chunk_size, key=KEY):
+    return evaluate_log_weights(
+        partial(weigh, params),
+        key,
+        jnp.asarray(counts),
+        max_count=MAX_COUNT,
+        num_head=num_head,
+        chunk_size=chunk_size,
+    )
+
+
+def evaluate_plainly(params, key=KEY):
+    """Every draw on its own, from the key that the documentation says is its."""
+    draw = lambda i, j: weigh(params, i, random.fold_in(random.fold_in(key, i), j))
+    over_data = jax.vmap(draw, in_axes=(0, None))
+    return jax.vmap(over_data, in_axes=(None, 0))(jnp.arange(5), jnp.arange(MAX_COUNT))
+
+
+def drawn(counts):
+    """Which rows of which datum are to be read."""
+    return jnp.arange(MAX_COUNT)[:, None] < jnp.asarray(counts)
+
+
+def total(rows, counts):
+    """A scalar that reads the drawn rows of both leaves, each with a factor of its own."""
+    factors = jnp.cos(jnp.arange(MAX_COUNT)[:, None] + jnp.arange(len(counts)))
+    read = factors * rows["scalar"] + factors**2 * rows["vector"][..., 1]
+    return jnp.sum(jnp.where(drawn(counts), read, 0.0))
+
+
+def total_evaluated(scale, counts, num_head, chunk_size, key=KEY):
+    rows = evaluate(params_for(scale), counts, num_head=num_head, chunk_size=chunk_size, key=key)
+    return total(rows, counts)
+
+
+LAYOUT = ("num_head", "chunk_size")
+rows_of = jax.jit(evaluate, static_argnames=LAYOUT)
+plain_rows_of = jax.jit(evaluate_plainly)
+value_and_gradient_of = jax.jit(jax.value_and_grad(total_evaluated), static_argnames=LAYOUT)
+plain_value_and_gradient_of = jax.jit(
+    jax.value_and_grad(lambda scale, counts: total(evaluate_plainly(params_for(scale)), counts))
+)
+
+
+@every_layout
+def test_every_draw_is_that_of_its_datum_and_index_alone(layout):
+    params = params_for(jnp.array(0.7))
+    rows = rows_of(params, COUNTS, **layout)
+    expected = plain_rows_of(params)
+    assert rows["scalar"].shape == (MAX_COUNT, 5) and rows["vector"].shape == (MAX_COUNT, 5, 2)
+    for name in rows:
+        got, wanted = (np.asarray(leaf[name])[drawn(COUNTS)] for leaf in (rows, expected))
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@every_layout
+def test_draws_do_not_change_when_other_counts_do(layout):
+    params = params_for(jnp.array(0.7))
+    others = np.array([4, 2, 9, 12, 1])
+    rows, other_rows = (rows_of(params, counts, **layout)["vector"] for counts in (COUNTS, others))
+    in_both = drawn(COUNTS) & drawn(others)
+    np.testing.assert_array_equal(np.asarray(rows)[in_both], np.asarray(other_rows)[in_both])
+
+
+@every_layout
+def test_value_and_gradient_are_those_of_plain_evaluation(layout):
+    got = value_and_gradient_of(0.7, COUNTS, **layout)
+    np.testing.assert_allclose(got, plain_value_and_gradient_of(0.7, COUNTS), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["no_head", "chunks_that_do_not_divide"])
+def test_nothing_but_the_head_may_be_drawn(name):
+    counts = np.array([2, 1, 0, 0, 2]) if LAYOUTS[name]["num_head"] else np.zeros(5, int)
+    got = value_and_gradient_of(0.7, counts, **LAYOUTS[name])
+    np.testing.assert_allclose(got, plain_value_and_gradient_of(0.7, counts), rtol=1e-4)
+
+
+def test_gradients_under_vmap_over_seeds_are_those_of_each_seed():
+    layout = LAYOUTS["chunks_that_do_not_divide"]
+    keys = random.split(random.key(8), 3)
+    counts = jnp.array([[1, 5, 2, 1, 1], [12, 1, 1, 1, 3], [3, 3, 3, 3, 3]])
+    one_by_one = [value_and_gradient_of(0.7, c, **layout, key=key) for key, c in zip(keys, counts)]
+    assert len({float(gradient) for _, gradient in one_by_one}) == 3
+    over_seeds = jax.vmap(lambda key, c: value_and_gradient_of(0.7, c, **layout, key=key))
+    together = np.transpose(over_seeds(keys, counts))
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-4)
+
+
+def test_gradients_reach_every_leaf_closed_over():
+    def gradients(evaluate):
+        function = lambda floats: total(evaluate({**floats, "count": jnp.array(3)}), COUNTS)
+        return jax.jit(jax.grad(function))(
+            {"nested": (jnp.array(0.7), jnp.array([0.5, -1.0])), "shift": jnp.array(1.4)}
+        )
+
+    got = gradients(partial(evaluate, counts=COUNTS, num_head=1, chunk_size=4))
+    expected = gradients(evaluate_plainly)
+    assert all(np.all(leaf != 0.0) for leaf in jax.tree.leaves(expected))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), got, expected)
+
+
+def test_old_style_keys_give_the_draws_of_new_style_ones():
+    params = params_for(jnp.array(0.7))
+    layout = LAYOUTS["chunks_that_do_not_divide"]
+    old = rows_of(params, COUNTS, key=random.PRNGKey(3), **layout)["scalar"]
+    new = plain_rows_of(params, random.key(3))["scalar"]
+    read = drawn(COUNTS)
+    np.testing.assert_allclose(np.asarray(old)[read], np.asarray(new)[read], rtol=1e-5, atol=1e-6)
+
+
+EVALUATIONS = {
+    # counts, num_head, chunk_size, evaluations in the head, chunks
+    "head_only": ([3, 3], 12, 4, 24, 0),
+    "tail_within_head": ([1, 2, 0], 2, 4, 6, 0),
+    "full_chunks": ([4, 10], 3, 4, 6, 2),
+    "one_chunk_for_all": ([4, 3], 1, 50, 2, 1),
+    "no_head": ([1, 0, 12], 0, 6, 0, 3),
+}
+
+
+@pytest.mark.parametrize(
+    "counts, num_head, chunk_size, in_head, num_chunks",
+    EVALUATIONS.values(),
+    ids=EVALUATIONS.keys(),
+)
+def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
+    counts, num_head, chunk_size, in_head, num_chunks
+):
+    evaluations = []
+
+    def counted(scale, datum, key):
+        # the key is an argument so that vmap makes one call for every evaluation
+        note = lambda i, _: evaluations.append(int(i))
+        jax.debug.callback(note, datum, random.key_data(key))
+        return scale * datum
+
+    def summed(scale):
+        rows = evaluate_log_weights(
+            partial(counted, scale),
+            KEY,
+            jnp.asarray(counts),
+            max_count=MAX_COUNT,
+            num_head=num_head,
+            chunk_size=chunk_size,
+        )
+        return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
+
+    jax.jit(summed)(0.5).block_until_ready()
+    jax.effects_barrier()
+    assert len(evaluations) == in_head + num_chunks * chunk_size
+    lengths = np.maximum(np.array(counts) - num_head, 0)
+    # Every datum has its draws; only fillers of the last chunk come besides.
+    surplus = Counter(evaluations) - Counter(np.repeat(np.arange(len(counts)), num_head + lengths))
+    assert surplus.total() == num_chunks * chunk_size - lengths.sum() < chunk_size
+
+    evaluations.clear()
+    jax.jit(jax.grad(summed))(0.5).block_until_ready()
+    jax.effects_barrier()
+    # The backward pass evaluates each chunk of the tail once more, and the head not again.
+    assert len(evaluations) == in_head + 2 * num_chunks * chunk_size
+
+
+def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():
+    traces = []
+
+    def traced(scale, datum, key):
+        traces.append(datum)
+        return scale * random.normal(key) + datum
+
+    @jax.jit
+    def summed(scale, counts):
+        rows = evaluate_log_weights(
+            partial(traced, scale), KEY, counts, max_count=MAX_COUNT, num_head=2, chunk_size=3
+        )
+        return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
+
+    values = {float(summed(0.5, jnp.array(c))) for c in ([1, 2], [12, 1], [5, 5], [0, 0])}
+    assert len(values) == 4
+    assert len(traces) == 1
+    assert summed._cache_size() == 1

@@ -1,0 +1,205 @@
+"""Log-weights: their value, the plates that keep them apart, and what cannot be weighted."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import mask, seed, trace
+from numpyro.infer import autoguide
+
+from numpyro_sumo.log_weights import JOINT, inspect_programs, log_weight, with_shared_subsample
+from tests.models import (
+    LOC,
+    NOISE,
+    linear_gaussian_problem,
+    log_evidence,
+    plated,
+    plated_posterior,
+    plated_problem,
+    posterior,
+)
+
+X = jnp.linspace(-1.0, 2.0, 8)
+
+
+def nested(outer_size=3, inner_size=2, inner_latent=True):
+    """A latent for every row of a table and, if asked, one for every cell."""
+    rows = numpyro.plate("rows", outer_size, dim=-2)
+    columns = numpyro.plate("columns", inner_size, dim=-1)
+    with rows:
+        if inner_latent:
+            with columns:
+                loc = numpyro.sample("cell", dist.Normal())
+        else:
+            loc = numpyro.sample("row", dist.Normal())
+        with columns:
+            numpyro.sample("x", dist.Normal(loc, 1.0), obs=jnp.zeros((outer_size, inner_size)))
+
+
+def nested_guide(outer_size=3, inner_size=2, inner_latent=True):
+    with numpyro.plate("rows", outer_size, dim=-2):
+        if inner_latent:
+            with numpyro.plate("columns", inner_size, dim=-1):
+                numpyro.sample("cell", dist.Normal())
+        else:
+            numpyro.sample("row", dist.Normal())
+
+
+def global_latent(x, subsample_size=None):
+    loc = numpyro.sample("loc", dist.Normal())
+    with numpyro.plate("data", len(x), subsample_size=subsample_size):
+        numpyro.sample("x", dist.Normal(loc, 1.0), obs=numpyro.subsample(x, event_dim=0))
+
+
+def global_guide(x, subsample_size=None):
+    numpyro.sample("loc", dist.Normal())
+
+
+def factor_alone():
+    numpyro.factor("log_normaliser", jnp.array(1.5))
+
+
+def unplated_guide(x):
+    """One site for all of the data: it cannot be told apart by datum."""
+    numpyro.sample("z", dist.Normal(0.0, 1.0).expand(x.shape))
+
+
+STRUCTURES = {
+    "no_plate": (linear_gaussian_problem(3).model, linear_gaussian_problem(3).guide, (X,), (), 1.0),
+    "plate": (plated, plated_posterior, (X,), {-1}, 1.0),
+    "subsampled_plate": (plated, plated_posterior, (X, 3), {-1}, 8 / 3),
+    "two_plates": (nested, nested_guide, (), {-2, -1}, 1.0),
+    "outer_of_two_plates": (nested, nested_guide, (3, 2, False), {-2}, 1.0),
+    "global_latent": (global_latent, global_guide, (X,), (), 1.0),
+    "guide_outside_the_plate": (plated, unplated_guide, (X,), (), 1.0),
+    "auto_normal": (plated, autoguide.AutoNormal(plated), (X,), {-1}, 1.0),
+    "auto_multivariate_normal": (plated, autoguide.AutoMultivariateNormal(plated), (X,), (), 1.0),
+    "no_latent": (factor_alone, lambda: None, (), (), 1.0),
+    "nothing": (lambda: None, lambda: None, (), (), 1.0),
+}
+
+
+@pytest.mark.parametrize(
+    "model, guide, args, data_dims, scale", STRUCTURES.values(), ids=STRUCTURES.keys()
+)
+def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
+    model, guide, args, data_dims, scale
+):
+    with seed(rng_seed=0):
+        params = {
+            name: site["value"]
+            for name, site in trace(guide).get_trace(*args).items()
+            if site["type"] == "param"
+        }
+    structure = inspect_programs(seed(model, 0), seed(guide, 0), params, args, {})
+    assert structure.data_dims == frozenset(data_dims)
+    assert structure.scale == pytest.approx(scale)
+
+    shapes = dict(zip((-2, -1), (3, 2))) if model is nested else {-1: args[1] if scale > 1 else 8}
+    weight = log_weight(
+        seed(model, 1), seed(guide, 1), args, {}, structure, random.key(0), {}, params
+    )
+    assert weight.shape == tuple(shapes[dim] for dim in sorted(data_dims))
+
+
+def weight_of(problem, params, key, structure=JOINT):
+    return log_weight(
+        problem.model, problem.guide, problem.args, {}, structure, key, params, params
+    )
+
+
+def test_exact_posterior_weighs_every_draw_by_the_evidence():
+    problem = linear_gaussian_problem(5)
+    keys = random.split(random.key(0), 50)
+    weights = jax.vmap(lambda key: weight_of(problem, problem.exact_params, key))(keys)
+    np.testing.assert_allclose(weights, -problem.exact_loss, atol=1e-5)
+
+
+def test_log_weight_is_log_joint_less_log_guide_at_the_draw():
+    problem = linear_gaussian_problem(3)
+    draws = []
+
+    def noting_guide(x):
+        with trace() as sites:
+            problem.guide(x)
+        draws.append(sites["z"]["value"])
+
+    weight = weight_of(problem._replace(guide=noting_guide), problem.params, random.key(4))
+    (z,) = draws
+    x = np.asarray(problem.args[0])
+    mean, sd = posterior(x)
+    expected = (
+        norm.logpdf(z, LOC, 1.0)
+        + norm.logpdf(x, z, NOISE)
+        - norm.logpdf(z, mean + 0.2 * sd, sd * np.exp(0.05))
+    )
+    assert float(weight) == pytest.approx(expected.sum(), abs=1e-4)
+
+
+def test_subsampling_scale_is_taken_out_of_the_weights():
+    """With the posterior as guide each weight is the evidence of one datum."""
+    problem = plated_problem(8)
+    key = random.key(5)
+    model = with_shared_subsample(lambda x: problem.model(x, 3), key)
+    guide = with_shared_subsample(lambda x: problem.guide(x, 3), key)
+    structure = inspect_programs(model, guide, problem.exact_params, problem.args, {})
+    weights = weight_of(
+        problem._replace(model=model, guide=guide), problem.exact_params, key, structure
+    )
+    evidences = np.asarray(log_evidence(problem.args[0]))
+    distances = np.abs(np.asarray(weights)[:, None] - evidences)
+    assert weights.shape == (3,)
+    np.testing.assert_allclose(distances.min(axis=1), 0.0, atol=1e-5)
+    assert len(set(distances.argmin(axis=1))) == 3
+
+
+def test_subsample_is_shared_by_model_and_guide_and_by_all_particles():
+    def indices(program, particle):
+        with seed(rng_seed=particle), trace() as sites:
+            with_shared_subsample(program, random.key(7))(X, 3)
+        return sites["data"]["value"]
+
+    first = indices(plated, 0)
+    assert len(set(np.asarray(first).tolist())) == 3
+    for program, particle in ((plated, 1), (plated_posterior, 2)):
+        np.testing.assert_array_equal(indices(program, particle), first)
+
+
+def test_masked_sites_do_not_count():
+    problem = plated_problem(4)
+    observed = jnp.array([True, False, True, True])
+    masked = problem._replace(
+        model=mask(problem.model, mask=observed), guide=mask(problem.guide, mask=observed)
+    )
+    structure = inspect_programs(
+        seed(masked.model, 0), seed(masked.guide, 0), problem.exact_params, problem.args, {}
+    )
+    weights = weight_of(masked, problem.exact_params, random.key(0), structure)
+    expected = np.where(observed, log_evidence(problem.args[0]), 0.0)
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
+
+
+def test_shared_parameter_is_differentiated_apart_in_model_and_guide():
+    def model():
+        z = numpyro.sample("z", dist.Normal(numpyro.param("shared", 0.3), 1.0))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=1.5)
+
+    def guide():
+        numpyro.sample("z", dist.Normal(numpyro.param("shared", 0.3), 2.0))
+
+    def weigh(model_params, guide_params):
+        return log_weight(model, guide, (), {}, JOINT, random.key(1), model_params, guide_params)
+
+    params = {"shared": jnp.array(0.3)}
+    by_model, by_guide = jax.grad(weigh, argnums=(0, 1))(params, params)
+    # In the model it moves log N(z; shared, 1) alone, whose derivative is z - shared ...
+    z = 0.3 + float(by_model["shared"])
+    # ... and in the guide it moves z, at the same density of the guide.
+    assert float(by_guide["shared"]) == pytest.approx((0.3 - z) + (1.5 - z), abs=1e-5)
+    assert abs(z - 0.3) > 0.1

@@ -1,0 +1,165 @@
+"""Stopping times: what is drawn is what the survival function says."""
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro_sumo.stopping_times import ReciprocalTail
+
+TAILS = {
+    "paper": ReciprocalTail(),
+    "stops_at_the_knee": ReciprocalTail(decay=0.0),
+    "short": ReciprocalTail(knee=3, decay=0.5),
+    "geometric": ReciprocalTail(knee=1, decay=0.8),
+    "late_knee": ReciprocalTail(knee=1000, decay=0.99),
+}
+every_tail = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
+
+KEYS = {"new_style": random.key, "old_style": random.PRNGKey}
+every_key = pytest.mark.parametrize("make_key", KEYS.values(), ids=KEYS.keys())
+
+
+@every_tail
+def test_survival_starts_at_one_and_decreases(tail):
+    assert tail.survival.shape == (tail.cap,)
+    assert tail.survival[0] == 1.0
+    assert np.all(np.diff(tail.survival) < 0.0)
+
+
+@every_tail
+def test_probabilities_sum_to_one_and_to_the_survival(tail):
+    assert np.all(tail.probabilities > 0.0)
+    assert tail.probabilities.sum() == pytest.approx(1.0, abs=1e-12)
+    np.testing.assert_allclose(
+        np.cumsum(tail.probabilities[::-1])[::-1], tail.survival, rtol=1e-9, atol=1e-15
+    )
+
+
+@every_tail
+def test_mean_is_that_of_the_probabilities(tail):
+    expected = np.dot(np.arange(1, tail.cap + 1), tail.probabilities)
+    assert tail.mean == pytest.approx(expected, rel=1e-12)
+
+
+@every_tail
+def test_log_survival_of_a_jax_array_is_that_of_a_numpy_array(tail):
+    k = np.arange(1, tail.cap + 1)
+    on_host = tail.log_survival(k)
+    on_device = jax.jit(tail.log_survival)(jnp.asarray(k))
+    assert on_device.shape == k.shape
+    np.testing.assert_allclose(on_device, on_host, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "k, expected",
+    [(1, 1.0), (2, 0.5), (79, 1 / 79), (80, 1 / 80), (81, 0.9 / 80), (90, 0.9**10 / 80)],
+)
+def test_survival_is_that_of_the_paper(k, expected):
+    assert ReciprocalTail().survival[k - 1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_mean_of_the_paper_is_5_08():
+    assert round(ReciprocalTail().mean, 2) == 5.08
+
+
+def test_median_of_the_paper_is_1_and_99th_percentile_82():
+    distribution = np.cumsum(ReciprocalTail().probabilities)
+    assert 1 + np.searchsorted(distribution, 0.5) == 1
+    assert 1 + np.searchsorted(distribution, 0.99) == 82
+
+
+@pytest.mark.parametrize("name", ["paper", "short", "geometric", "late_knee"])
+def test_tail_is_cut_where_survival_falls_below_the_resolution_of_float32(name):
+    tail = TAILS[name]
+    assert tail.survival[-1] >= 2.0**-24
+    assert tail.survival[-1] * tail.decay < 2.0**-24
+
+
+def test_cap_of_the_paper_is_196():
+    assert ReciprocalTail().cap == 196
+
+
+def test_no_decay_stops_at_the_knee():
+    tail = ReciprocalTail(knee=5, decay=0.0)
+    assert tail.cap == 5
+    np.testing.assert_allclose(tail.survival, [1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    draws = tail.sample(random.key(0), (10_000,))
+    assert (draws.min(), draws.max()) == (1, 5)
+
+
+def test_knee_of_one_without_decay_always_stops_at_once():
+    tail = ReciprocalTail(knee=1, decay=0.0)
+    assert tail.mean == 1.0
+    assert np.all(tail.sample(random.key(0), (1000,)) == 1)
+
+
+@every_tail
+def test_drawn_counts_are_as_likely_as_survival_says(tail):
+    """2²⁶ draws of the paper's tail reach K = 190, where a float32 uniform has no resolution."""
+    num_draws = 2**26 if tail.knee == 80 else 2**22
+    batch = 2**20
+
+    def add_batch(counts, key):
+        draws = tail.sample(key, (batch,))
+        return counts + jnp.bincount(draws, length=tail.cap + 1), None
+
+    keys = random.split(random.key(1), num_draws // batch)
+    zeros = jnp.zeros(tail.cap + 1, jnp.int32)
+    counts = np.asarray(jax.jit(lambda keys: jax.lax.scan(add_batch, zeros, keys)[0])(keys))
+    assert counts[0] == 0 and counts.sum() == num_draws
+
+    observed, expected = pool(counts[1:], num_draws * tail.probabilities)
+    statistic = np.sum((observed - expected) ** 2 / expected)
+    assert chi2.sf(statistic, len(expected) - 1) > 1e-4
+
+
+def pool(observed, expected):
+    """Joins neighbouring bins until each is expected to hold at least ten."""
+    pooled, sums = [], np.zeros(2)
+    for pair in zip(observed, expected):
+        sums = sums + pair
+        if sums[1] >= 10.0:
+            pooled.append(sums)
+            sums = np.zeros(2)
+    pooled[-1] = pooled[-1] + sums
+    return np.transpose(pooled)
+
+
+@every_key
+def test_draws_are_int32_of_the_given_shape_under_jit(make_key):
+    tail = ReciprocalTail()
+    draws = jax.jit(lambda key: tail.sample(key, (50, 4)))(make_key(0))
+    assert draws.dtype == jnp.int32 and draws.shape == (50, 4)
+    assert len(np.unique(draws)) > 5
+    np.testing.assert_array_equal(draws, tail.sample(random.key(0), (50, 4)))
+
+
+@every_key
+def test_vmapped_draws_are_those_of_each_key(make_key):
+    tail = ReciprocalTail()
+    keys = random.split(make_key(2), 20)
+    one_by_one = [int(tail.sample(key)) for key in keys]
+    assert len(set(one_by_one)) > 3
+    np.testing.assert_array_equal(jax.vmap(tail.sample)(keys), one_by_one)
+
+
+BAD_OPTIONS = {
+    "zero_knee": ({"knee": 0}, "knee to be an integer >= 1; got 0"),
+    "negative_knee": ({"knee": -3}, "knee to be an integer >= 1; got -3"),
+    "fractional_knee": ({"knee": 2.5}, "knee to be an integer >= 1; got 2.5"),
+    "boolean_knee": ({"knee": True}, "knee to be an integer >= 1; got True"),
+    "decay_of_one": ({"decay": 1.0}, r"decay in \[0, 1\); got 1.0"),
+    "negative_decay": ({"decay": -0.1}, r"decay in \[0, 1\); got -0.1"),
+    "decay_not_a_number": ({"decay": float("nan")}, r"decay in \[0, 1\); got nan"),
+}
+
+
+@pytest.mark.parametrize("options, message", BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_bad_options_are_refused_in_one_line(options, message):
+    with pytest.raises(ValueError, match="Expected " + message) as error:
+        ReciprocalTail(**options)
+    assert "\n" not in str(error.value)
