@@ -155,8 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
     data, results = {}, {"seed": options.seed, "steps": num_steps, "samplers": {}}
     runs = {}
     # A stop by Ctrl-C ends the training there and then, and the report is on what is there.
-    for name in ARMS:
-        runs[name] = train_arm(name, random.fold_in(key, 0), num_steps)
+    for name, loss in ARMS.items():
+        runs[name] = train_arm(TITLES[name], loss, random.fold_in(key, 0), num_steps)
         if runs[name].interrupted:
             break
     for name, run in runs.items():
@@ -206,15 +206,24 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def train_arm(name: str, rng_key: jax.Array, num_steps: int) -> TrainingRun:
+def train_arm(
+    title: str,
+    loss: ReverseKL,
+    rng_key: jax.Array,
+    num_steps: int,
+    *,
+    second_moment_decay: float = SECOND_MOMENT_DECAY,
+    max_gradient_norm: float = MAX_GRADIENT_NORM,
+) -> TrainingRun:
     """Trains the sampler with one loss; same key, hence same start, for all of them."""
+    learning_rate = optax.cosine_decay_schedule(LEARNING_RATE, num_steps)
     optimiser = optax.chain(
-        optax.clip_by_global_norm(MAX_GRADIENT_NORM),
-        optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps), b2=SECOND_MOMENT_DECAY),
+        optax.clip_by_global_norm(max_gradient_norm),
+        optax.adam(learning_rate, b2=second_moment_decay),
     )
-    svi = SVI(target, GUIDE, optimiser, loss=ARMS[name])
+    svi = SVI(target, GUIDE, optimiser, loss=loss)
     snapshot_steps = [num_steps * tenth // 10 for tenth in range(1, 10)]
-    return train(svi, rng_key, num_steps, name=TITLES[name], snapshot_steps=snapshot_steps)
+    return train(svi, rng_key, num_steps, name=title, snapshot_steps=snapshot_steps)
 
 
 @partial(jax.jit, static_argnames=["num_draws"])

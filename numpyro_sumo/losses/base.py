@@ -120,7 +120,6 @@ class ImportanceLoss(ELBO):
         model = with_shared_subsample(model, plate_key)
         guide = with_shared_subsample(guide, plate_key)
         structure = inspect_programs(model, guide, param_map, args, kwargs)
-        held = stop_gradient(param_map)
 
         def weigh(key, model_params, guide_params):
             return log_weight(
@@ -132,17 +131,16 @@ class ImportanceLoss(ELBO):
             estimate = self.estimate(draws.log_weights["both"], draws.stopping_times)
             return -structure.scale * jnp.sum(estimate)
 
-        draws = self.draw(
-            draws_key,
-            lambda _, key: {
-                "model": weigh(key, param_map, held),
-                "guide": weigh(key, held, param_map),
-            },
-        )
+        def views(_, key):
+            # Held here, not outside: so both views close over the same parameters, and XLA sees
+            # one computation where there would be two.
+            held = stop_gradient(param_map)
+            return {"model": weigh(key, param_map, held), "guide": weigh(key, held, param_map)}
+
+        draws = self.draw(draws_key, views)
         estimate = self.estimate(draws.log_weights["model"], draws.stopping_times)
-        objective = self.objective(
-            objective_name, draws, baseline_key, lambda _, key: weigh(key, held, held)
-        )
+        held_weight = lambda _, key: stop_gradient(weigh(key, param_map, param_map))
+        objective = self.objective(objective_name, draws, baseline_key, held_weight)
         return structure.scale * jnp.sum(gradient_only(objective) - estimate)
 
     def log_evidence(

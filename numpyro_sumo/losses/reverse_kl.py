@@ -125,6 +125,9 @@ class ReverseKL(ELBO):
         score_apart = self.gradient == "path"
 
         def views(i, key):
+            # Held here, not outside: so all views close over the same parameters and draws, and XLA
+            # sees one computation where there would be several.
+            held, x_held = stop_gradient((param_map, x))
             sampler_params = held if score_apart else param_map
             named = {"model": weigh(i, key, x, sampler_params, held)}
             if score_apart and from_above:
@@ -156,7 +159,7 @@ class ReverseKL(ELBO):
                 objective_name,
                 fresh,
                 baseline_key,
-                lambda i, key: weigh(i, key, x_held, held, held),
+                lambda i, key: stop_gradient(weigh(i, key, x, param_map, param_map)),
             )
         return jnp.mean(log_q - log_target + gradient_only(objective))
 

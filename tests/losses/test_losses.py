@@ -1,0 +1,177 @@
+"""One table of losses, and what every one of them must do."""
+
+from functools import cache
+import pickle
+
+import numpy as np
+import optax
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.infer import SVI
+
+from numpyro_sumo import IWELBO, IWHVI, SUMO, ReverseKL
+from numpyro_sumo.stopping_times import ReciprocalTail
+from tests.models import linear_gaussian_problem, matching_problem, plated_problem
+
+CASES = {
+    "iwelbo": (lambda **o: IWELBO(4, **o), linear_gaussian_problem(2)),
+    "sumo": (lambda **o: SUMO(4, **o), plated_problem(3)),
+    "sumo_variance": (
+        lambda **o: SUMO(3, guide_objective="variance", rotations=2, **o),
+        linear_gaussian_problem(2),
+    ),
+    "reverse_kl_of_iwelbo": (
+        lambda **o: ReverseKL(IWELBO(3, guide_objective="iwelbo", **o), num_particles=4),
+        matching_problem(),
+    ),
+    "reverse_kl_of_iwhvi": (
+        lambda **o: ReverseKL(IWHVI(3, **o), num_particles=4, gradient="standard"),
+        matching_problem(),
+    ),
+    "reverse_kl_of_sumo": (
+        lambda **o: ReverseKL(SUMO(3, guide_objective="variance", **o), num_particles=4),
+        matching_problem(),
+    ),
+    "reverse_kl_of_sumo_from_above": (
+        lambda **o: ReverseKL(SUMO(3, from_above=True, **o), num_particles=4),
+        matching_problem(),
+    ),
+}
+every_loss = pytest.mark.parametrize("name", CASES)
+
+KEYS = random.split(random.key(1), 25)
+
+
+def svi_for(name, model=None):
+    make_loss, problem = CASES[name]
+    return SVI(model or problem.model, problem.guide, optax.adam(1e-2), loss=make_loss())
+
+
+@cache
+def values_and_gradients(name, **options):
+    """Maps (keys, params) to the loss and its gradient at every key, compiled."""
+    make_loss, problem = CASES[name]
+    loss = make_loss(**options)
+    evaluate = lambda key, params: loss.loss(
+        key, params, problem.model, problem.guide, *problem.args
+    )
+    return jax.jit(jax.vmap(jax.value_and_grad(evaluate, argnums=1), in_axes=(0, None)))
+
+
+@every_loss
+def test_svi_run_moves_every_parameter_and_reports_fresh_finite_losses(name):
+    svi, problem = svi_for(name), CASES[name][1]
+    result = svi.run(
+        random.key(0), 6, *problem.args, init_params=problem.params, progress_bar=False
+    )
+    assert result.losses.shape == (6,) and result.losses.dtype == jnp.float32
+    assert np.all(np.isfinite(result.losses))
+    assert len(set(result.losses.tolist())) == 6
+    assert result.params.keys() == problem.params.keys()
+    for name, before in problem.params.items():
+        assert np.all(np.isfinite(result.params[name]))
+        assert np.all(result.params[name] != before), name
+
+
+@every_loss
+def test_update_is_traced_and_compiled_once_for_a_whole_run(name):
+    """Every step draws anew how many log-weights it evaluates."""
+    problem = CASES[name][1]
+    traces = []
+
+    def counting_model(*args):
+        traces.append(args)
+        return problem.model(*args)
+
+    svi = svi_for(name, counting_model)
+    state = svi.init(random.key(0), *problem.args)
+    update = jax.jit(svi.update)
+    state, _ = update(state, *problem.args)
+    after_one_step = len(traces)
+    losses = []
+    for _ in range(10):
+        state, loss = update(state, *problem.args)
+        losses.append(float(loss))
+    assert update._cache_size() == 1
+    assert len(traces) == after_one_step
+    assert len(set(losses)) == 10
+
+
+@every_loss
+def test_evaluate_without_jit_is_the_loss_under_jit_and_vmap(name):
+    svi, problem = svi_for(name), CASES[name][1]
+    state = svi.init(random.key(3), *problem.args, init_params=problem.params)
+    evaluated = svi.evaluate(state, *problem.args)
+    key = random.split(state.rng_key)[1]
+    keys = KEYS.at[7].set(key)
+    values, _ = values_and_gradients(name)(keys, problem.params)
+    assert float(evaluated) == pytest.approx(float(values[7]), abs=1e-4)
+    assert len(set(values.tolist())) == len(keys)
+
+
+@every_loss
+def test_old_style_keys_give_the_losses_of_new_style_ones(name):
+    problem = CASES[name][1]
+    new = values_and_gradients(name)(KEYS, problem.params)
+    old = values_and_gradients(name)(random.key_data(KEYS), problem.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), old, new)
+
+
+@every_loss
+def test_exact_posterior_gives_minus_log_evidence_for_every_key(name):
+    """In density matching: the exact reverse model, and a sampler that is the target."""
+    problem = CASES[name][1]
+    values, _ = values_and_gradients(name)(KEYS, problem.exact_params)
+    # A stopping time of 100 multiplies the rounding of increments by several thousand.
+    np.testing.assert_allclose(values, problem.exact_loss, rtol=1e-5, atol=2e-3)
+    assert np.median(np.abs(values - problem.exact_loss)) < 1e-5
+
+
+@every_loss
+@pytest.mark.parametrize("chunk_size", [1, 6])
+def test_neither_value_nor_gradient_depends_on_the_chunk_size(name, chunk_size):
+    problem = CASES[name][1]
+    expected = values_and_gradients(name)(KEYS, problem.params)
+    got = values_and_gradients(name, chunk_size=chunk_size)(KEYS, problem.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)
+
+
+@every_loss
+def test_loss_has_the_default_float_type_under_x64(name):
+    """A loss of another type fails in ``stable_update`` alone."""
+    with jax.enable_x64(True):
+        svi, problem = svi_for(name), CASES[name][1]
+        args = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), problem.args)
+        init_params = {
+            name: jnp.asarray(np.asarray(value), jnp.float64)
+            for name, value in problem.params.items()
+        }
+        state = svi.init(random.key(0), *args, init_params=init_params)
+        state, loss = jax.jit(svi.stable_update)(state, *args)
+        params = svi.get_params(state)
+        assert loss.dtype == jnp.float64 and np.isfinite(loss)
+        for name, before in init_params.items():
+            assert params[name].dtype == jnp.float64
+            assert np.all(params[name] != before)
+
+
+@every_loss
+def test_repr_is_the_call_that_makes_the_loss(name):
+    loss = CASES[name][0]()
+    names = {kind.__name__: kind for kind in (IWELBO, IWHVI, SUMO, ReverseKL, ReciprocalTail)}
+    assert f"num_particles={loss.num_particles}" in repr(loss)
+    assert repr(eval(repr(loss), names)) == repr(loss)
+
+
+@every_loss
+def test_pickled_loss_comes_back_the_same(name):
+    loss, problem = CASES[name][0](), CASES[name][1]
+    copy = pickle.loads(pickle.dumps(loss))
+    assert type(copy) is type(loss) and repr(copy) == repr(loss)
+    value = copy.loss(KEYS[0], problem.params, problem.model, problem.guide, *problem.args)
+    expected, _ = values_and_gradients(name)(KEYS, problem.params)
+    assert float(value) == pytest.approx(float(expected[0]), abs=1e-4)
