@@ -40,7 +40,8 @@ sampler was trained by reverse KL for {results["steps"]} steps of 64 draws of x,
 {distance_table(results)}
 
 KL(q ‖ target) lies between the two figures (importance-weighted bounds from below and above, with
-the standard error of the upper one). KS is the Kolmogorov–Smirnov distance to the exact law; the
+the standard error of the upper one); of a sampler that ran away, the parameters are no longer
+finite. KS is the Kolmogorov–Smirnov distance to the exact law; the
 last line shows what chance alone does to exact draws.
 
 ![Quantiles of v against the exact ones](quantiles.png)
@@ -102,6 +103,8 @@ def _exact_row() -> list[str]:
 def _kl(kl: dict[str, float] | None) -> str:
     if kl is None:
         return "–"
+    if kl["upper"] is None or not math.isfinite(kl["upper"]):
+        return "**ran away**"
     return f"{number(kl['lower'], 4)} … {number(kl['upper'], 4)} ± {number(kl['upper_se'], 4)}"
 
 
@@ -123,8 +126,10 @@ def _training_table(arms: Results) -> str:
 
 
 def _mean_of_last(curve: dict[str, list[float]]) -> str:
-    if not curve["objective"]:
-        return "–"
+    """The objective over the last block of steps, or where it ceased to be a number."""
+    for step, objective in zip(curve["objective_steps"], curve["objective"]):
+        if objective is None or not math.isfinite(objective):
+            return f"not finite by step {step}"
     return f"{number(curve['objective'][-1], 4)} ± {number(curve['objective_se'][-1], 4)}"
 
 
@@ -148,8 +153,8 @@ def _summary_table(samplers: Results) -> str:
     return markdown_table(header, rows)
 
 
-def _count(value: float) -> str:
-    return f"{value:.0f}" if math.isfinite(value) else "–"
+def _count(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.0f}"
 
 
 def _finite(values: Any) -> Any:

@@ -11,11 +11,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure with that many decimals; a dash for none, and a word where it is not finite."""
-    if value is None:
+    """A figure with that many decimals; a dash where there is none that is finite."""
+    if value is None or not math.isfinite(value):
         return "–"
-    if not math.isfinite(value):
-        return "not finite"
     if abs(value) >= 10_000:
         return f"{value:.2g}"
     return f"{value:.{digits}f}".replace("-", "−")

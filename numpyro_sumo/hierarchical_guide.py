@@ -8,9 +8,16 @@ from jax import random
 
 import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
-from numpyro.infer.util import log_density
 
-from .log_weights import JOINT, Params, is_auxiliary, latent_sites, log_weight
+from .log_weights import (
+    JOINT,
+    Params,
+    Proposal,
+    is_auxiliary,
+    latent_sites,
+    log_weight,
+    propose,
+)
 
 Sites = dict[str, jax.Array]
 
@@ -71,36 +78,34 @@ class HierarchicalGuide:
         sampler = substitute(seed(self.sampler, rng_key), data=params)
         return _split_sites(trace(sampler).get_trace(*args, **kwargs))
 
-    def log_weight(
+    def propose(
         self,
         rng_key: jax.Array,
         latents: Sites,
         args: tuple,
         kwargs: dict,
-        sampler_params: Params,
-        reverse_params: Params,
+        params: Params,
         auxiliary: Sites | None = None,
-    ) -> jax.Array:
-        """log q(x, u) − log r(u | x), in nats, with u from r(u | x), or u as given.
-
-        The sampler conditioned on x is a model of u whose evidence is q(x), and the reverse model
-        at x is its guide: this is one particle of an estimate of log q(x).
+    ) -> Proposal:
+        """u from the reverse model at x, with log r(u | x).
 
         :param auxiliary: u; None draws it.
         """
-        model, guide = self.marginal_programs(latents)
+        _, reverse = self.marginal_programs(latents)
         if auxiliary is not None:
-            guide = substitute(guide, data=auxiliary)
-        return log_weight(
-            model, guide, args, kwargs, JOINT, rng_key, sampler_params, reverse_params
-        )
+            reverse = substitute(reverse, data=auxiliary)
+        return propose(reverse, args, kwargs, JOINT, rng_key, params)
 
-    def log_reverse(
-        self, latents: Sites, auxiliary: Sites, args: tuple, kwargs: dict, params: Params
+    def log_weight(
+        self, latents: Sites, proposal: Proposal, args: tuple, kwargs: dict, params: Params
     ) -> jax.Array:
-        """log r(u | x), in nats."""
-        reverse = seed(self.marginal_programs(latents)[1], random.key(0))
-        return log_density(reverse, args, kwargs, {**params, **auxiliary})[0]
+        """log q(x, u) − log r(u | x), in nats: one particle of an estimate of log q(x).
+
+        The sampler conditioned on x is a model of u whose evidence is q(x), and the reverse model
+        at x is its guide.
+        """
+        model, _ = self.marginal_programs(latents)
+        return log_weight(model, proposal, args, kwargs, JOINT, random.key(0), params)
 
     def marginal_programs(self, latents: Sites) -> tuple[Callable, Callable]:
         """The model (sampler with x observed) and guide (reverse model at x) of u."""

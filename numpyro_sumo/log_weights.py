@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax
 from jax import random
+from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from numpyro.handlers import seed, substitute
-from numpyro.infer.util import get_importance_trace
+from numpyro.handlers import replay, seed, substitute, trace
+from numpyro.infer.util import compute_log_probs
 
 Params = dict[str, jax.Array]
 
@@ -51,37 +52,76 @@ def check_programs(
     traces: list[dict] = []
 
     def record():
-        traces.extend(_traces(model, guide, args, kwargs, random.key(0), params, params))
+        model_key, guide_key = random.split(random.key(0))
+        guide_trace = trace(substitute(seed(guide, guide_key), data=params))
+        traces.append(guide_trace.get_trace(*args, **kwargs))
+        model_trace = trace(substitute(replay(seed(model, model_key), traces[0]), data=params))
+        traces.append(model_trace.get_trace(*args, **kwargs))
 
     jax.eval_shape(record)
-    model_trace, guide_trace = traces
+    guide_trace, model_trace = traces
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
     return model_trace, guide_trace
 
 
-def log_weight(
-    model: Callable,
+class Proposal(NamedTuple):
+    """What a guide proposed: its trace, and the log-density it gave to it, in nats."""
+
+    trace: dict
+    log_density: jax.Array
+
+    def held(self) -> "Proposal":
+        """The same values, through which no gradient flows."""
+        sites = {
+            name: {**site, "value": stop_gradient(site["value"])}
+            if site["type"] == "sample"
+            else site
+            for name, site in self.trace.items()
+        }
+        return Proposal(sites, stop_gradient(self.log_density))
+
+
+def propose(
     guide: Callable,
     args: tuple,
     kwargs: dict,
     structure: Structure,
     rng_key: jax.Array,
-    model_params: Params,
-    guide_params: Params,
-) -> jax.Array:
-    r"""One log-weight :math:`\ell = \log p_\theta(x, z) - \log q_\phi(z \mid x)`, z from the guide.
+    params: Params,
+) -> Proposal:
+    r"""A draw z from the guide with :math:`\log q_\phi(z \mid x)`.
 
     :param structure: from :func:`inspect_programs`.
-    :param model_params: θ, values of the model's param sites.
-    :param guide_params: φ, values of the guide's param sites. They are passed apart because the two
-        are differentiated apart, also where model and guide share a parameter.
-    :return: the log-weight in nats, one for each element of the data plates (a scalar where there
-        are none), subsampling scale taken out.
+    :param params: φ, values of the guide's param sites.
+    :return: the draw; its log-density has one element for each of the data plates' (a scalar where
+        there are none), subsampling scale taken out.
     """
-    traces = _traces(model, guide, args, kwargs, rng_key, model_params, guide_params)
-    log_model, log_guide = (_sum_to_data(tr, structure.data_dims) for tr in traces)
-    return (log_model - log_guide) / structure.scale
+    log_probs, guide_trace = compute_log_probs(
+        seed(guide, rng_key), args, kwargs, params, sum_log_prob=False
+    )
+    return Proposal(guide_trace, _sum_to_data(log_probs, structure))
+
+
+def log_weight(
+    model: Callable,
+    proposal: Proposal,
+    args: tuple,
+    kwargs: dict,
+    structure: Structure,
+    rng_key: jax.Array,
+    params: Params,
+) -> jax.Array:
+    r"""One log-weight :math:`\ell = \log p_\theta(x, z) - \log q_\phi(z \mid x)` of a proposed z.
+
+    :param params: θ, values of the model's param sites. They come apart from the guide's because
+        the two are differentiated apart, also where model and guide share a parameter.
+    :return: the log-weight in nats, shaped as the proposal's log-density.
+    """
+    log_probs, _ = compute_log_probs(
+        replay(seed(model, rng_key), proposal.trace), args, kwargs, params, sum_log_prob=False
+    )
+    return _sum_to_data(log_probs, structure) - proposal.log_density
 
 
 def with_shared_subsample(program: Callable, rng_key: jax.Array) -> Callable:
@@ -140,13 +180,6 @@ def is_auxiliary(site: dict) -> bool:
     return bool(site["infer"].get("is_auxiliary", False))
 
 
-def _traces(model, guide, args, kwargs, rng_key, model_params, guide_params):
-    model_key, guide_key = random.split(rng_key)
-    model = substitute(seed(model, model_key), data=model_params)
-    guide = substitute(seed(guide, guide_key), data=guide_params)
-    return get_importance_trace(model, guide, args, kwargs, {})
-
-
 def _data_plates(model_trace: dict, guide_trace: dict) -> Structure:
     stacks = [
         frozenset(site["cond_indep_stack"])
@@ -177,12 +210,10 @@ def _full_size(frame, *traces):
     return frame.size
 
 
-def _sum_to_data(program_trace: dict, data_dims: frozenset[int]) -> jax.Array:
-    """Log-densities of all sample sites, summed over every dimension that is not of the data."""
+def _sum_to_data(log_probs: dict[str, jax.Array], structure: Structure) -> jax.Array:
+    """Log-densities of all sites, summed over every dimension that is not of the data."""
     total = jnp.zeros(())
-    for site in program_trace.values():
-        if site["type"] == "sample":
-            log_prob = site["log_prob"]
-            others = tuple(d for d in range(-log_prob.ndim, 0) if d not in data_dims)
-            total = total + jnp.sum(log_prob, axis=others)
-    return total
+    for log_prob in log_probs.values():
+        others = (d for d in range(-jnp.ndim(log_prob), 0) if d not in structure.data_dims)
+        total = total + jnp.sum(log_prob, axis=tuple(others))
+    return total / structure.scale

@@ -1,7 +1,6 @@
 """Bounds from below and above on a hierarchical sampler's log-density, and so on its KL."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +81,8 @@ def kl_sandwich(
         draw_key, fresh_key = random.split(key)
         x, u = guide.draw(draw_key, params, args, kwargs)
         fresh = _log_weights(fresh_key, guide, params, x, num_particles, args, kwargs)
-        generating = guide.log_weight(fresh_key, x, args, kwargs, params, params, u)
+        proposal = guide.propose(fresh_key, x, args, kwargs, params, u)
+        generating = guide.log_weight(x, proposal, args, kwargs, params)
         log_p, _ = log_density(target, args, kwargs, {**params, **x})
         below = importance_weighted_bound(fresh) - log_p
         above = importance_weighted_bound(jnp.append(fresh, generating)) - log_p
@@ -125,12 +125,8 @@ def log_marginal(
 
 
 def _log_weights(rng_key, guide, params, x, num_particles, args, kwargs):
-    weigh = partial(
-        guide.log_weight,
-        latents=x,
-        args=args,
-        kwargs=kwargs,
-        sampler_params=params,
-        reverse_params=params,
-    )
-    return jax.vmap(weigh)(random.split(rng_key, num_particles))
+    def one_particle(key):
+        proposal = guide.propose(key, x, args, kwargs, params)
+        return guide.log_weight(x, proposal, args, kwargs, params)
+
+    return jax.vmap(one_particle)(random.split(rng_key, num_particles))

@@ -11,6 +11,7 @@ from jax import random
 import jax.numpy as jnp
 
 from numpyro_sumo.draws import evaluate_log_weights
+from tests.compiling import quick_jit
 
 KEY = random.key(3)
 MAX_COUNT = 12
@@ -74,10 +75,10 @@ def total_evaluated(scale, counts, num_head, chunk_size, key=KEY):
 
 
 LAYOUT = ("num_head", "chunk_size")
-rows_of = jax.jit(evaluate, static_argnames=LAYOUT)
-plain_rows_of = jax.jit(evaluate_plainly)
-value_and_gradient_of = jax.jit(jax.value_and_grad(total_evaluated), static_argnames=LAYOUT)
-plain_value_and_gradient_of = jax.jit(
+rows_of = quick_jit(evaluate, static_argnames=LAYOUT)
+plain_rows_of = quick_jit(evaluate_plainly)
+value_and_gradient_of = quick_jit(jax.value_and_grad(total_evaluated), static_argnames=LAYOUT)
+plain_value_and_gradient_of = quick_jit(
     jax.value_and_grad(lambda scale, counts: total(evaluate_plainly(params_for(scale)), counts))
 )
 
@@ -129,7 +130,7 @@ def test_gradients_under_vmap_over_seeds_are_those_of_each_seed():
 def test_gradients_reach_every_leaf_closed_over():
     def gradients(evaluate):
         function = lambda floats: total(evaluate({**floats, "count": jnp.array(3)}), COUNTS)
-        return jax.jit(jax.grad(function))(
+        return quick_jit(jax.grad(function))(
             {"nested": (jnp.array(0.7), jnp.array([0.5, -1.0])), "shift": jnp.array(1.4)}
         )
 
@@ -185,7 +186,7 @@ def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
         )
         return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
 
-    jax.jit(summed)(0.5).block_until_ready()
+    quick_jit(summed)(0.5).block_until_ready()
     jax.effects_barrier()
     assert len(evaluations) == in_head + num_chunks * chunk_size
     lengths = np.maximum(np.array(counts) - num_head, 0)
@@ -194,7 +195,7 @@ def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
     assert surplus.total() == num_chunks * chunk_size - lengths.sum() < chunk_size
 
     evaluations.clear()
-    jax.jit(jax.grad(summed))(0.5).block_until_ready()
+    quick_jit(jax.grad(summed))(0.5).block_until_ready()
     jax.effects_barrier()
     # The backward pass evaluates each chunk of the tail once more, and the head not again.
     assert len(evaluations) == in_head + 2 * num_chunks * chunk_size
@@ -207,7 +208,7 @@ def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():
         traces.append(datum)
         return scale * random.normal(key) + datum
 
-    @jax.jit
+    @quick_jit
     def summed(scale, counts):
         rows = evaluate_log_weights(
             partial(traced, scale), KEY, counts, max_count=MAX_COUNT, num_head=2, chunk_size=3

@@ -17,6 +17,7 @@ from numpyro_sumo.log_weights import (
     Params,
     inspect_programs,
     log_weight,
+    propose,
     with_shared_subsample,
 )
 from numpyro_sumo.stopping_times import StoppingTime
@@ -121,26 +122,30 @@ class ImportanceLoss(ELBO):
         guide = with_shared_subsample(guide, plate_key)
         structure = inspect_programs(model, guide, param_map, args, kwargs)
 
-        def weigh(key, model_params, guide_params):
-            return log_weight(
-                model, guide, args, kwargs, structure, key, model_params, guide_params
-            )
-
-        if self._climbs_its_own_estimate(objective_name):
-            draws = self.draw(draws_key, lambda _, key: {"both": weigh(key, param_map, param_map)})
-            estimate = self.estimate(draws.log_weights["both"], draws.stopping_times)
-            return -structure.scale * jnp.sum(estimate)
+        together = objective_name == "iwelbo" and self.stopping_time is None
 
         def views(_, key):
-            # Held here, not outside: so both views close over the same parameters, and XLA sees
-            # one computation where there would be two.
-            held = stop_gradient(param_map)
-            return {"model": weigh(key, param_map, held), "guide": weigh(key, held, param_map)}
+            model_key, guide_key = random.split(key)
+            # One draw of the guide serves both views.
+            proposal = propose(guide, args, kwargs, structure, guide_key, param_map)
+
+            def weigh(proposal, params):
+                return log_weight(model, proposal, args, kwargs, structure, model_key, params)
+
+            if together:
+                return {"both": weigh(proposal, param_map)}
+            return {
+                "model": weigh(proposal.held(), param_map),
+                "guide": weigh(proposal, stop_gradient(param_map)),
+            }
 
         draws = self.draw(draws_key, views)
+        if together:
+            # Model and guide climb one and the same estimate: one gradient is both.
+            estimate = self.estimate(draws.log_weights["both"], draws.stopping_times)
+            return -structure.scale * jnp.sum(estimate)
         estimate = self.estimate(draws.log_weights["model"], draws.stopping_times)
-        held_weight = lambda _, key: stop_gradient(weigh(key, param_map, param_map))
-        objective = self.objective(objective_name, draws, baseline_key, held_weight)
+        objective = self.objective(objective_name, draws, baseline_key, views)
         return structure.scale * jnp.sum(gradient_only(objective) - estimate)
 
     def log_evidence(
@@ -193,9 +198,11 @@ class ImportanceLoss(ELBO):
     def objective(
         self, name: str, draws: Draws, baseline_key: jax.Array, views: Views
     ) -> jax.Array:
-        """The guide objective, to be minimised, from the draws' "guide" view; shape of estimates.
+        """The guide objective, to be minimised: one for each estimate, and of its shape.
 
         :param name: one of ``guide_objectives``, save "forward_kl", which needs no draws.
+        :param draws: with a "guide" view, the generating draw first if ``from_above``.
+        :param views: as in :meth:`draw`, for the baseline's own draws.
         """
         log_weights = draws.log_weights["guide"]
         if name == "iwhvi":
@@ -205,22 +212,17 @@ class ImportanceLoss(ELBO):
             return -importance_weighted_bound(log_weights[first : self.num_particles])
         num_data = draws.stopping_times.shape[0]
         counts = jnp.full(num_data, _BASELINE_PARTICLES)
-        baseline = importance_weighted_bound(
-            evaluate_log_weights(
-                views,
-                baseline_key,
-                counts,
-                max_count=_BASELINE_PARTICLES,
-                num_head=_BASELINE_PARTICLES,
-                chunk_size=1,
-            )
+        independent = evaluate_log_weights(
+            lambda i, key: stop_gradient(views(i, key)["model"]),
+            baseline_key,
+            counts,
+            max_count=_BASELINE_PARTICLES,
+            num_head=_BASELINE_PARTICLES,
+            chunk_size=1,
         )
+        baseline = importance_weighted_bound(independent)
         estimate = self.estimate(log_weights, draws.stopping_times, int(self.from_above))
-        return (estimate - stop_gradient(baseline)) ** 2
-
-    def _climbs_its_own_estimate(self, objective_name: str) -> bool:
-        """Whether model and guide share one objective, so that one gradient serves both."""
-        return objective_name == "iwelbo" and self.stopping_time is None
+        return (estimate - baseline) ** 2
 
 
 def gradient_only(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density
 from numpyro_sumo.hierarchical_guide import HierarchicalGuide
 from numpyro_sumo.log_weights import check_programs, with_shared_subsample
 
-from .base import ImportanceLoss, gradient_only
+from .base import Draws, ImportanceLoss, gradient_only
 from .checks import check_one_of, check_positive_integer, options_repr
 from .iwhvi import IWHVI
 
@@ -109,58 +109,56 @@ class ReverseKL(ELBO):
         first_x = jax.tree.map(lambda leaf: leaf[0], x_held)
         reverse_model, reverse_guide = guide.marginal_programs(first_x)
         check_programs(reverse_model, reverse_guide, held, args, kwargs)
-
-        def weigh(i, key, x, sampler_params, reverse_params):
-            x = jax.tree.map(lambda leaf: leaf[i], x)
-            return guide.log_weight(key, x, args, kwargs, sampler_params, reverse_params)
-
-        def weigh_generating(x, u, sampler_params, reverse_params):
-            def one(x, u):
-                key = random.key(0)
-                return guide.log_weight(key, x, args, kwargs, sampler_params, reverse_params, u)
-
-            return jax.vmap(one)(x, u)[None]
-
         objective_name = marginal.guide_objective or "forward_kl"
         score_apart = self.gradient == "path"
 
-        def views(i, key):
-            # Held here, not outside: so all views close over the same parameters and draws, and XLA
-            # sees one computation where there would be several.
-            held, x_held = stop_gradient((param_map, x))
-            sampler_params = held if score_apart else param_map
-            named = {"model": weigh(i, key, x, sampler_params, held)}
-            if score_apart and from_above:
-                named["score"] = weigh(i, key, x_held, param_map, held)
+        def views(i, key, u=None):
+            """One log-weight of x_i, its u proposed by the reverse model or given."""
+            # Held here, not outside: so all views close over the same arrays, and XLA sees one
+            # computation where there would be several.
+            x_i = jax.tree.map(lambda leaf: leaf[i], x)
+            x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
+
+            def propose(x, u, params):
+                return guide.propose(key, x, args, kwargs, params, u)
+
+            def weigh(x, proposal, params):
+                return guide.log_weight(x, proposal, args, kwargs, params)
+
+            proposal = propose(x_i, u, held)
+            named = {}
+            if score_apart and u is None:
+                named["model"] = weigh(x_i, proposal, held)
+                if from_above:
+                    named["score"] = weigh(x_i_held, proposal.held(), param_map)
+            else:
+                named["model"] = weigh(x_i, proposal, param_map)
             if objective_name != "forward_kl":
-                named["guide"] = weigh(i, key, x_held, held, param_map)
+                named["guide"] = weigh(x_i_held, propose(x_i_held, u_held, param_map), held)
             return named
 
-        fresh = marginal.draw(draws_key, views, num_data=self.num_particles)
-        log_weights, stopping_times = fresh
-        rows = log_weights["model"]
+        draws = marginal.draw(draws_key, views, num_data=self.num_particles)
+        rows, stopping_times = draws
         log_q_score = jnp.zeros(())
         if from_above:
             if score_apart:
-                rows = rows + gradient_only(log_weights["score"])
-                score = marginal.estimate(log_weights["score"], stopping_times, 0)
+                rows["model"] = rows["model"] + gradient_only(rows["score"])
+                score = marginal.estimate(rows.pop("score"), stopping_times)
                 log_q_score = gradient_only(score)
-            rows = jnp.concatenate([weigh_generating(x, u, param_map, held), rows])
-        log_q = marginal.estimate(rows, stopping_times, int(from_above)) - log_q_score
+            data = jnp.arange(self.num_particles)
+            generating = jax.vmap(lambda i, u: views(i, random.key(0), u))(data, u)
+            rows = {name: jnp.concatenate([generating[name][None], rows[name]]) for name in rows}
+        log_q = marginal.estimate(rows["model"], stopping_times, int(from_above)) - log_q_score
 
         if objective_name == "forward_kl":
-            log_reverse = lambda x, u: guide.log_reverse(x, u, args, kwargs, param_map)
+
+            def log_reverse(x, u):
+                return guide.propose(random.key(0), x, args, kwargs, param_map, u).log_density
+
             objective = -jax.vmap(log_reverse)(x_held, u_held)
         else:
-            if from_above:
-                given = weigh_generating(x_held, u_held, held, param_map)
-                log_weights["guide"] = jnp.concatenate([given, log_weights["guide"]])
-            objective = marginal.objective(
-                objective_name,
-                fresh,
-                baseline_key,
-                lambda i, key: stop_gradient(weigh(i, key, x, param_map, param_map)),
-            )
+            draws = Draws(rows, stopping_times)
+            objective = marginal.objective(objective_name, draws, baseline_key, views)
         return jnp.mean(log_q - log_target + gradient_only(objective))
 
 

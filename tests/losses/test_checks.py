@@ -1,0 +1,95 @@
+"""Options outside their range are refused when the loss is made, in one line."""
+
+import numpy as np
+import pytest
+
+from numpyro_sumo import IWELBO, IWHVI, SUMO, ReverseKL
+from numpyro_sumo.stopping_times import ReciprocalTail
+
+LOSSES = {
+    "iwelbo": IWELBO,
+    "sumo": SUMO,
+    "iwhvi": IWHVI,
+    "reverse_kl": lambda *num_particles, **options: ReverseKL(
+        **dict(zip(["num_particles"], num_particles)), **options
+    ),
+}
+BAD_COUNTS = {"zero": 0, "negative": -1, "fraction": 2.5, "bool": True, "text": "8", "none": None}
+
+
+def assert_refused(message, make):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert str(error.value).startswith("Expected ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+@pytest.mark.parametrize("count", BAD_COUNTS.values(), ids=BAD_COUNTS.keys())
+def test_number_of_particles_is_a_positive_integer(loss, count):
+    message = f"num_particles to be an integer >= 1; got {count!r}. Pass"
+    assert_refused(message, lambda: loss(count))
+
+
+@pytest.mark.parametrize("loss", [IWELBO, SUMO, IWHVI])
+@pytest.mark.parametrize("chunk_size", [0, -4, 1.5, True])
+def test_chunk_size_is_a_positive_integer(loss, chunk_size):
+    message = f"chunk_size to be an integer >= 1; got {chunk_size!r}. Pass"
+    assert_refused(message, lambda: loss(4, chunk_size=chunk_size))
+
+
+UNKNOWN_OPTIONS = {
+    "iwelbo_objective": (
+        lambda: IWELBO(guide_objective="variance"),
+        r"guide_objective to be one of \('iwelbo', 'forward_kl'\); got 'variance'",
+    ),
+    "sumo_objective": (
+        lambda: SUMO(guide_objective="iwhvi"),
+        r"guide_objective to be one of \('iwelbo', 'variance', 'forward_kl'\); got 'iwhvi'",
+    ),
+    "iwhvi_objective": (
+        lambda: IWHVI(guide_objective="elbo"),
+        r"guide_objective to be one of \('iwhvi', 'forward_kl'\); got 'elbo'",
+    ),
+    "gradient": (
+        lambda: ReverseKL(gradient="dreg"),
+        r"gradient to be one of \('path', 'standard'\); got 'dreg'",
+    ),
+    "rotations": (lambda: SUMO(rotations=0), "rotations to be an integer >= 1; got 0. Pass"),
+    "stopping_time_class": (
+        lambda: SUMO(stopping_time=ReciprocalTail),
+        "stopping_time to be a StoppingTime; got <class .*>. Pass ReciprocalTail()",
+    ),
+    "stopping_time_number": (
+        lambda: SUMO(stopping_time=5),
+        "stopping_time to be a StoppingTime; got 5. Pass ReciprocalTail()",
+    ),
+    "marginal": (
+        lambda: ReverseKL(marginal="sumo"),
+        "marginal to be one of the importance-weighted losses; got 'sumo'. Pass IWHVI",
+    ),
+    "path_gradient_without_fresh_draws": (
+        lambda: ReverseKL(marginal=IWHVI(1)),
+        r"at least 2 particles .* got IWHVI\(num_particles=1.*\). Raise num_particles",
+    ),
+}
+
+
+@pytest.mark.parametrize("make, message", UNKNOWN_OPTIONS.values(), ids=UNKNOWN_OPTIONS.keys())
+def test_unknown_option_is_refused_with_those_that_are_known(make, message):
+    assert_refused(message, make)
+
+
+def test_integers_of_numpy_are_integers():
+    assert IWELBO(np.int64(3), chunk_size=np.int32(2)).num_particles == 3
+
+
+def test_options_are_keyword_only():
+    for make in (lambda: SUMO(8, ReciprocalTail()), lambda: ReverseKL(IWHVI(4), 64)):
+        with pytest.raises(TypeError, match="positional argument"):
+            make()
+
+
+def test_mean_number_of_draws_counts_the_tail():
+    assert IWELBO(4).mean_draws == 4
+    assert SUMO(4).mean_draws == pytest.approx(4 + ReciprocalTail().mean)
