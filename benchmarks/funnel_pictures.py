@@ -61,6 +61,8 @@ def draw_contours(
             learned = np.nan_to_num(log_q, nan=-1e3, neginf=-1e3).reshape(exact.shape)
             if learned.max() > LOG_DENSITY_LEVELS[0]:
                 axis.contour(x, v, learned, colors=colour, linewidths=0.9, **contour)
+        else:
+            heading += ": not finite"
         axis.set(title=heading, xlim=(-X_LIMIT, X_LIMIT), ylim=(-V_LIMIT, V_LIMIT))
     for axis in axes[-1]:
         axis.set_xlabel("x")
@@ -86,6 +88,10 @@ def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
             curve["kl_steps"], upper, "k.-", linewidth=1, markersize=5, label="KL, upper bound"
         )
         axis.axhline(0.0, color="#999999", linewidth=0.8)
+        if not np.isfinite(objective).all():
+            first = steps[~np.isfinite(objective)][0]
+            axis.axvline(first, color="#999999", linestyle=":")
+            axis.text(first, -2.0, f"not finite\nby step {first} ", ha="right", va="center")
         axis.set_yscale("symlog", linthresh=0.01)
         axis.set(title=verdict["title"], xlabel="step", ylim=(-5, 20))
         axis.legend(loc="upper right", fontsize=8, frameon=False)

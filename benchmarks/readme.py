@@ -15,12 +15,14 @@ FUNNEL = Path("benchmarks/results/funnel")
 def funnel_section() -> str:
     """Picture and table of the funnel benchmark."""
     results = json.loads((ROOT / FUNNEL / "funnel.json").read_text())
+    draws = {name: verdict["draws"] for name, verdict in results["samplers"].items()}
     return (
         f"![A learned sampler along its training]({FUNNEL}/contours_sumo.png)\n\n"
         f"{distance_table(results)}\n\n"
-        f"Reverse KL from one start, {results['steps']} steps of 64 draws, seed {results['seed']}; "
-        "20,000 draws of each learned sampler, 4 × 1,000 of NUTS. The KL divergence lies between "
-        "the two figures; KS is the Kolmogorov–Smirnov distance to the exact law."
+        f"Reverse KL from one start, {results['steps']} steps, seed {results['seed']}; "
+        f"{draws['sumo']} draws of each learned sampler, {draws['nuts_centred']} of NUTS.\n"
+        "The KL divergence lies between the two figures; KS is the Kolmogorov–Smirnov distance to\n"
+        "the exact law; a sampler that ran away has parameters that are no longer finite."
     )
 
 

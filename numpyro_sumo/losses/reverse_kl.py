@@ -37,8 +37,10 @@ class ReverseKL(ELBO):
     :param gradient: ``"path"`` leaves out ∇θ log qθ(x) at fixed x, whose mean is zero and which is
         all the noise there is once q fits: only (∇ₓ log q̂ − ∇ₓ log p)·∂x/∂θ is kept. With the
         generating draw u₀ among the particles this does not hold as it stands, since u₀ and x go
-        together; there the same zero-mean term, as the fresh draws alone estimate it, is subtracted
-        from the whole gradient. ``"standard"`` is the whole gradient.
+        together; there the same term, as the fresh draws alone estimate it, is subtracted from the
+        whole gradient. Its mean is zero as far as those draws' estimate is unbiased: exactly with
+        SUMO; with IWHVI up to the bias of their lower bound, which the sampler is then made to
+        avoid as well. ``"standard"`` is the whole gradient.
     :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler lacks
         latent sites of the model, or if the reverse model's sites are not its auxiliary ones.
 
