@@ -152,7 +152,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     started = time.perf_counter()
     key = random.key(options.seed)
-    data, results = {}, {"seed": options.seed, "steps": num_steps, "samplers": {}}
+    data: dict[str, Any] = {}
+    results: dict[str, Any] = {
+        "seed": options.seed,
+        "steps": num_steps,
+        "draws_per_step": ARMS["sumo"].num_particles,
+        "scale_of_v": SCALE_OF_V,
+        "samplers": {},
+    }
     runs = {}
     # A stop by Ctrl-C ends the training there and then, and the report is on what is there.
     for name, loss in ARMS.items():
@@ -186,7 +193,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--steps",
-        type=_positive,
+        type=positive_integer,
         metavar="N",
         help="training steps of each arm (20000; quick: 500)",
     )
@@ -200,9 +207,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """An argument of the command line that must be an integer ≥ 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1; got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1; got {text!r}; pass at least 1")
     return int(text)
 
 
@@ -284,8 +292,8 @@ def judge_nuts(model: Callable, rng_key: jax.Array, effort: Effort) -> tuple[Any
         chain_method="vectorized",
     )
     warmup_key, run_key = random.split(rng_key)
-    _, warmup_seconds = _timed_once(lambda: mcmc.warmup(warmup_key))
-    _, seconds = _timed_once(lambda: mcmc.run(run_key))
+    _, warmup_seconds = _timed(lambda: mcmc.warmup(warmup_key))
+    _, seconds = _timed(lambda: mcmc.run(run_key))
     draws = mcmc.get_samples(group_by_chain=True)
     posterior = {site: np.asarray(draws[site]) for site in ("v", "x")}
     stats = {"diverging": np.asarray(mcmc.get_extra_fields(group_by_chain=True)["diverging"])}
@@ -357,12 +365,8 @@ def every_fifth(snapshots: dict[int, Any]) -> dict[int, Any]:
 
 
 def _timed(function: Callable) -> tuple[Any, float]:
-    """Value and seconds of a call, compilation left out."""
+    """Value and seconds of the second of two calls: compilation is left out."""
     jax.block_until_ready(function())
-    return _timed_once(function)
-
-
-def _timed_once(function: Callable) -> tuple[Any, float]:
     started = time.perf_counter()
     value = jax.block_until_ready(function())
     return value, time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 XLA needs static shapes. Here only *scalars* are padded to the largest possible count; the
 log-weights themselves, which cost a run of model and guide each, are evaluated for the slots
-(datum, draw) that were really drawn, a chunk at a time, in a loop with a traced bound.
+(datum, draw) that were drawn, a chunk at a time, in a loop with a traced bound.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax import lax, random
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 import jax.numpy as jnp
 
 
@@ -46,11 +47,15 @@ def evaluate_log_weights(
     num_data = counts.shape[0]
     data = jnp.arange(num_data, dtype=jnp.int32)
     datum_keys = jax.vmap(partial(random.fold_in, rng_key))(data)
-    # What log_weight closes over becomes explicit: a custom derivative cannot see through closures.
-    log_weight, operands = jax.closure_convert(log_weight, data[0], datum_keys[0])
+    # What log_weight closes over becomes explicit, keys and integers included: a custom derivative
+    # cannot see through closures.
+    traced, shape = jax.make_jaxpr(log_weight, return_shape=True)(data[0], datum_keys[0])
+    operands, treedef = traced.consts, jax.tree.structure(shape)
 
     def evaluate_slot(i, j, datum_key, operands):
-        return log_weight(i, random.fold_in(datum_key, j), *operands)
+        arguments = jax.tree.leaves((i, random.fold_in(datum_key, j)))
+        leaves = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, operands))(*arguments)
+        return treedef.unflatten(leaves)
 
     over_draws = jax.vmap(evaluate_slot, in_axes=(None, 0, None, None))
     over_head = jax.vmap(over_draws, in_axes=(0, None, 0, None), out_axes=1)
@@ -95,7 +100,7 @@ def _evaluate_queue_backward(evaluate_slot, chunk_size, num_rows, num_head, inpu
     operands, datum_keys, counts = inputs
     lengths = jnp.maximum(counts - num_head, 0)
     leaves, treedef = jax.tree.flatten(operands)
-    is_float = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+    is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
     floats = [leaf for leaf, keep in zip(leaves, is_float) if keep]
 
     def with_floats(floats):

@@ -13,10 +13,12 @@ from .log_weights import (
     JOINT,
     Params,
     Proposal,
+    check_programs,
     is_auxiliary,
     latent_sites,
     log_weight,
     propose,
+    refuse_subsampling,
 )
 
 Sites = dict[str, jax.Array]
@@ -97,7 +99,13 @@ class HierarchicalGuide:
         return propose(reverse, args, kwargs, JOINT, rng_key, params)
 
     def log_weight(
-        self, latents: Sites, proposal: Proposal, args: tuple, kwargs: dict, params: Params
+        self,
+        rng_key: jax.Array,
+        latents: Sites,
+        proposal: Proposal,
+        args: tuple,
+        kwargs: dict,
+        params: Params,
     ) -> jax.Array:
         """log q(x, u) − log r(u | x), in nats: one particle of an estimate of log q(x).
 
@@ -105,11 +113,30 @@ class HierarchicalGuide:
         at x is its guide.
         """
         model, _ = self.marginal_programs(latents)
-        return log_weight(model, proposal, args, kwargs, JOINT, random.key(0), params)
+        return log_weight(model, proposal, args, kwargs, JOINT, rng_key, params)
 
     def marginal_programs(self, latents: Sites) -> tuple[Callable, Callable]:
         """The model (sampler with x observed) and guide (reverse model at x) of u."""
         return condition(self.sampler, data=latents), partial(self.reverse, latents)
+
+
+def check_hierarchical(
+    model: Callable, guide: object, params: Params, args: tuple, kwargs: dict
+) -> None:
+    """Refuses a guide that is not hierarchical, or that does not fit the model or itself."""
+    if not isinstance(guide, HierarchicalGuide):
+        raise ValueError(
+            f"Expected the guide to be a HierarchicalGuide; got {guide!r}. "
+            "Write HierarchicalGuide(sampler, reverse)."
+        )
+    _, sampler_trace = check_programs(model, guide, params, args, kwargs)
+
+    def check_reverse():
+        latents, _ = guide.draw(random.key(0), params, args, kwargs)
+        traces = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
+        refuse_subsampling(sampler_trace, *traces)
+
+    jax.eval_shape(check_reverse)
 
 
 def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:

@@ -1,4 +1,4 @@
-"""Log-weights of NumPyro programs: the only module that reads traces and plates."""
+"""Log-weights of NumPyro programs: what their traces and plates say."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from jax import random
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
+from numpyro.distributions import Delta
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
@@ -37,8 +38,9 @@ def inspect_programs(
 
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    traces = check_programs(model, guide, params, args, kwargs)
-    return _data_plates(*traces)
+    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
+    _check_auxiliary(model_trace, guide_trace)
+    return _data_plates(model_trace, guide_trace)
 
 
 def check_programs(
@@ -138,7 +140,8 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
                 f"Expected continuous latent sites; model site '{name}' is discrete. "
                 "Sum it out of the model (a mixture distribution, for instance)."
             )
-    missing = sorted(set(model_latents) - set(guide_latents))
+    proposed = {name for name, site in guide_latents.items() if not is_auxiliary(site)}
+    missing = sorted(set(model_latents) - proposed)
     if missing:
         raise ValueError(
             f"Expected the guide to sample every latent site of the model; it lacks {missing}. "
@@ -152,8 +155,39 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
     if extra:
         raise ValueError(
             f"Expected guide sites to be latent sites of the model; it has {extra} besides. "
-            "Remove them, or mark them infer={'is_auxiliary': True}."
+            "Remove them."
         )
+
+
+def _check_auxiliary(model_trace: dict, guide_trace: dict) -> None:
+    """Refuses auxiliary guide sites that are not integrated out.
+
+    They are sound if the model's latents are functions of them (Delta sites, as in AutoGuides);
+    otherwise log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
+    """
+    guide_latents = latent_sites(guide_trace)
+    auxiliary = sorted(name for name, site in guide_latents.items() if is_auxiliary(site))
+    random_latents = sorted(
+        name
+        for name in latent_sites(model_trace)
+        if not isinstance(guide_latents[name]["fn"], Delta)
+    )
+    if auxiliary and random_latents:
+        raise ValueError(
+            f"Expected a guide whose density is known; it has auxiliary sites {auxiliary} beside "
+            f"{random_latents}. Use ReverseKL with a HierarchicalGuide, which integrates them out."
+        )
+
+
+def refuse_subsampling(*traces: dict) -> None:
+    """Refuses a subsampled plate, where a scaled log-density could not be a log-weight."""
+    for program_trace in traces:
+        for name, site in program_trace.items():
+            if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
+                raise ValueError(
+                    f"Expected no subsampled plate in sampler and reverse model; '{name}' is "
+                    "subsampled. Subsample in the target alone."
+                )
 
 
 def _check_reparameterised(guide_trace: dict) -> None:
@@ -188,7 +222,7 @@ def _data_plates(model_trace: dict, guide_trace: dict) -> Structure:
         if site["type"] == "sample"
     ]
     if not stacks:
-        return Structure(frozenset(), 1.0)
+        return JOINT
     enclosing = frozenset.intersection(*stacks)
     scale = 1.0
     for frame in frozenset.union(*stacks):

@@ -11,8 +11,8 @@ from numpyro.handlers import seed
 from numpyro.infer.util import log_density
 
 from .estimators import importance_weighted_bound
-from .hierarchical_guide import HierarchicalGuide, Sites
-from .log_weights import Params, check_programs
+from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical
+from .log_weights import Params
 
 
 class KLSandwich(NamedTuple):
@@ -74,16 +74,15 @@ def kl_sandwich(
     >>> bool(bounds.lower < 1e-3) and bool(bounds.upper > -1e-3)  # the two laws are the same
     True
     """
-    check_programs(model, guide, params, args, kwargs)
-    target = seed(model, random.key(0))
+    check_hierarchical(model, guide, params, args, kwargs)
 
     def one_sample(key):
-        draw_key, fresh_key = random.split(key)
+        draw_key, fresh_key, target_key = random.split(key, 3)
         x, u = guide.draw(draw_key, params, args, kwargs)
         fresh = _log_weights(fresh_key, guide, params, x, num_particles, args, kwargs)
         proposal = guide.propose(fresh_key, x, args, kwargs, params, u)
-        generating = guide.log_weight(x, proposal, args, kwargs, params)
-        log_p, _ = log_density(target, args, kwargs, {**params, **x})
+        generating = guide.log_weight(target_key, x, proposal, args, kwargs, params)
+        log_p, _ = log_density(seed(model, target_key), args, kwargs, {**params, **x})
         below = importance_weighted_bound(fresh) - log_p
         above = importance_weighted_bound(jnp.append(fresh, generating)) - log_p
         return below, above
@@ -126,7 +125,8 @@ def log_marginal(
 
 def _log_weights(rng_key, guide, params, x, num_particles, args, kwargs):
     def one_particle(key):
-        proposal = guide.propose(key, x, args, kwargs, params)
-        return guide.log_weight(x, proposal, args, kwargs, params)
+        sampler_key, reverse_key = random.split(key)
+        proposal = guide.propose(reverse_key, x, args, kwargs, params)
+        return guide.log_weight(sampler_key, x, proposal, args, kwargs, params)
 
     return jax.vmap(one_particle)(random.split(rng_key, num_particles))

@@ -73,7 +73,7 @@ class ReciprocalTail(StoppingTime):
         P(K \ge k) = \rho^{\,k - \kappa} / \kappa \text{ for } k \ge \kappa,
 
     with knee :math:`\kappa` and decay :math:`\rho`. The default is the paper's: E[K] = 5.08, median
-    1, 99th percentile 80. The largest value is where the survival falls below 2⁻²⁴, the resolution
+    1, 99th percentile 82. The largest value is where the survival falls below 2⁻²⁴, the resolution
     of float32 (196 by default); the tail is cut there, so an estimator that uses it is unbiased for
     the bound at that many draws.
 

@@ -92,7 +92,7 @@ def plated_posterior(x, subsample_size=None):
 
 
 def plated_problem(size: int) -> Problem:
-    x = jnp.linspace(-1.0, 2.0, size)
+    x = 1.5 * jnp.sin(jnp.arange(size) ** 2 + 1.0)
     model_params = {"loc": jnp.asarray(LOC), "log_noise": jnp.log(NOISE)}
     return Problem(
         plated,
@@ -113,6 +113,11 @@ TARGET_LOC, TARGET_SCALE, LOG_NORMALISER = 0.4, 1.5, 2.5
 def target():
     numpyro.sample("x", dist.Normal(TARGET_LOC, TARGET_SCALE))
     numpyro.factor("log_normaliser", jnp.asarray(LOG_NORMALISER))
+
+
+def log_target(x):
+    """log p(x), not normalised."""
+    return dist.Normal(TARGET_LOC, TARGET_SCALE).log_prob(x) + LOG_NORMALISER
 
 
 def sampler():

@@ -13,7 +13,13 @@ import numpyro.distributions as dist
 from numpyro.handlers import mask, seed, trace
 from numpyro.infer import autoguide
 
-from numpyro_sumo.log_weights import JOINT, inspect_programs, log_weight, with_shared_subsample
+from numpyro_sumo.log_weights import (
+    JOINT,
+    inspect_programs,
+    log_weight,
+    propose,
+    with_shared_subsample,
+)
 from tests.models import (
     LOC,
     NOISE,
@@ -102,15 +108,20 @@ def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
     assert structure.scale == pytest.approx(scale)
 
     shapes = dict(zip((-2, -1), (3, 2))) if model is nested else {-1: args[1] if scale > 1 else 8}
-    weight = log_weight(
-        seed(model, 1), seed(guide, 1), args, {}, structure, random.key(0), {}, params
+    weight = weight_of_programs(
+        seed(model, 1), seed(guide, 1), args, structure, random.key(0), {}, params
     )
     assert weight.shape == tuple(shapes[dim] for dim in sorted(data_dims))
 
 
+def weight_of_programs(model, guide, args, structure, key, model_params, guide_params):
+    proposal = propose(guide, args, {}, structure, key, guide_params)
+    return log_weight(model, proposal, args, {}, structure, key, model_params)
+
+
 def weight_of(problem, params, key, structure=JOINT):
-    return log_weight(
-        problem.model, problem.guide, problem.args, {}, structure, key, params, params
+    return weight_of_programs(
+        problem.model, problem.guide, problem.args, structure, key, params, params
     )
 
 
@@ -194,7 +205,9 @@ def test_shared_parameter_is_differentiated_apart_in_model_and_guide():
         numpyro.sample("z", dist.Normal(numpyro.param("shared", 0.3), 2.0))
 
     def weigh(model_params, guide_params):
-        return log_weight(model, guide, (), {}, JOINT, random.key(1), model_params, guide_params)
+        return weight_of_programs(
+            model, guide, (), JOINT, random.key(1), model_params, guide_params
+        )
 
     params = {"shared": jnp.array(0.3)}
     by_model, by_guide = jax.grad(weigh, argnums=(0, 1))(params, params)
@@ -203,3 +216,24 @@ def test_shared_parameter_is_differentiated_apart_in_model_and_guide():
     # ... and in the guide it moves z, at the same density of the guide.
     assert float(by_guide["shared"]) == pytest.approx((0.3 - z) + (1.5 - z), abs=1e-5)
     assert abs(z - 0.3) > 0.1
+
+
+def test_a_held_proposal_has_the_same_weight_and_no_gradient_in_the_guide():
+    def model():
+        numpyro.sample("z", dist.Normal(1.0, 1.0))
+
+    def guide():
+        numpyro.sample("z", dist.Normal(numpyro.param("loc", 0.3), 2.0))
+
+    def weigh(params, held):
+        proposal = propose(guide, (), {}, JOINT, random.key(1), params)
+        proposal = proposal.held() if held else proposal
+        return log_weight(model, proposal, (), {}, JOINT, random.key(1), {})
+
+    params = {"loc": jnp.array(0.3)}
+    (live, live_gradient), (held, held_gradient) = (
+        jax.value_and_grad(weigh)(params, flag) for flag in (False, True)
+    )
+    assert live == held
+    assert live_gradient["loc"] != 0.0
+    assert held_gradient["loc"] == 0.0

@@ -1,5 +1,7 @@
 """The Russian-roulette tail that removes the bias of an importance-weighted bound."""
 
+import math
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -53,7 +55,7 @@ def russian_roulette(
         log_weights = _rotate(log_weights, num_draws, num_given, rotations)
     first_bound = importance_weighted_bound(log_weights[:num_particles])
     all_zero = jnp.isneginf(first_bound)
-    log_sum = jnp.where(all_zero, 0.0, first_bound + jnp.log(num_particles))
+    log_sum = jnp.where(all_zero, 0.0, first_bound + math.log(num_particles))
 
     expected = _expected_increments(log_weights, num_particles, stopping_time.cap, num_given)
 
@@ -67,7 +69,7 @@ def russian_roulette(
         tail = tail + expected + jnp.where(drawn, inverse_survival * surprise, 0.0)
         return (log_sum + growth, tail), None
 
-    j = jnp.arange(1, stopping_time.cap + 1)
+    j = jnp.arange(1, stopping_time.cap + 1, dtype=log_weights.dtype)
     inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
     draws = (j, log_weights[num_particles:], inverse_survival, expected)
     (_, tail), _ = lax.scan(add_increment, (log_sum, jnp.zeros_like(log_sum)), draws)
@@ -84,13 +86,14 @@ def _expected_increments(log_weights, num_particles, cap, num_given):
     G + (k - 1) W, and the bound falls by a known path, which need not be left to the roulette.
     """
     if num_given in (0, num_particles):
-        return jnp.zeros((cap, *log_weights.shape[1:]))
+        return jnp.zeros((cap, *log_weights.shape[1:]), log_weights.dtype)
     given = logsumexp(log_weights[:num_given], axis=0)
     fresh = importance_weighted_bound(log_weights[num_given:num_particles])
     known = jnp.isfinite(given) & jnp.isfinite(fresh)
     # G / W; beyond e^60 the draws in question make no difference to the sum
     ratio = jnp.exp(jnp.clip(jnp.where(known, given - fresh, 0.0), max=60.0))
-    before = jnp.arange(num_particles, num_particles + cap).reshape(-1, *[1] * given.ndim)
+    before = jnp.arange(num_particles, num_particles + cap, dtype=log_weights.dtype)
+    before = before.reshape(-1, *[1] * given.ndim)
     expected = jnp.log1p(1.0 / (ratio + before - num_given)) - jnp.log1p(1.0 / before)
     return jnp.where(known, expected, 0.0)
 

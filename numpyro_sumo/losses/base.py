@@ -208,6 +208,11 @@ class ImportanceLoss(ELBO):
         if name == "iwhvi":
             return importance_weighted_bound(log_weights[: self.num_particles])
         if name == "iwelbo":
+            if self.num_fresh < 1:
+                raise ValueError(
+                    "Expected num_particles >= 2, for the generating draw is one of them and "
+                    f"guide_objective='iwelbo' needs another; got {self!r}. Raise num_particles."
+                )
             first = int(self.from_above)
             return -importance_weighted_bound(log_weights[first : self.num_particles])
         num_data = draws.stopping_times.shape[0]

@@ -16,7 +16,8 @@ class IWHVI(ImportanceLoss):
 
     An upper bound on E log q(x), hence one on KL(q ‖ p) when put into
     :class:`~numpyro_sumo.ReverseKL`, which is the only place where the generating draw is known.
-    One particle gives the bound of hierarchical variational models (Ranganath et al. 2016).
+    One particle gives the bound of hierarchical variational models (Ranganath et al. 2016); it goes
+    with ``gradient="standard"``.
 
     :param num_particles: m, an integer ≥ 1, the generating draw included.
     :param guide_objective: what the reverse model descends: ``"forward_kl"`` (the default),

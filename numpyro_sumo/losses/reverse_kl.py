@@ -9,8 +9,8 @@ from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
-from numpyro_sumo.hierarchical_guide import HierarchicalGuide
-from numpyro_sumo.log_weights import check_programs, with_shared_subsample
+from numpyro_sumo.hierarchical_guide import check_hierarchical
+from numpyro_sumo.log_weights import with_shared_subsample
 
 from .base import Draws, ImportanceLoss, gradient_only
 from .checks import check_one_of, check_positive_integer, options_repr
@@ -38,9 +38,9 @@ class ReverseKL(ELBO):
         all the noise there is once q fits: only (∇ₓ log q̂ − ∇ₓ log p)·∂x/∂θ is kept. With the
         generating draw u₀ among the particles this does not hold as it stands, since u₀ and x go
         together; there the same term, as the fresh draws alone estimate it, is subtracted from the
-        whole gradient. Its mean is zero as far as those draws' estimate is unbiased: exactly with
-        SUMO; with IWHVI up to the bias of their lower bound, which the sampler is then made to
-        avoid as well. ``"standard"`` is the whole gradient.
+        whole gradient. Its mean is zero as far as that estimate is unbiased: with SUMO, to the end
+        of its tail; with IWHVI, up to the bias of the fresh draws' lower bound, which the sampler
+        is then made to avoid as well. ``"standard"`` is the whole gradient.
     :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler lacks
         latent sites of the model, or if the reverse model's sites are not its auxiliary ones.
 
@@ -93,24 +93,21 @@ class ReverseKL(ELBO):
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
         """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
-        _check_hierarchical(guide)
-        check_programs(model, guide, param_map, args, kwargs)
+        check_hierarchical(model, guide, param_map, args, kwargs)
         marginal, from_above = self.marginal, self.marginal.from_above
-        plate_key, outer_key, draws_key, baseline_key = random.split(rng_key, 4)
-        model = seed(with_shared_subsample(model, plate_key), random.key(0))
-        guide = HierarchicalGuide(
-            with_shared_subsample(guide.sampler, plate_key),
-            with_shared_subsample(guide.reverse, plate_key),
-        )
+        plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
+        model = with_shared_subsample(model, plate_key)
 
-        x, u = jax.vmap(lambda key: guide.draw(key, param_map, args, kwargs))(
-            random.split(outer_key, self.num_particles)
-        )
-        log_target = jax.vmap(lambda x: log_density(model, args, kwargs, {**param_map, **x})[0])(x)
-        held, x_held, u_held = stop_gradient((param_map, x, u))
-        first_x = jax.tree.map(lambda leaf: leaf[0], x_held)
-        reverse_model, reverse_guide = guide.marginal_programs(first_x)
-        check_programs(reverse_model, reverse_guide, held, args, kwargs)
+        def draw(key):
+            return guide.draw(key, param_map, args, kwargs)
+
+        def log_density_of_target(key, x):
+            return log_density(seed(model, key), args, kwargs, {**param_map, **x})[0]
+
+        x, u = jax.vmap(draw)(random.split(outer_key, self.num_particles))
+        target_keys = random.split(target_key, self.num_particles)
+        log_target = jax.vmap(log_density_of_target)(target_keys, x)
+        x_held, u_held = stop_gradient((x, u))
         objective_name = marginal.guide_objective or "forward_kl"
         score_apart = self.gradient == "path"
 
@@ -121,11 +118,13 @@ class ReverseKL(ELBO):
             x_i = jax.tree.map(lambda leaf: leaf[i], x)
             x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
 
+            sampler_key, reverse_key = random.split(key)
+
             def propose(x, u, params):
-                return guide.propose(key, x, args, kwargs, params, u)
+                return guide.propose(reverse_key, x, args, kwargs, params, u)
 
             def weigh(x, proposal, params):
-                return guide.log_weight(x, proposal, args, kwargs, params)
+                return guide.log_weight(sampler_key, x, proposal, args, kwargs, params)
 
             proposal = propose(x_i, u, held)
             named = {}
@@ -148,25 +147,17 @@ class ReverseKL(ELBO):
                 score = marginal.estimate(rows.pop("score"), stopping_times)
                 log_q_score = gradient_only(score)
             data = jnp.arange(self.num_particles)
-            generating = jax.vmap(lambda i, u: views(i, random.key(0), u))(data, u)
+            generating = jax.vmap(views)(data, target_keys, u)
             rows = {name: jnp.concatenate([generating[name][None], rows[name]]) for name in rows}
         log_q = marginal.estimate(rows["model"], stopping_times, int(from_above)) - log_q_score
 
         if objective_name == "forward_kl":
 
-            def log_reverse(x, u):
-                return guide.propose(random.key(0), x, args, kwargs, param_map, u).log_density
+            def log_reverse(key, x, u):
+                return guide.propose(key, x, args, kwargs, param_map, u).log_density
 
-            objective = -jax.vmap(log_reverse)(x_held, u_held)
+            objective = -jax.vmap(log_reverse)(target_keys, x_held, u_held)
         else:
             draws = Draws(rows, stopping_times)
             objective = marginal.objective(objective_name, draws, baseline_key, views)
         return jnp.mean(log_q - log_target + gradient_only(objective))
-
-
-def _check_hierarchical(guide):
-    if not isinstance(guide, HierarchicalGuide):
-        raise ValueError(
-            f"Expected the guide of ReverseKL to be a HierarchicalGuide; got {guide!r}. "
-            "Write HierarchicalGuide(sampler, reverse)."
-        )

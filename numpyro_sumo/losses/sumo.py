@@ -18,10 +18,10 @@ class SUMO(ImportanceLoss):
         L_m + \sum_{j=1}^{K} \frac{L_{m+j} - L_{m+j-1}}{P(K \ge j)}, \qquad
         L_k = \log \frac1k \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i \mid x)}, \quad z_i \sim q(z \mid x)
 
-    Unbiased for :math:`E[L_{m + c}]`, c the largest possible stopping time (196 by default), which
-    for all but the worst guides is log p(x). **Its variance is not finite** as c grows: the squared
-    increments fall only as 1/k² against a survival of 1/k, and single estimates can be off by
-    thousands of nats. Its mean is right all the same.
+    Unbiased for :math:`E[L_{m + c}]`, c the largest possible stopping time (196 by default). That
+    is log p(x) less about Var(w) / 2(m + c)E[w]², w being one weight. **Its variance is not
+    finite** as c grows: the squared increments fall only as 1/k² against a survival of 1/k, and
+    single estimates can be off by thousands of nats. Its mean is right all the same.
 
     One stopping time is drawn per step, and shared by the elements of a data plate; inside
     :class:`~numpyro_sumo.ReverseKL` every draw of x has its own.

@@ -45,7 +45,9 @@ def learned(**changes):
 
 
 def results(**samplers):
-    return {"seed": 0, "steps": 10, "seconds": 12.0, "samplers": samplers}
+    return {"seed": 0, "steps": 10, "draws_per_step": 64, "scale_of_v": 1.35, "seconds": 12.0} | {
+        "samplers": samplers
+    }
 
 
 @pytest.mark.parametrize("steps", ["-1", "0", "2.5", "many"])
