@@ -219,3 +219,45 @@ def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():
     assert len(values) == 4
     assert len(traces) == 1
     assert summed._cache_size() == 1
+
+
+def captured_of_every_kind(scale, key, data):
+    """Closes over a float, an integer array and a key, and reads all three."""
+
+    def log_weight(i, slot_key):
+        noise = random.normal(random.fold_in(key, data[i])) + random.normal(slot_key)
+        return scale * noise * data[i]
+
+    rows = evaluate_log_weights(
+        log_weight,
+        random.key(0),
+        jnp.array([2, 5, 3]),
+        max_count=6,
+        num_head=2,
+        chunk_size=4,
+    )
+    drawn = jnp.arange(6)[:, None] < jnp.array([2, 5, 3])
+    return jnp.sum(jnp.where(drawn, rows, 0.0) ** 2)
+
+
+ORDERS = {
+    "grad of jit": lambda f: jax.grad(jax.jit(f)),
+    "jit of grad": lambda f: jax.jit(jax.grad(f)),
+    "grad of vmap": lambda f: jax.grad(
+        lambda scale, key, data: jax.vmap(f, (None, 0, None))(scale, key[None], data).sum()
+    ),
+    "grad of scan": lambda f: jax.grad(
+        lambda scale, key, data: jax.lax.scan(
+            lambda total, key: (total + f(scale, key, data), None), 0.0, key[None]
+        )[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_keys_and_integers_may_be_captured_under_any_order_of_transformations(order):
+    arguments = jnp.array(0.5), random.key(7), jnp.array([1, 2, 3])
+    value = captured_of_every_kind(*arguments)
+    gradient = ORDERS[order](captured_of_every_kind)(*arguments)
+    # The sum of squares of something linear in the scale.
+    np.testing.assert_allclose(gradient, 2.0 * value / arguments[0], rtol=1e-5)

@@ -237,3 +237,39 @@ def test_a_held_proposal_has_the_same_weight_and_no_gradient_in_the_guide():
     assert live == held
     assert live_gradient["loc"] != 0.0
     assert held_gradient["loc"] == 0.0
+
+
+def test_auxiliary_sites_that_are_not_integrated_out_are_refused():
+    def model():
+        numpyro.sample("x", dist.Normal())
+
+    def guide():
+        u = numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+        numpyro.sample("x", dist.Normal(u, 1.0))
+
+    with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['x'\]. Use ReverseKL"):
+        inspect_programs(model, guide, {}, (), {})
+
+
+def test_auxiliary_sites_that_the_latents_are_functions_of_are_accepted():
+    def model():
+        numpyro.sample("x", dist.Normal())
+
+    guide = autoguide.AutoDiagonalNormal(model)
+    with seed(rng_seed=0):
+        guide_trace = trace(guide).get_trace()
+    assert guide_trace["_auto_latent"]["infer"]["is_auxiliary"]
+    params = {n: s["value"] for n, s in guide_trace.items() if s["type"] == "param"}
+    assert inspect_programs(model, guide, params, (), {}) == JOINT
+
+
+def test_an_auxiliary_site_does_not_stand_for_a_latent_of_its_name():
+    def model():
+        numpyro.sample("x", dist.Normal(numpyro.sample("u", dist.Normal()), 1.0))
+
+    def guide():
+        numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+        numpyro.sample("x", dist.Normal())
+
+    with pytest.raises(ValueError, match=r"it lacks \['u'\]"):
+        inspect_programs(model, guide, {}, (), {})
