@@ -20,6 +20,7 @@ from numpyro_sumo.log_weights import (
     propose,
     with_shared_subsample,
 )
+from tests.compiling import quick_jit
 from tests.models import (
     LOC,
     NOISE,
@@ -108,8 +109,11 @@ def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
     assert structure.scale == pytest.approx(scale)
 
     shapes = dict(zip((-2, -1), (3, 2))) if model is nested else {-1: args[1] if scale > 1 else 8}
-    weight = weight_of_programs(
-        seed(model, 1), seed(guide, 1), args, structure, random.key(0), {}, params
+    weight = jax.eval_shape(
+        lambda key: weight_of_programs(
+            seed(model, 1), seed(guide, 1), args, structure, key, {}, params
+        ),
+        random.key(0),
     )
     assert weight.shape == tuple(shapes[dim] for dim in sorted(data_dims))
 
@@ -128,7 +132,8 @@ def weight_of(problem, params, key, structure=JOINT):
 def test_exact_posterior_weighs_every_draw_by_the_evidence():
     problem = linear_gaussian_problem(5)
     keys = random.split(random.key(0), 50)
-    weights = jax.vmap(lambda key: weight_of(problem, problem.exact_params, key))(keys)
+    at_key = lambda key: weight_of(problem, problem.exact_params, key)
+    weights = quick_jit(jax.vmap(at_key))(keys)
     np.testing.assert_allclose(weights, -problem.exact_loss, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro_sumo.stopping_times import ReciprocalTail
+from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
 TAILS = {
     "paper": ReciprocalTail(),
@@ -99,8 +99,7 @@ def test_knee_of_one_without_decay_always_stops_at_once():
 
 @every_tail
 def test_drawn_counts_are_as_likely_as_survival_says(tail):
-    """2²⁶ draws of the paper's tail reach K = 190, where a float32 uniform has no resolution."""
-    num_draws = 2**26 if tail.knee == 80 else 2**22
+    num_draws = 2**24 if tail.knee == 80 else 2**21
     batch = 2**20
 
     def add_batch(counts, key):
@@ -127,6 +126,25 @@ def pool(observed, expected):
             sums = np.zeros(2)
     pooled[-1] = pooled[-1] + sums
     return np.transpose(pooled)
+
+
+class FineTail(StoppingTime):
+    """K is 1 but once in 4096 times, and then any of 2¹⁶ values, at survivals 2⁻²⁸ apart."""
+
+    cap = 2**16 + 1
+
+    def log_survival(self, k):
+        return np.log(np.where(k == 1, 1.0, 2.0**-12 * (1.0 - (k - 2) / 2**16)))
+
+
+def test_survivals_finer_than_a_float32_uniform_are_told_apart():
+    """Such a uniform is a multiple of 2⁻²³, of which 32 of these values share one."""
+    draws = np.asarray(jax.jit(lambda key: FineTail().sample(key, (2**23,)))(random.key(3)))
+    rare = draws[draws > 1]
+    assert len(rare) == pytest.approx(2048, abs=4 * 2048**0.5)
+    counts = np.bincount(rare % 32, minlength=32)
+    expected = len(rare) / 32
+    assert chi2.sf(np.sum((counts - expected) ** 2) / expected, 31) > 1e-4
 
 
 @every_key

@@ -18,12 +18,7 @@ TAILS = {
 }
 every_tail = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
 
-SHORT = ReciprocalTail(knee=3, decay=0.0)  # of which every test below draws with m = 2
-
-roulette = quick_jit(
-    russian_roulette,
-    static_argnames=("num_particles", "stopping_time", "num_given", "rotations"),
-)
+SHORT = ReciprocalTail(knee=3, decay=0.0)
 
 
 def fixed_log_weights(count, seed=0):
@@ -41,17 +36,28 @@ def naive_estimate(log_weights, m, stopping_time, tail):
     return bounds[0] + np.sum(np.diff(bounds) / tail.survival[:stopping_time])
 
 
-def estimates_for_every_stopping_time(log_weights, m, tail, **options):
+def at_every_stopping_time(log_weights, m, tail, num_given=0):
     """The estimates at K = 1 … cap over one and the same vector of log-weights."""
-    log_weights = jnp.asarray(log_weights)
     batch = jnp.broadcast_to(log_weights[:, None], (len(log_weights), tail.cap))
-    return roulette(batch, m, jnp.arange(1, tail.cap + 1), tail, **options)
+    return russian_roulette(batch, m, jnp.arange(1, tail.cap + 1), tail, num_given=num_given)
 
 
-def estimate(log_weights, stopping_time, m=2, **options):
+def with_two_particles(log_weights, stopping_time, num_given=0, rotations=1):
     return russian_roulette(
-        jnp.asarray(log_weights), m, jnp.asarray(stopping_time), SHORT, **options
+        log_weights, 2, stopping_time, SHORT, num_given=num_given, rotations=rotations
     )
+
+
+def mean_over_stopping_times(log_weights, m, tail, num_given=0):
+    return jnp.dot(tail.probabilities, at_every_stopping_time(log_weights, m, tail, num_given))
+
+
+OPTIONS = ("num_given", "rotations")
+estimate = quick_jit(with_two_particles, static_argnames=OPTIONS)
+value_and_gradient = quick_jit(jax.value_and_grad(with_two_particles), static_argnames=OPTIONS)
+SETTING = ("m", "tail", "num_given")
+estimates_for_every_stopping_time = quick_jit(at_every_stopping_time, static_argnames=SETTING)
+mean_and_gradient = quick_jit(jax.value_and_grad(mean_over_stopping_times), static_argnames=SETTING)
 
 
 @every_tail
@@ -59,7 +65,7 @@ def estimate(log_weights, stopping_time, m=2, **options):
 def test_estimate_is_the_formula_at_every_stopping_time(m, tail):
     log_weights = fixed_log_weights(m + tail.cap)
     with jax.enable_x64(True):
-        estimates = estimates_for_every_stopping_time(log_weights, m, tail)
+        estimates = estimates_for_every_stopping_time(log_weights, m=m, tail=tail)
     expected = [naive_estimate(log_weights, m, k, tail) for k in range(1, tail.cap + 1)]
     np.testing.assert_allclose(estimates, expected, rtol=1e-8)
 
@@ -70,7 +76,9 @@ def test_estimate_is_the_formula_at_every_stopping_time(m, tail):
 def test_enumerated_stopping_times_average_to_the_bound_at_the_cap(m, num_given, tail):
     log_weights = fixed_log_weights(m + tail.cap)
     with jax.enable_x64(True):
-        estimates = estimates_for_every_stopping_time(log_weights, m, tail, num_given=num_given)
+        estimates = estimates_for_every_stopping_time(
+            log_weights, m=m, tail=tail, num_given=num_given
+        )
         mean = np.dot(tail.probabilities, estimates)
     assert mean == pytest.approx(naive_bound(log_weights, m + tail.cap), abs=1e-6)
 
@@ -79,10 +87,7 @@ def test_enumerated_gradients_average_to_that_of_the_bound_at_the_cap():
     tail = ReciprocalTail()
     log_weights = fixed_log_weights(4 + tail.cap)
     with jax.enable_x64(True):
-        mean = lambda row: jnp.dot(
-            tail.probabilities, estimates_for_every_stopping_time(row, 4, tail)
-        )
-        gradient = jax.grad(mean)(jnp.asarray(log_weights))
+        _, gradient = mean_and_gradient(log_weights, m=4, tail=tail)
     weights = np.exp(log_weights)
     np.testing.assert_allclose(gradient, weights / weights.sum(), atol=1e-8)
 
@@ -91,7 +96,7 @@ def test_enumerated_gradients_average_to_that_of_the_bound_at_the_cap():
 def test_float32_enumeration_averages_to_the_bound_at_the_cap_whatever_the_offset(offset):
     tail = ReciprocalTail()
     log_weights = np.float32(np.round(fixed_log_weights(8 + tail.cap) * 1024) / 1024)
-    estimates = estimates_for_every_stopping_time(log_weights + np.float32(offset), 8, tail)
+    estimates = estimates_for_every_stopping_time(log_weights + np.float32(offset), m=8, tail=tail)
     assert estimates.dtype == np.float32
     mean = np.dot(tail.probabilities, np.float64(estimates))
     expected = naive_bound(np.float64(log_weights), 8 + tail.cap) + offset
@@ -103,33 +108,33 @@ def test_float32_estimates_move_with_an_offset(offset):
     """The log-weights are exact in float32 at either place, so only the arithmetic can err."""
     tail = ReciprocalTail(decay=0.0)
     log_weights = np.float32(np.round(fixed_log_weights(8 + tail.cap) * 1024) / 1024)
-    estimates = estimates_for_every_stopping_time(log_weights + np.float32(offset), 8, tail)
+    estimates = estimates_for_every_stopping_time(log_weights + np.float32(offset), m=8, tail=tail)
     expected = [naive_estimate(log_weights, 8, k, tail) for k in range(1, tail.cap + 1)]
-    np.testing.assert_allclose(np.float64(estimates) - offset, expected, atol=0.02)
+    np.testing.assert_allclose(np.float64(estimates) - offset, expected, atol=5e-4)
 
 
 @pytest.mark.parametrize("stopping_time", [1, 2, 3])
 def test_weights_of_zero_give_the_limit_of_small_weights(stopping_time):
     inf = np.inf
     log_weights = np.array([-inf, 0.3, -inf, 1.0, -inf])
-    value, gradient = jax.value_and_grad(estimate)(jnp.asarray(log_weights), stopping_time)
+    value, gradient = value_and_gradient(log_weights, stopping_time)
     nearly_zero = np.where(np.isinf(log_weights), -50.0, log_weights)
     expected = naive_estimate(nearly_zero, 2, stopping_time, SHORT)
     assert float(value) == pytest.approx(expected, abs=1e-5)
-    expected_gradient = jax.grad(estimate)(jnp.asarray(nearly_zero), stopping_time)
+    _, expected_gradient = value_and_gradient(nearly_zero, stopping_time)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize("stopping_time", [1, 3])
 def test_first_weights_all_zero_give_minus_infinity_and_finite_gradients(stopping_time):
     log_weights = jnp.array([-jnp.inf, -jnp.inf, 0.0, 1.0, 2.0])
-    value, gradient = jax.value_and_grad(estimate)(log_weights, stopping_time)
+    value, gradient = value_and_gradient(log_weights, stopping_time)
     assert float(value) == -np.inf
     assert np.all(np.isfinite(gradient))
 
 
 def test_rotations_of_nothing_but_zero_weights_give_minus_infinity_and_finite_gradients():
-    value, gradient = jax.value_and_grad(estimate)(jnp.full(5, -jnp.inf), 3, rotations=2)
+    value, gradient = value_and_gradient(jnp.full(5, -jnp.inf), 3, rotations=2)
     assert float(value) == -np.inf
     assert np.all(np.isfinite(gradient))
 
@@ -138,24 +143,21 @@ def test_rotations_of_nothing_but_zero_weights_give_minus_infinity_and_finite_gr
 def test_zero_weight_beside_a_given_one_keeps_the_mean_and_finite_gradients(zero):
     log_weights = fixed_log_weights(5)
     log_weights[zero] = -np.inf
-    batch = jnp.broadcast_to(jnp.asarray(log_weights)[:, None], (5, 3))
-    mean = lambda rows: jnp.dot(
-        SHORT.probabilities, estimate(rows, np.array([1, 2, 3]), num_given=1)
-    )
-    value, gradient = jax.value_and_grad(mean)(batch)
+    value, gradient = mean_and_gradient(log_weights, m=2, tail=SHORT, num_given=1)
     assert float(value) == pytest.approx(naive_bound(log_weights, 5), abs=1e-5)
     weights = np.exp(log_weights)
-    np.testing.assert_allclose(gradient.sum(axis=1), weights / weights.sum(), atol=1e-5)
+    np.testing.assert_allclose(gradient, weights / weights.sum(), atol=1e-5)
 
 
 def test_datum_without_weight_leaves_the_others_alone():
     log_weights = fixed_log_weights(5)
     batch = jnp.stack([jnp.asarray(log_weights), jnp.full(5, -jnp.inf)], axis=1)
-    estimates, pullback = jax.vjp(lambda rows: estimate(rows, np.array([2, 2])), batch)
-    (gradient,) = pullback(jnp.array([1.0, 0.0]))
+    first_of_batch = lambda rows: with_two_particles(rows, jnp.array([2, 2]))[0]
+    gradient = quick_jit(jax.grad(first_of_batch))(batch)
+    estimates = estimate(batch, np.array([2, 2]))
     assert float(estimates[0]) == pytest.approx(naive_estimate(log_weights, 2, 2, SHORT), abs=1e-5)
     assert float(estimates[1]) == -np.inf
-    alone = jax.grad(estimate)(jnp.asarray(log_weights), 2)
+    _, alone = value_and_gradient(log_weights, 2)
     np.testing.assert_allclose(gradient[:, 0], alone, atol=1e-6)
 
 
@@ -171,10 +173,9 @@ def test_drawn_weight_that_is_not_a_number_gives_not_a_number(row, rotations):
 @pytest.mark.parametrize("rotations", [1, 3])
 def test_rows_not_drawn_matter_neither_to_value_nor_to_gradient(garbage, rotations):
     log_weights = fixed_log_weights(5)
-    value_and_grad = jax.value_and_grad(lambda row: estimate(row, 1, rotations=rotations))
-    expected_value, expected_gradient = value_and_grad(jnp.asarray(log_weights))
+    expected_value, expected_gradient = value_and_gradient(log_weights, 1, rotations=rotations)
     log_weights[3:] = garbage
-    value, gradient = value_and_grad(jnp.asarray(log_weights))
+    value, gradient = value_and_gradient(log_weights, 1, rotations=rotations)
     assert float(value) == float(expected_value)
     np.testing.assert_array_equal(gradient, expected_gradient)
     np.testing.assert_array_equal(gradient[3:], 0.0)

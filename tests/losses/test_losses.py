@@ -21,10 +21,6 @@ from tests.models import linear_gaussian_problem, matching_problem, plated_probl
 CASES = {
     "iwelbo": (lambda **o: IWELBO(4, **o), linear_gaussian_problem(2)),
     "sumo": (lambda **o: SUMO(4, **o), plated_problem(3)),
-    "sumo_variance": (
-        lambda **o: SUMO(3, guide_objective="variance", rotations=2, **o),
-        linear_gaussian_problem(2),
-    ),
     "reverse_kl_of_iwelbo": (
         lambda **o: ReverseKL(IWELBO(3, guide_objective="iwelbo", **o), num_particles=4),
         matching_problem(),

@@ -52,8 +52,8 @@ def value_and_gradient(loss, model=target):
     )(params)
 
 
-@pytest.mark.parametrize("marginal", MARGINALS.values(), ids=MARGINALS.keys())
-def test_exact_reverse_model_gives_the_mean_log_ratio_over_the_draws(marginal):
+@pytest.mark.parametrize("name", ["iwelbo", "iwhvi", "sumo", "sumo_from_above"])
+def test_exact_reverse_model_gives_the_mean_log_ratio_over_the_draws(name):
     seen = []
 
     def watched_target():
@@ -64,7 +64,7 @@ def test_exact_reverse_model_gives_the_mean_log_ratio_over_the_draws(marginal):
     with jax.enable_x64(True):
         sampler_params = {name: jnp.asarray(value) for name, value in SAMPLER_PARAMS.items()}
         params = {**sampler_params, **exact_reverse(sampler_params)}
-        loss = ReverseKL(marginal, num_particles=12, gradient="standard")
+        loss = ReverseKL(MARGINALS[name], num_particles=12, gradient="standard")
         value = quick_jit(lambda key: loss.loss(key, params, watched_target, hierarchical_guide))(
             random.key(0)
         )
@@ -83,18 +83,18 @@ def compiled(name, gradient):
         at_key = lambda key, params: (loss.loss(key, params, target, hierarchical_guide), None)
     else:
         at_key = value_and_gradient(loss)
-    return jax.jit(lambda keys, params: lax.map(lambda key: at_key(key, params), keys))
+    return quick_jit(lambda keys, params: lax.map(lambda key: at_key(key, params), keys))
 
 
 @cache
 def replicates(name, gradient=None, at_optimum=False):
-    """Losses and gradients at 100 keys, where the reverse model is not exact."""
+    """Losses and gradients at 60 keys, where the reverse model is not exact."""
     problem = matching_problem()
     params = problem.params
     if at_optimum:
         fitted = {name: problem.exact_params[name] for name in SAMPLER_PARAMS}
         params = {**fitted, **off_by_a_little(exact_reverse(fitted))}
-    return compiled(name, gradient)(random.split(random.key(1), 100), params)
+    return compiled(name, gradient)(random.split(random.key(1), 60), params)
 
 
 def off_by_a_little(reverse_params):
@@ -172,15 +172,12 @@ def test_standard_gradient_of_the_sampler_is_that_of_the_value_at_a_fixed_key(na
 
 
 OBJECTIVES = {
-    "sumo": lambda objective: SUMO(3, guide_objective=objective),
     "sumo_from_above": lambda objective: SUMO(3, from_above=True, guide_objective=objective),
     "iwhvi": lambda objective: IWHVI(3, guide_objective=objective),
 }
 
 
-@pytest.mark.parametrize(
-    "name, gradient", [("sumo_from_above", "path"), ("iwhvi", "standard"), ("sumo", "path")]
-)
+@pytest.mark.parametrize("name, gradient", [("sumo_from_above", "path"), ("iwhvi", "standard")])
 def test_sampler_gets_no_gradient_from_the_objective_of_the_reverse_model(name, gradient):
     """The draws are those of the key, so that only the reverse model's gradient changes."""
     objectives = ("forward_kl", "iwhvi" if name == "iwhvi" else "variance")
@@ -218,10 +215,6 @@ def naive_square(rows, first, baseline):
 # a baseline; and the marginal that should give the reverse model its gradient.
 NAIVE_OBJECTIVES = {
     "iwelbo": (
-        IWELBO(3, guide_objective="iwelbo"),
-        lambda given, fresh, baseline: -naive_bound(fresh[:3]),
-    ),
-    "iwelbo_from_above": (
         SUMO(3, from_above=True, guide_objective="iwelbo", stopping_time=SHORT),
         lambda given, fresh, baseline: -naive_bound(fresh[:2]),
     ),

@@ -40,11 +40,8 @@ def over_keys(function, key, num_keys, batch_size=500):
 
 
 ESTIMATORS = {
-    "paper": (SUMO(8), 60_000),
-    "late_knee_and_rotations": (
-        SUMO(8, stopping_time=ReciprocalTail(knee=200, decay=0.0), rotations=4),
-        10_000,
-    ),
+    "paper_with_rotations": (SUMO(8, rotations=4), 20_000),
+    "late_knee": (SUMO(8, stopping_time=ReciprocalTail(knee=200, decay=0.0)), 20_000),
 }
 
 
@@ -71,10 +68,9 @@ def test_bound_without_the_tail_is_biased_where_sumo_is_not():
     assert mean > problem.exact_loss + 10 * se
 
 
-@pytest.mark.parametrize("make_problem", [linear_gaussian_problem, plated_problem])
-def test_guide_gets_the_gradient_of_the_bound_over_the_first_particles(make_problem):
+def test_guide_gets_the_gradient_of_the_bound_over_the_first_particles():
     """SUMO draws the particles of IWELBO and then its tail, so that equal keys compare exactly."""
-    problem = make_problem(3)
+    problem = plated_problem(3)
     keys = random.split(random.key(1), 10)
 
     def gradients_of(loss):
@@ -88,10 +84,9 @@ def test_guide_gets_the_gradient_of_the_bound_over_the_first_particles(make_prob
         assert not np.allclose(sumo[name], iwelbo[name], rtol=1e-2)
 
 
-@pytest.mark.parametrize("guide_objective", ["iwelbo", "variance"])
-def test_model_gets_the_gradient_of_the_estimate(guide_objective):
+def test_model_gets_the_gradient_of_the_estimate():
     """At a fixed key the estimate is a smooth function of the model's parameters."""
-    loss, step = SUMO(2, guide_objective=guide_objective), 1e-5
+    loss, step = SUMO(2, guide_objective="variance"), 1e-5
     with jax.enable_x64(True):
         problem = linear_gaussian_problem(2)
         evaluate = quick_jit(lambda key, params: value_and_gradient(loss, problem, params)(key))
@@ -161,8 +156,8 @@ def test_variance_objective_gives_the_guide_the_gradient_of_the_squared_error():
 
     guide_params = {name: problem.params[name] for name in GUIDE_PARAMS}
     naive_gradient = lambda key: jax.grad(naive)(guide_params, key)
-    expected = over_keys(naive_gradient, random.key(4), 100_000, 10_000)
-    _, gradients = over_keys(value_and_gradient(loss, problem), random.key(5), 40_000, 10_000)
+    expected = over_keys(naive_gradient, random.key(4), 60_000, 10_000)
+    _, gradients = over_keys(value_and_gradient(loss, problem), random.key(5), 20_000, 5_000)
     for name in GUIDE_PARAMS:
         mean, se = mean_and_se(expected[name])
         assert abs(mean) > 15 * se
