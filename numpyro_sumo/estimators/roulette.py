@@ -55,7 +55,9 @@ def russian_roulette(
         log_weights = _rotate(log_weights, num_draws, num_given, rotations)
     first_bound = importance_weighted_bound(log_weights[:num_particles])
     all_zero = jnp.isneginf(first_bound)
-    log_sum = jnp.where(all_zero, 0.0, first_bound + math.log(num_particles))
+    # Relative to the first bound, so that float32 keeps its digits far from zero.
+    reference = jnp.where(all_zero, 0.0, first_bound)
+    log_sum = jnp.full_like(reference, math.log(num_particles))
 
     expected = _expected_increments(log_weights, num_particles, stopping_time.cap, num_given)
 
@@ -71,7 +73,7 @@ def russian_roulette(
 
     j = jnp.arange(1, stopping_time.cap + 1, dtype=log_weights.dtype)
     inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
-    draws = (j, log_weights[num_particles:], inverse_survival, expected)
+    draws = (j, log_weights[num_particles:] - reference, inverse_survival, expected)
     (_, tail), _ = lax.scan(add_increment, (log_sum, jnp.zeros_like(log_sum)), draws)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail)
     return estimate.mean(axis=0) if rotations > 1 else estimate
