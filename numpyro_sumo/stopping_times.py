@@ -97,7 +97,7 @@ class ReciprocalTail(StoppingTime):
     decay: float = 0.9
 
     def __post_init__(self):
-        if not (isinstance(self.knee, int) and self.knee >= 1):
+        if isinstance(self.knee, bool) or not (isinstance(self.knee, int) and self.knee >= 1):
             raise ValueError(f"Expected knee to be an integer >= 1; got {self.knee!r}.")
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"Expected decay in [0, 1); got {self.decay!r}.")

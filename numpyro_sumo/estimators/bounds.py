@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 
@@ -24,4 +25,7 @@ def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
     >>> float(importance_weighted_bound(jnp.log(jnp.array([1.0, 3.0]))))  # log 2
     0.6931471824645996
     """
-    return logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
+    all_zero = jnp.all(jnp.isneginf(log_weights), axis=0)
+    # The gradient at weights that are all zero is zero, not 0/0.
+    log_sum = logsumexp(jnp.where(all_zero, 0.0, log_weights), axis=0)
+    return jnp.where(all_zero, -jnp.inf, log_sum - math.log(log_weights.shape[0]))

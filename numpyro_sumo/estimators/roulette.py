@@ -5,7 +5,6 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 
 from numpyro_sumo.stopping_times import StoppingTime
 
@@ -89,7 +88,7 @@ def _expected_increments(log_weights, num_particles, cap, num_given):
     """
     if num_given in (0, num_particles):
         return jnp.zeros((cap, *log_weights.shape[1:]), log_weights.dtype)
-    given = logsumexp(log_weights[:num_given], axis=0)
+    given = importance_weighted_bound(log_weights[:num_given]) + math.log(num_given)
     fresh = importance_weighted_bound(log_weights[num_given:num_particles])
     known = jnp.isfinite(given) & jnp.isfinite(fresh)
     # G / W; beyond e^60 the draws in question make no difference to the sum
