@@ -62,3 +62,9 @@ def test_log_marginal_is_the_log_density_if_the_reverse_model_is_exact(batch_siz
             random.key(0), guide, {}, {"x": x}, num_particles=2, batch_size=batch_size
         )
     np.testing.assert_allclose(log_q, norm.logpdf(x, scale=2**0.5), atol=1e-5)
+
+
+def test_guide_that_is_not_hierarchical_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="guide to be a HierarchicalGuide; got .*Write") as error:
+        kl_sandwich(random.key(0), target, sampler, {})
+    assert "\n" not in str(error.value)

@@ -299,6 +299,11 @@ def target_of_two():
     numpyro.sample("y", dist.Normal())
 
 
+def target_with_u():
+    target()
+    numpyro.sample("u", dist.Normal())
+
+
 def subsampled(program, *args):
     with numpyro.plate("data", 3, subsample_size=2):
         program(*args)
@@ -323,6 +328,11 @@ BAD_PROGRAMS = {
         target_of_two,
         hierarchical_guide,
         r"every latent site of the model; it lacks \['y'\]. Add",
+    ),
+    "auxiliary_site_has_a_latent_s_name": (
+        target_with_u,
+        hierarchical_guide,
+        r"every latent site of the model; it lacks \['u'\]. Add",
     ),
     "target_lacks_a_sampler_site": (
         target,
