@@ -138,6 +138,8 @@ class Effort:
         # draws of x, and of u for each
         self.sandwich = (500, 100) if quick else (20_000, 500)
         self.curve = self.sandwich if quick else (4_000, 200)
+        # draws of u for each point of the contours
+        self.contour_particles = 16 if quick else 128
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -179,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     results["seconds"] = time.perf_counter() - started
     with written_whole(options.out) as folder:
         write_results(folder, results, data)
-        draw_pictures(folder, results, data, runs, key)
+        draw_pictures(folder, results, data, runs, key, effort)
     print(f"Wrote {options.out / 'report.md'} after {time.perf_counter() - started:.0f} s.")
     return 0
 
@@ -321,15 +323,22 @@ def draw_pictures(
     data: dict[str, Any],
     runs: dict[str, TrainingRun],
     rng_key: jax.Array,
+    effort: Effort,
 ) -> None:
     """All pictures, into ``folder``."""
     points = jax.tree.map(jnp.asarray, pictures.grid()[2])
-    log_q = jax.jit(lambda params: log_marginal(rng_key, GUIDE, params, points, num_particles=128))
+
+    @jax.jit
+    def log_q(params):
+        num_particles = effort.contour_particles
+        return log_marginal(rng_key, GUIDE, params, points, num_particles=num_particles)
+
     for name, run in runs.items():
-        panels = [
-            (f"step {step}", np.asarray(log_q(params)), draw_learned(rng_key, params, 1_500))
-            for step, params in every_fifth(run.snapshots).items()
-        ]
+        panels = []
+        for step, params in every_fifth(run.snapshots).items():
+            draws = draw_learned(rng_key, params, effort.num_draws)
+            shown = {site: draws[site][:1_500] for site in ("v", "x")}
+            panels.append((f"step {step}", np.asarray(log_q(params)), shown))
         file = folder / f"contours_{name}.png"
         pictures.draw_contours(file, TITLES[name], pictures.COLOURS[name], log_target, panels)
     verdicts = {name: results["samplers"][name] for name in runs}
