@@ -91,11 +91,11 @@ def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
         if not np.isfinite(objective).all():
             first = steps[~np.isfinite(objective)][0]
             axis.axvline(first, color="#999999", linestyle=":")
-            axis.text(first, -2.0, f"not finite\nby step {first} ", ha="right", va="center")
+            axis.text(first, 0.02, f"not finite\nby step {first} ", ha="right", va="center")
         axis.set_yscale("symlog", linthresh=0.01)
         axis.set(title=verdict["title"], xlabel="step", ylim=(-5, 20))
-        axis.legend(loc="upper right", fontsize=8, frameon=False)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[0, 0].legend(loc="upper right", fontsize=8, frameon=False)
     axes[0, 0].set_ylabel("nats (linear within ± 0.01)")
     _save(figure, file)
 
