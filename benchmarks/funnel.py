@@ -337,8 +337,8 @@ def draw_pictures(
         panels = []
         for step, params in every_fifth(run.snapshots).items():
             draws = draw_learned(rng_key, params, effort.num_draws)
-            shown = {site: draws[site][:1_500] for site in ("v", "x")}
-            panels.append((f"step {step}", np.asarray(log_q(params)), shown))
+            some = {site: draws[site][:1_500] for site in ("v", "x")}
+            panels.append((f"step {step}", np.asarray(log_q(params)), some))
         file = folder / f"contours_{name}.png"
         pictures.draw_contours(file, TITLES[name], pictures.COLOURS[name], log_target, panels)
     verdicts = {name: results["samplers"][name] for name in runs}

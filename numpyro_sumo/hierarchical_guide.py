@@ -18,7 +18,7 @@ from .log_weights import (
     latent_sites,
     log_weight,
     propose,
-    refuse_subsampling,
+    refuse_scales,
 )
 
 Sites = dict[str, jax.Array]
@@ -134,7 +134,7 @@ def check_hierarchical(
     def check_reverse():
         latents, _ = guide.draw(random.key(0), params, args, kwargs)
         traces = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
-        refuse_subsampling(sampler_trace, *traces)
+        refuse_scales(sampler_trace, *traces)
 
     jax.eval_shape(check_reverse)
 

@@ -1,7 +1,9 @@
 """Log-weights of NumPyro programs: what their traces and plates say."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import jax
 from jax import random
@@ -15,32 +17,24 @@ from numpyro.infer.util import compute_log_probs
 Params = dict[str, jax.Array]
 
 
-class Structure(NamedTuple):
-    """What the traces of a model and its guide say before any number is computed.
-
-    :param data_dims: batch dimensions (negative) of the plates that enclose every sample site of
-        model and guide, so that a weight can be kept for each of their elements.
-    :param scale: full size over subsample size of those plates; multiplies finished estimates.
-    """
-
-    data_dims: frozenset[int]
-    scale: float
-
-
-#: One weight for all of a trace.
-JOINT = Structure(frozenset(), 1.0)
+#: Batch dimensions (negative) over which weights are kept apart: none, one weight for all.
+JOINT: frozenset[int] = frozenset()
 
 
 def inspect_programs(
     model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> Structure:
+) -> frozenset[int]:
     """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
 
+    :return: batch dimensions (negative) of the plates that enclose every sample site of model and
+        guide, so that a weight can be kept for each of their elements.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
     model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
     _check_auxiliary(model_trace, guide_trace)
-    return _data_plates(model_trace, guide_trace)
+    data_dims = _data_plates(model_trace, guide_trace)
+    _check_scales(guide_trace, data_dims)
+    return data_dims
 
 
 def check_programs(
@@ -68,10 +62,17 @@ def check_programs(
 
 
 class Proposal(NamedTuple):
-    """What a guide proposed: its trace, and the log-density it gave to it, in nats."""
+    """What a guide proposed.
+
+    :param trace: of the guide.
+    :param log_density: log q(z | x) in nats, one element for each of the data plates'.
+    :param scale: what the guide's sites are scaled by (subsampling, ``handlers.scale``), of the
+        same shape. It multiplies finished estimates: a scaled log-weight would be a power of one.
+    """
 
     trace: dict
     log_density: jax.Array
+    scale: jax.Array
 
     def held(self) -> "Proposal":
         """The same values, through which no gradient flows."""
@@ -81,28 +82,33 @@ class Proposal(NamedTuple):
             else site
             for name, site in self.trace.items()
         }
-        return Proposal(sites, stop_gradient(self.log_density))
+        return Proposal(sites, stop_gradient(self.log_density), stop_gradient(self.scale))
 
 
 def propose(
     guide: Callable,
     args: tuple,
     kwargs: dict,
-    structure: Structure,
+    data_dims: frozenset[int],
     rng_key: jax.Array,
     params: Params,
 ) -> Proposal:
     r"""A draw z from the guide with :math:`\log q_\phi(z \mid x)`.
 
-    :param structure: from :func:`inspect_programs`.
+    :param data_dims: from :func:`inspect_programs`.
     :param params: φ, values of the guide's param sites.
-    :return: the draw; its log-density has one element for each of the data plates' (a scalar where
-        there are none), subsampling scale taken out.
+    :return: the draw; its log-density is a scalar where there are no data plates.
     """
     log_probs, guide_trace = compute_log_probs(
         seed(guide, rng_key), args, kwargs, params, sum_log_prob=False
     )
-    return Proposal(guide_trace, _sum_to_data(log_probs, structure))
+    scales = _scales(guide_trace)
+    unscaled = {name: log_prob / scales[name] for name, log_prob in log_probs.items()}
+    log_density = _sum_to_data(unscaled, data_dims)
+    scale = jnp.asarray(_common_scale(scales), log_density.dtype)
+    others = tuple(d for d in range(-scale.ndim, 0) if d not in data_dims)
+    scale = jnp.broadcast_to(jnp.squeeze(scale, others), log_density.shape)
+    return Proposal(guide_trace, log_density, scale)
 
 
 def log_weight(
@@ -110,11 +116,14 @@ def log_weight(
     proposal: Proposal,
     args: tuple,
     kwargs: dict,
-    structure: Structure,
+    data_dims: frozenset[int],
     rng_key: jax.Array,
     params: Params,
 ) -> jax.Array:
     r"""One log-weight :math:`\ell = \log p_\theta(x, z) - \log q_\phi(z \mid x)` of a proposed z.
+
+    The model's log-densities are taken relative to the guide's scale: what the two have in common
+    is no part of the weight.
 
     :param params: θ, values of the model's param sites. They come apart from the guide's because
         the two are differentiated apart, also where model and guide share a parameter.
@@ -123,7 +132,7 @@ def log_weight(
     log_probs, _ = compute_log_probs(
         replay(seed(model, rng_key), proposal.trace), args, kwargs, params, sum_log_prob=False
     )
-    return _sum_to_data(log_probs, structure) - proposal.log_density
+    return _sum_to_data(log_probs, data_dims) / proposal.scale - proposal.log_density
 
 
 def with_shared_subsample(program: Callable, rng_key: jax.Array) -> Callable:
@@ -179,14 +188,20 @@ def _check_auxiliary(model_trace: dict, guide_trace: dict) -> None:
         )
 
 
-def refuse_subsampling(*traces: dict) -> None:
-    """Refuses a subsampled plate, where a scaled log-density could not be a log-weight."""
+def refuse_scales(*traces: dict) -> None:
+    """Refuses subsampled plates and scaled sites in programs whose densities must be whole."""
     for program_trace in traces:
         for name, site in program_trace.items():
             if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
                 raise ValueError(
                     f"Expected no subsampled plate in sampler and reverse model; '{name}' is "
                     "subsampled. Subsample in the target alone."
+                )
+        for name, scale in _scales(program_trace).items():
+            if _known(scale) is None or np.any(_known(scale) != 1.0):
+                raise ValueError(
+                    f"Expected no scaled site in sampler and reverse model; '{name}' has scale "
+                    f"{scale}. Scale the target alone."
                 )
 
 
@@ -214,7 +229,57 @@ def is_auxiliary(site: dict) -> bool:
     return bool(site["infer"].get("is_auxiliary", False))
 
 
-def _data_plates(model_trace: dict, guide_trace: dict) -> Structure:
+def _scales(program_trace: dict) -> dict[str, Any]:
+    """The scale of each sample site: that of its plates and handlers together."""
+    return {
+        name: 1.0 if site["scale"] is None else site["scale"]
+        for name, site in program_trace.items()
+        if site["type"] == "sample"
+    }
+
+
+def _known(scale: Any) -> np.ndarray | None:
+    """The value of a scale, or None while it is being traced."""
+    return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
+
+
+def _common_scale(scales: dict[str, Any]) -> Any:
+    """The scale that all sites share; NaN where they do not (and were traced, see the checks)."""
+    if not scales:
+        return 1.0
+    first, *others = scales.values()
+    if all(_known(scale) is not None for scale in scales.values()):
+        return first
+    same = jnp.asarray(True)
+    for scale in others:
+        same &= jnp.all(scale == first)
+    return jnp.where(same, first, jnp.nan)
+
+
+def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
+    """Refuses guides whose sites are scaled apart, for then their density is not the draw's."""
+    scales = _scales(guide_trace)
+    known = {name: _known(scale) for name, scale in scales.items()}
+    for name, scale in known.items():
+        first_name, first = next(iter(known.items()))
+        if scale is None or first is None:
+            continue
+        if not np.array_equal(scale, first):
+            raise ValueError(
+                f"Expected all guide sites to have one scale; '{first_name}' has {first} and "
+                f"'{name}' has {scale}. Scale the whole guide, or only sites of the model."
+            )
+    for name, site_scale in scales.items():
+        shape = jnp.shape(site_scale)
+        if any(size > 1 and dim - len(shape) not in data_dims for dim, size in enumerate(shape)):
+            raise ValueError(
+                f"Expected one scale for each weight; guide site '{name}' has a scale of shape "
+                f"{shape}, and weights are kept apart over dimensions {sorted(data_dims)}. Scale "
+                "all of the guide by one number, or only sites of the model."
+            )
+
+
+def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset[int]:
     stacks = [
         frozenset(site["cond_indep_stack"])
         for program_trace in (model_trace, guide_trace)
@@ -224,17 +289,13 @@ def _data_plates(model_trace: dict, guide_trace: dict) -> Structure:
     if not stacks:
         return JOINT
     enclosing = frozenset.intersection(*stacks)
-    scale = 1.0
-    for frame in frozenset.union(*stacks):
-        full_size = _full_size(frame, model_trace, guide_trace)
-        if frame in enclosing:
-            scale *= full_size / frame.size
-        elif full_size > frame.size:
+    for frame in frozenset.union(*stacks) - enclosing:
+        if _full_size(frame, model_trace, guide_trace) > frame.size:
             raise ValueError(
                 f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
                 "model and guide; it does not. Move all sites into it, or do not subsample it."
             )
-    return Structure(frozenset(frame.dim for frame in enclosing), scale)
+    return frozenset(frame.dim for frame in enclosing)
 
 
 def _full_size(frame, *traces):
@@ -244,10 +305,10 @@ def _full_size(frame, *traces):
     return frame.size
 
 
-def _sum_to_data(log_probs: dict[str, jax.Array], structure: Structure) -> jax.Array:
+def _sum_to_data(log_probs: dict[str, jax.Array], data_dims: frozenset[int]) -> jax.Array:
     """Log-densities of all sites, summed over every dimension that is not of the data."""
     total = jnp.zeros(())
     for log_prob in log_probs.values():
-        others = (d for d in range(-jnp.ndim(log_prob), 0) if d not in structure.data_dims)
+        others = (d for d in range(-jnp.ndim(log_prob), 0) if d not in data_dims)
         total = total + jnp.sum(log_prob, axis=tuple(others))
-    return total / structure.scale
+    return total

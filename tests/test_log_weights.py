@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import mask, seed, trace
+from numpyro.handlers import mask, scale, seed, trace
 from numpyro.infer import autoguide
 
 from numpyro_sumo.log_weights import (
@@ -93,10 +93,10 @@ STRUCTURES = {
 
 
 @pytest.mark.parametrize(
-    "model, guide, args, data_dims, scale", STRUCTURES.values(), ids=STRUCTURES.keys()
+    "model, guide, args, expected, expected_scale", STRUCTURES.values(), ids=STRUCTURES.keys()
 )
 def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
-    model, guide, args, data_dims, scale
+    model, guide, args, expected, expected_scale
 ):
     with seed(rng_seed=0):
         params = {
@@ -104,28 +104,26 @@ def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
             for name, site in trace(guide).get_trace(*args).items()
             if site["type"] == "param"
         }
-    structure = inspect_programs(seed(model, 0), seed(guide, 0), params, args, {})
-    assert structure.data_dims == frozenset(data_dims)
-    assert structure.scale == pytest.approx(scale)
+    data_dims = inspect_programs(seed(model, 0), seed(guide, 0), params, args, {})
+    assert data_dims == frozenset(expected)
 
-    shapes = dict(zip((-2, -1), (3, 2))) if model is nested else {-1: args[1] if scale > 1 else 8}
-    weight = jax.eval_shape(
-        lambda key: weight_of_programs(
-            seed(model, 1), seed(guide, 1), args, structure, key, {}, params
-        ),
-        random.key(0),
-    )
-    assert weight.shape == tuple(shapes[dim] for dim in sorted(data_dims))
+    plate_size = args[1] if expected_scale > 1 else 8
+    shapes = {-2: 3, -1: 2} if model is nested else {-1: plate_size}
+    expected_shape = tuple(shapes[dim] for dim in sorted(expected))
+    proposal = propose(seed(guide, 1), args, {}, data_dims, random.key(0), params)
+    weight = log_weight(seed(model, 1), proposal, args, {}, data_dims, random.key(0), {})
+    assert weight.shape == expected_shape
+    np.testing.assert_allclose(proposal.scale, expected_scale, rtol=1e-6)
 
 
-def weight_of_programs(model, guide, args, structure, key, model_params, guide_params):
-    proposal = propose(guide, args, {}, structure, key, guide_params)
-    return log_weight(model, proposal, args, {}, structure, key, model_params)
+def weight_of_programs(model, guide, args, data_dims, key, model_params, guide_params):
+    proposal = propose(guide, args, {}, data_dims, key, guide_params)
+    return log_weight(model, proposal, args, {}, data_dims, key, model_params)
 
 
-def weight_of(problem, params, key, structure=JOINT):
+def weight_of(problem, params, key, data_dims=JOINT):
     return weight_of_programs(
-        problem.model, problem.guide, problem.args, structure, key, params, params
+        problem.model, problem.guide, problem.args, data_dims, key, params, params
     )
 
 
@@ -164,9 +162,9 @@ def test_subsampling_scale_is_taken_out_of_the_weights():
     key = random.key(5)
     model = with_shared_subsample(lambda x: problem.model(x, 3), key)
     guide = with_shared_subsample(lambda x: problem.guide(x, 3), key)
-    structure = inspect_programs(model, guide, problem.exact_params, problem.args, {})
+    data_dims = inspect_programs(model, guide, problem.exact_params, problem.args, {})
     weights = weight_of(
-        problem._replace(model=model, guide=guide), problem.exact_params, key, structure
+        problem._replace(model=model, guide=guide), problem.exact_params, key, data_dims
     )
     evidences = np.asarray(log_evidence(problem.args[0]))
     distances = np.abs(np.asarray(weights)[:, None] - evidences)
@@ -187,16 +185,78 @@ def test_subsample_is_shared_by_model_and_guide_and_by_all_particles():
         np.testing.assert_array_equal(indices(program, particle), first)
 
 
+def annealed_model(beta):
+    """Scaled as the divergence from the prior is in a β-ELBO, and so is its guide."""
+    with scale(scale=beta):
+        z = numpyro.sample("z", dist.Normal(LOC, 1.0).expand([8]).to_event(1))
+    numpyro.sample("x", dist.Normal(z, NOISE).to_event(1), obs=X)
+
+
+def annealed_guide(beta):
+    with scale(scale=beta):
+        numpyro.sample("z", dist.Normal(X, 0.7).to_event(1))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_weight_is_relative_to_the_scale_of_the_guide(traced):
+    """β log E[p(z) p(x|z)^{1/β} / q(z)], which is the β-ELBO where there is one draw."""
+
+    def weigh(beta):
+        proposal = propose(annealed_guide, (beta,), {}, JOINT, random.key(3), {})
+        weight = log_weight(annealed_model, proposal, (beta,), {}, JOINT, random.key(4), {})
+        return proposal.trace["z"]["value"], weight, proposal.scale
+
+    z, weight, common = (quick_jit(weigh) if traced else weigh)(0.25)
+    expected = (
+        dist.Normal(LOC, 1.0).log_prob(z)
+        + dist.Normal(z, NOISE).log_prob(X) / 0.25
+        - dist.Normal(X, 0.7).log_prob(z)
+    ).sum()
+    assert float(weight) == pytest.approx(float(expected), rel=1e-5)
+    assert float(common) == 0.25
+
+
+def guide_scaled_apart(first, second):
+    with scale(scale=first):
+        numpyro.sample("z", dist.Normal())
+    with scale(scale=second):
+        numpyro.sample("w", dist.Normal())
+
+
+def test_guide_sites_with_scales_of_their_own_are_refused():
+    message = "all guide sites to have one scale; 'z' has 2.0 and 'w' has 3.0. Scale"
+    guide = lambda: guide_scaled_apart(2.0, 3.0)
+    with pytest.raises(ValueError, match=message):
+        inspect_programs(seed(guide, 0), seed(guide, 1), {}, (), {})
+
+
+@pytest.mark.parametrize("second, expected", [(2.0, 2.0), (3.0, np.nan)])
+def test_scales_that_are_traced_give_nan_where_they_differ(second, expected):
+    common = lambda first, second: (
+        propose(lambda: guide_scaled_apart(first, second), (), {}, JOINT, random.key(0), {}).scale
+    )
+    np.testing.assert_equal(float(quick_jit(common)(2.0, second)), expected)
+
+
+def test_scale_that_varies_within_a_weight_is_refused():
+    def guide():
+        with scale(scale=jnp.array([1.0, 2.0])):
+            numpyro.sample("z", dist.Normal().expand([2]))
+
+    with pytest.raises(ValueError, match=r"one scale for each weight; .* shape \(2,\)"):
+        inspect_programs(seed(guide, 0), seed(guide, 1), {}, (), {})
+
+
 def test_masked_sites_do_not_count():
     problem = plated_problem(4)
     observed = jnp.array([True, False, True, True])
     masked = problem._replace(
         model=mask(problem.model, mask=observed), guide=mask(problem.guide, mask=observed)
     )
-    structure = inspect_programs(
+    data_dims = inspect_programs(
         seed(masked.model, 0), seed(masked.guide, 0), problem.exact_params, problem.args, {}
     )
-    weights = weight_of(masked, problem.exact_params, random.key(0), structure)
+    weights = weight_of(masked, problem.exact_params, random.key(0), data_dims)
     expected = np.where(observed, log_evidence(problem.args[0]), 0.0)
     np.testing.assert_allclose(weights, expected, atol=1e-5)
 

@@ -120,33 +120,36 @@ class ImportanceLoss(ELBO):
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
         model = with_shared_subsample(model, plate_key)
         guide = with_shared_subsample(guide, plate_key)
-        structure = inspect_programs(model, guide, param_map, args, kwargs)
+        data_dims = inspect_programs(model, guide, param_map, args, kwargs)
 
         together = objective_name == "iwelbo" and self.stopping_time is None
 
         def views(_, key):
             model_key, guide_key = random.split(key)
             # One draw of the guide serves both views.
-            proposal = propose(guide, args, kwargs, structure, guide_key, param_map)
+            proposal = propose(guide, args, kwargs, data_dims, guide_key, param_map)
 
             def weigh(proposal, params):
-                return log_weight(model, proposal, args, kwargs, structure, model_key, params)
+                return log_weight(model, proposal, args, kwargs, data_dims, model_key, params)
 
             if together:
-                return {"both": weigh(proposal, param_map)}
+                return {"both": weigh(proposal, param_map), "scale": proposal.scale}
             return {
+                "scale": proposal.scale,
                 "model": weigh(proposal.held(), param_map),
                 "guide": weigh(proposal, stop_gradient(param_map)),
             }
 
         draws = self.draw(draws_key, views)
+        # The same for all draws; a power of the weights would not estimate log p(x).
+        scale = draws.log_weights.pop("scale")[0]
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
             estimate = self.estimate(draws.log_weights["both"], draws.stopping_times)
-            return -structure.scale * jnp.sum(estimate)
+            return -jnp.sum(scale * estimate)
         estimate = self.estimate(draws.log_weights["model"], draws.stopping_times)
         objective = self.objective(objective_name, draws, baseline_key, views)
-        return structure.scale * jnp.sum(gradient_only(objective) - estimate)
+        return jnp.sum(scale * (gradient_only(objective) - estimate))
 
     def log_evidence(
         self,

@@ -86,16 +86,28 @@ def test_log_evidence_is_minus_the_loss(loss):
     assert float(estimate) == -float(value) != 0.0
 
 
-@pytest.mark.xfail(strict=False, reason="handlers.scale multiplies the weights still")
-def test_scale_of_a_whole_program_is_not_a_power_of_the_weights():
-    """DESIGN.md, section 3: a scale multiplies the finished estimate, as subsampling's does."""
+@pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())
+def test_scale_of_model_and_guide_multiplies_the_finished_estimate(loss):
     problem = linear_gaussian_problem(2)
     tripled = [scale(program, scale=3.0) for program in (problem.model, problem.guide)]
     evaluate = lambda programs: quick_jit(
-        lambda key: IWELBO(3).loss(key, problem.params, *programs, *problem.args)
+        lambda key: loss.loss(key, problem.params, *programs, *problem.args)
     )(random.key(3))
     expected = 3.0 * float(evaluate([problem.model, problem.guide]))
     assert float(evaluate(tripled)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())
+def test_scale_of_each_datum_multiplies_its_estimate(loss):
+    """Survey weights, say: with the posterior as guide the estimate is the weighted evidence."""
+    problem = plated_problem(4)
+    weights = jnp.array([1.0, 0.5, 2.0, 3.0])
+    weighted = [scale(program, scale=weights) for program in (problem.model, problem.guide)]
+    value = quick_jit(lambda key: loss.loss(key, problem.exact_params, *weighted, *problem.args))(
+        random.key(4)
+    )
+    expected = -jnp.sum(weights * log_evidence(problem.args[0]))
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
 
 def normal_model():

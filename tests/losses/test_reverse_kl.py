@@ -346,6 +346,11 @@ BAD_PROGRAMS = {
         ),
         "no subsampled plate in sampler and reverse model; 'data' is subsampled. Subsample",
     ),
+    "scaled_sampler": (
+        target,
+        HierarchicalGuide(numpyro.handlers.scale(sampler, scale=2.0), reverse),
+        r"no scaled site in sampler and reverse model; 'u' has scale 2.0. Scale the target",
+    ),
     "sampler_not_reparameterised": (
         target,
         HierarchicalGuide(sampler_not_reparameterised, reverse_not_reparameterised),
