@@ -2,7 +2,7 @@
 
 from ._version import __version__
 from .hierarchical_guide import HierarchicalGuide
-from .losses import IWELBO, IWHVI, SUMO, ReverseKL
+from .losses import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from .sandwich import KLSandwich, kl_sandwich, log_marginal
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SUMO",
     "HierarchicalGuide",
     "KLSandwich",
+    "MultilevelSUMO",
     "ReverseKL",
     "__version__",
     "kl_sandwich",

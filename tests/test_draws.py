@@ -1,7 +1,7 @@
 """Ragged evaluation: the same numbers and gradients however the work is cut up."""
 
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ import pytest
 import jax
 from jax import random
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 
-from numpyro_sumo.draws import evaluate_log_weights
+from numpyro_sumo.draws import evaluate_levels, evaluate_log_weights
 from tests.compiling import quick_jit
 
 KEY = random.key(3)
@@ -147,6 +148,127 @@ def test_old_style_keys_give_the_draws_of_new_style_ones():
     new = plain_rows_of(params, random.key(3))["scalar"]
     read = drawn(COUNTS)
     np.testing.assert_allclose(np.asarray(old)[read], np.asarray(new)[read], rtol=1e-5, atol=1e-6)
+
+
+LEVELS = np.array([1, 4, 2, 3, 1])
+BLOCK_SIZE, MAX_LEVEL = 3, 4
+CHUNKS_OF_BLOCKS = [1, 5, 64]
+
+
+def block_of(params, datum, keys):
+    """Log-sums and a bound of a block, for two leaves that differ in shape."""
+    rows = jax.vmap(lambda key: weigh(params, datum, key))(keys)
+    log_sums = {"scalar": logsumexp(rows["scalar"]), "vector": logsumexp(rows["vector"], axis=0)}
+    return log_sums, {"bound": jnp.sin(log_sums["vector"])}
+
+
+def levels_in_chunks(params, levels, chunk_size):
+    return evaluate_levels(
+        partial(block_of, params),
+        KEY,
+        jnp.asarray(levels),
+        block_size=BLOCK_SIZE,
+        max_level=MAX_LEVEL,
+        chunk_size=chunk_size,
+    )
+
+
+def plain_levels(params, levels):
+    """The same by hand: every draw on its own, summed by level."""
+
+    def draw(i, j):
+        return random.fold_in(random.fold_in(KEY, i), j)
+
+    log_sums, bounds = [], []
+    for i, level in enumerate(levels):
+        keys = [[draw(i, b * BLOCK_SIZE + t) for t in range(BLOCK_SIZE)] for b in range(2**level)]
+        blocks = [block_of(params, i, jnp.stack(block)) for block in keys]
+        ends = [0, 1, *(2**k for k in range(1, level + 1))]
+        log_sums.append([sum_blocks(blocks[first:last]) for first, last in zip(ends, ends[1:])])
+        bounds.append(sum(b[1]["bound"] for b in blocks))
+    return log_sums, bounds
+
+
+def sum_blocks(blocks):
+    add = lambda *rows: logsumexp(jnp.stack(rows), axis=0)
+    return jax.tree.map(add, *(log_sums for log_sums, _ in blocks))
+
+
+def read_levels(log_sums_of, bound_of, levels):
+    """A scalar that reads every level that was drawn, each with a factor of its own."""
+    total = 0.0
+    for i, level in enumerate(levels):
+        for k in range(1 + level):
+            log_sums = log_sums_of(i, k)
+            total += jnp.cos(k + 2.0 * i) * (log_sums["scalar"] + log_sums["vector"][1])
+        total += (1.0 + i) * jnp.sum(bound_of(i) * jnp.array([1.0, 0.5]))
+    return total
+
+
+def levels_total(scale, levels, chunk_size):
+    sums = levels_in_chunks(params_for(scale), levels, chunk_size)
+    return read_levels(
+        lambda i, k: jax.tree.map(lambda leaf: leaf[k, i], sums.log_sums),
+        lambda i: sums.bounds["bound"][i],
+        LEVELS,
+    )
+
+
+def plain_levels_total(scale):
+    log_sums, bounds = plain_levels(params_for(scale), LEVELS)
+    return read_levels(lambda i, k: log_sums[i][k], lambda i: bounds[i], LEVELS)
+
+
+@cache
+def expected_of_levels():
+    return quick_jit(jax.value_and_grad(plain_levels_total))(0.7)
+
+
+@pytest.mark.parametrize("chunk_size", CHUNKS_OF_BLOCKS)
+def test_levels_are_sums_of_the_very_draws_and_so_are_their_gradients(chunk_size):
+    function = jax.value_and_grad(lambda scale: levels_total(scale, LEVELS, chunk_size))
+    np.testing.assert_allclose(quick_jit(function)(0.7), expected_of_levels(), rtol=2e-4)
+
+
+def test_levels_have_the_shapes_of_what_is_kept_and_nothing_more():
+    sums = jax.eval_shape(lambda: levels_in_chunks(params_for(jnp.array(0.7)), LEVELS, 4))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, sums)
+    assert shapes.log_sums == {"scalar": (1 + MAX_LEVEL, 5), "vector": (1 + MAX_LEVEL, 5, 2)}
+    assert shapes.bounds == {"bound": (5, 2)}
+
+
+@pytest.mark.parametrize("levels, num_chunks", [([1, 1], 0), ([2, 1], 1), ([4, 2], 4)])
+def test_no_more_blocks_are_evaluated_than_were_drawn_rounded_up_to_chunks(levels, num_chunks):
+    evaluations = []
+
+    def counted(datum, keys):
+        jax.debug.callback(lambda *_: evaluations.append(1), datum, random.key_data(keys))
+        value = random.normal(keys[0])
+        return value, value
+
+    function = lambda: evaluate_levels(
+        counted, KEY, jnp.array(levels), block_size=2, max_level=5, chunk_size=4
+    )
+    jax.block_until_ready(quick_jit(function)())
+    jax.effects_barrier()
+    assert len(evaluations) == 2 * len(levels) + 4 * num_chunks
+
+
+def test_blocks_of_zero_weights_are_nothing_in_a_sum_of_levels():
+    def block(datum, keys):
+        log_sum = jnp.log(jnp.maximum(random.normal(keys[0]), 0.0))
+        return log_sum, log_sum
+
+    function = lambda levels: evaluate_levels(
+        block, KEY, levels, block_size=1, max_level=5, chunk_size=3
+    )
+    sums = quick_jit(function)(jnp.array([5]))
+    weights = [
+        max(float(random.normal(random.fold_in(random.fold_in(KEY, 0), b))), 0.0) for b in range(32)
+    ]
+    expected = [weights[0], *(sum(weights[2 ** (k - 1) : 2**k]) for k in range(1, 6))]
+    np.testing.assert_allclose(np.exp(sums.log_sums[:, 0]), expected, rtol=1e-5)
+    assert sums.bounds[0] == -np.inf
 
 
 EVALUATIONS = {

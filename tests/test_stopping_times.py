@@ -8,7 +8,8 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
+from numpyro_sumo import SUMO
+from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail, StoppingTime
 
 TAILS = {
     "paper": ReciprocalTail(),
@@ -16,6 +17,8 @@ TAILS = {
     "short": ReciprocalTail(knee=3, decay=0.5),
     "geometric": ReciprocalTail(knee=1, decay=0.8),
     "late_knee": ReciprocalTail(knee=1000, decay=0.99),
+    "doubling": GeometricTail(),
+    "doubling_cut_short": GeometricTail(0.6, max_level=3),
 }
 every_tail = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
 
@@ -99,7 +102,7 @@ def test_knee_of_one_without_decay_always_stops_at_once():
 
 @every_tail
 def test_drawn_counts_are_as_likely_as_survival_says(tail):
-    num_draws = 2**24 if tail.knee == 80 else 2**21
+    num_draws = 2**24 if tail in (ReciprocalTail(), ReciprocalTail(decay=0.0)) else 2**21
     batch = 2**20
 
     def add_batch(counts, key):
@@ -181,3 +184,55 @@ def test_bad_options_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match="Expected " + message) as error:
         ReciprocalTail(**options)
     assert "\n" not in str(error.value)
+
+
+def test_geometric_survival_is_that_of_the_formula_up_to_what_float32_resolves():
+    tail = GeometricTail(0.6464)
+    np.testing.assert_allclose(tail.survival, 0.3536 ** np.arange(tail.cap), rtol=1e-12)
+    assert tail.survival[-1] >= 2.0**-24 > 0.3536 * tail.survival[-1]
+
+
+class Custom(StoppingTime):
+    """Whatever survival probabilities it is given."""
+
+    def __init__(self, *survival):
+        self.given = np.array(survival)
+
+    @property
+    def cap(self):
+        return len(self.given)
+
+    def log_survival(self, k):
+        return np.log(self.given)
+
+
+NO_STOPPING_TIMES = {
+    "no_values": (Custom(), "whose largest value is >= 1; .* has 0. Raise"),
+    "may_be_zero": (Custom(0.5, 0.2), r"at least 1, P\(K >= 1\) = 1; .* = 0.5. Mend"),
+    "more_than_certain": (Custom(2.0, 0.2), r"P\(K >= 1\) = 2. Mend"),
+    "increases": (Custom(1.0, 0.2, 0.3), "that decrease and stay positive .* do not. Mend"),
+    "stays": (Custom(1.0, 0.2, 0.2), "that decrease and stay positive"),
+}
+
+
+@pytest.mark.parametrize("tail, message", NO_STOPPING_TIMES.values(), ids=NO_STOPPING_TIMES.keys())
+def test_what_is_no_survival_function_is_refused_in_one_line(tail, message):
+    with pytest.raises(ValueError, match=message) as error:
+        SUMO(stopping_time=tail)
+    assert "\n" not in str(error.value)
+
+
+BAD_GEOMETRIC = {
+    "zero": ({"success_probability": 0.0}, "between 0 and 1; got 0.0. Choose"),
+    "one": ({"success_probability": 1.0}, "between 0 and 1; got 1.0. Choose"),
+    "nan": ({"success_probability": float("nan")}, "between 0 and 1; got nan. Choose"),
+    "no_level": ({"max_level": 0}, "max_level to be an integer >= 1; got 0. Pass"),
+    "boolean": ({"max_level": True}, "max_level to be an integer >= 1; got True. Pass"),
+    "fraction": ({"max_level": 2.5}, "max_level to be an integer >= 1; got 2.5. Pass"),
+}
+
+
+@pytest.mark.parametrize("options, message", BAD_GEOMETRIC.values(), ids=BAD_GEOMETRIC.keys())
+def test_geometric_tail_outside_its_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GeometricTail(**options)

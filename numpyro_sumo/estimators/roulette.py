@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from numpyro_sumo.stopping_times import StoppingTime
 
 from .bounds import importance_weighted_bound
+from .expected import expected_increments
 
 
 def russian_roulette(
@@ -58,7 +59,14 @@ def russian_roulette(
     reference = jnp.where(all_zero, 0.0, first_bound)
     log_sum = jnp.full_like(reference, math.log(num_particles))
 
-    expected = _expected_increments(log_weights, num_particles, stopping_time.cap, num_given)
+    cap = stopping_time.cap
+    if num_given in (0, num_particles):
+        expected = jnp.zeros((cap, *log_sum.shape), log_sum.dtype)
+    else:
+        given = importance_weighted_bound(log_weights[:num_given]) + math.log(num_given)
+        fresh = importance_weighted_bound(log_weights[num_given:num_particles])
+        fresh_counts = num_particles - num_given + jnp.arange(cap + 1)
+        expected = expected_increments(given, fresh, fresh_counts)
 
     def add_increment(carry, draw):
         log_sum, tail = carry
@@ -70,33 +78,12 @@ def russian_roulette(
         tail = tail + expected + jnp.where(drawn, inverse_survival * surprise, 0.0)
         return (log_sum + growth, tail), None
 
-    j = jnp.arange(1, stopping_time.cap + 1, dtype=log_weights.dtype)
+    j = jnp.arange(1, cap + 1, dtype=log_weights.dtype)
     inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
     draws = (j, log_weights[num_particles:] - reference, inverse_survival, expected)
     (_, tail), _ = lax.scan(add_increment, (log_sum, jnp.zeros_like(log_sum)), draws)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail)
     return estimate.mean(axis=0) if rotations > 1 else estimate
-
-
-def _expected_increments(log_weights, num_particles, cap, num_given):
-    """What the first draws lead one to expect of L_{m+j} - L_{m+j-1}, for j = 1 ... cap.
-
-    Anything that does not depend on K may be taken from an increment under the roulette and added
-    back outside it. From below the expectation is nothing. A given draw, though, counts for less
-    and less as fresh ones of mean weight W are added: its weight G makes the sum at k draws
-    G + (k - 1) W, and the bound falls by a known path, which need not be left to the roulette.
-    """
-    if num_given in (0, num_particles):
-        return jnp.zeros((cap, *log_weights.shape[1:]), log_weights.dtype)
-    given = importance_weighted_bound(log_weights[:num_given]) + math.log(num_given)
-    fresh = importance_weighted_bound(log_weights[num_given:num_particles])
-    known = jnp.isfinite(given) & jnp.isfinite(fresh)
-    # G / W; beyond e^60 the draws in question make no difference to the sum
-    ratio = jnp.exp(jnp.clip(jnp.where(known, given - fresh, 0.0), max=60.0))
-    before = jnp.arange(num_particles, num_particles + cap, dtype=log_weights.dtype)
-    before = before.reshape(-1, *[1] * given.ndim)
-    expected = jnp.log1p(1.0 / (ratio + before - num_given)) - jnp.log1p(1.0 / before)
-    return jnp.where(known, expected, 0.0)
 
 
 def _rotate(log_weights, num_draws, num_given, rotations):

@@ -1,6 +1,5 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,15 +35,26 @@ Views = Callable[[jax.Array, jax.Array], Any]
 
 
 class Draws(NamedTuple):
-    """Log-weights as they were drawn.
+    """Log-weights as they were drawn, or what was kept of them.
 
-    :param log_weights: one or more views (by name) of the same numbers, each of shape
-        ``(draws, num_data, ...)`` and differentiable in parameters of its own.
+    :param kept: by the name of the view, of the fresh draws: log-weights of shape
+        ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.draws.LevelSums`; views are the same
+        numbers, each differentiable in parameters of its own.
     :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
+    :param given: log-weights of the draws that generated x, shape ``(num_data,)``, by the name of
+        the views they are a particle of.
     """
 
-    log_weights: dict[str, jax.Array]
+    kept: dict[str, Any]
     stopping_times: jax.Array
+    given: dict[str, jax.Array]
+
+    def rows(self, view: str) -> jax.Array:
+        """The log-weights of a view, the generating draw's first if it is one of them."""
+        rows = self.kept[view]
+        if view in self.given:
+            rows = jnp.concatenate([self.given[view][None], rows])
+        return rows
 
 
 class ImportanceLoss(ELBO):
@@ -97,17 +107,16 @@ class ImportanceLoss(ELBO):
         """Draws that are always made from the guide."""
         return self.num_particles - self.from_above
 
-    @abstractmethod
-    def estimate(
-        self, log_weights: jax.Array, stopping_times: jax.Array, num_given: int = 0
-    ) -> jax.Array:
-        """The estimate of log p(x), in nats.
+    def estimate(self, draws: Draws, view: str) -> jax.Array:
+        """The estimate of log p(x), in nats, shape ``(num_data, ...)``: the bound over all draws.
 
-        :param log_weights: shape ``(draws, num_data, ...)``.
-        :param stopping_times: shape ``(num_data,)``.
-        :param num_given: 1 if the first row is the generating draw's, 0 if all are fresh.
-        :return: shape ``(num_data, ...)``.
+        :param draws: from :meth:`draw`; the generating draw is a particle if it has this view.
         """
+        return importance_weighted_bound(draws.rows(view))
+
+    def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
+        """The importance-weighted bound over the fresh draws that are always made, in nats."""
+        return importance_weighted_bound(draws.kept[view][: self.num_fresh])
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
         """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`."""
@@ -133,21 +142,19 @@ class ImportanceLoss(ELBO):
                 return log_weight(model, proposal, args, kwargs, data_dims, model_key, params)
 
             if together:
-                return {"both": weigh(proposal, param_map), "scale": proposal.scale}
+                return {"both": weigh(proposal, param_map)}
             return {
-                "scale": proposal.scale,
                 "model": weigh(proposal.held(), param_map),
                 "guide": weigh(proposal, stop_gradient(param_map)),
             }
 
         draws = self.draw(draws_key, views)
-        # The same for all draws; a power of the weights would not estimate log p(x).
-        scale = draws.log_weights.pop("scale")[0]
+        # The same for all draws, so any will do. As a power of the weights it would be wrong.
+        scale = propose(guide, args, kwargs, data_dims, draws_key, param_map).scale
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
-            estimate = self.estimate(draws.log_weights["both"], draws.stopping_times)
-            return -jnp.sum(scale * estimate)
-        estimate = self.estimate(draws.log_weights["model"], draws.stopping_times)
+            return -jnp.sum(scale * self.estimate(draws, "both"))
+        estimate = self.estimate(draws, "model")
         objective = self.objective(objective_name, draws, baseline_key, views)
         return jnp.sum(scale * (gradient_only(objective) - estimate))
 
@@ -171,11 +178,17 @@ class ImportanceLoss(ELBO):
         """
         return -self.loss(rng_key, param_map, model, guide, *args, **kwargs)
 
-    def draw(self, rng_key: jax.Array, views: Views, num_data: int = 1) -> Draws:
+    def draw(
+        self,
+        rng_key: jax.Array,
+        views: Views,
+        num_data: int = 1,
+        given: dict[str, jax.Array] | None = None,
+    ) -> Draws:
         """Samples a stopping time for each datum and evaluates as many log-weights as that asks.
 
         :param views: maps (datum, key) to named views of one log-weight.
-        :return: the fresh draws; the generating one is not among them.
+        :param given: views of the generating draws' log-weights, for losses begun from above.
         """
         stopping_key, draws_key = random.split(rng_key)
         if self.stopping_time is None:
@@ -196,7 +209,7 @@ class ImportanceLoss(ELBO):
             num_head=num_head,
             chunk_size=chunk_size,
         )
-        return Draws(log_weights, stopping_times)
+        return Draws(log_weights, stopping_times, given or {})
 
     def objective(
         self, name: str, draws: Draws, baseline_key: jax.Array, views: Views
@@ -204,20 +217,18 @@ class ImportanceLoss(ELBO):
         """The guide objective, to be minimised: one for each estimate, and of its shape.
 
         :param name: one of ``guide_objectives``, save "forward_kl", which needs no draws.
-        :param draws: with a "guide" view, the generating draw first if ``from_above``.
+        :param draws: with a "guide" view.
         :param views: as in :meth:`draw`, for the baseline's own draws.
         """
-        log_weights = draws.log_weights["guide"]
         if name == "iwhvi":
-            return importance_weighted_bound(log_weights[: self.num_particles])
+            return self.estimate(draws, "guide")
         if name == "iwelbo":
             if self.num_fresh < 1:
                 raise ValueError(
                     "Expected num_particles >= 2, for the generating draw is one of them and "
                     f"guide_objective='iwelbo' needs another; got {self!r}. Raise num_particles."
                 )
-            first = int(self.from_above)
-            return -importance_weighted_bound(log_weights[first : self.num_particles])
+            return -self.fresh_bound(draws, "guide")
         num_data = draws.stopping_times.shape[0]
         counts = jnp.full(num_data, _BASELINE_PARTICLES)
         independent = evaluate_log_weights(
@@ -229,8 +240,7 @@ class ImportanceLoss(ELBO):
             chunk_size=1,
         )
         baseline = importance_weighted_bound(independent)
-        estimate = self.estimate(log_weights, draws.stopping_times, int(self.from_above))
-        return (estimate - baseline) ** 2
+        return (self.estimate(draws, "guide") - baseline) ** 2
 
 
 def gradient_only(x: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ import inspect
 from numbers import Integral
 from typing import Any
 
+from numpyro_sumo.stopping_times import StoppingTime
+
 
 def check_positive_integer(name: str, value: Any) -> None:
     """Refuses what is not an integer ≥ 1 (``True`` is not one)."""
@@ -17,6 +19,16 @@ def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f"Expected {name} to be one of {allowed}; got {value!r}.")
+
+
+def check_stopping_time(value: Any) -> None:
+    """Refuses what is not a stopping time, and one without a survival function."""
+    if not isinstance(value, StoppingTime):
+        raise ValueError(
+            f"Expected stopping_time to be a StoppingTime; got {value!r}. "
+            "Pass ReciprocalTail() or GeometricTail(), for instance."
+        )
+    value.survival  # noqa: B018 - it checks itself when it is made
 
 
 def options_repr(instance: object) -> str:

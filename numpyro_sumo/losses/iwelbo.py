@@ -1,9 +1,5 @@
 """The importance-weighted bound as a loss."""
 
-import jax
-
-from numpyro_sumo.estimators import importance_weighted_bound
-
 from .base import ImportanceLoss
 
 
@@ -44,8 +40,3 @@ class IWELBO(ImportanceLoss):
         chunk_size: int | None = None,
     ):
         super().__init__(num_particles, guide_objective, chunk_size)
-
-    def estimate(
-        self, log_weights: jax.Array, stopping_times: jax.Array, num_given: int = 0
-    ) -> jax.Array:
-        return importance_weighted_bound(log_weights)

@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density
 from numpyro_sumo.hierarchical_guide import check_hierarchical
 from numpyro_sumo.log_weights import with_shared_subsample
 
-from .base import Draws, ImportanceLoss, gradient_only
+from .base import ImportanceLoss, gradient_only
 from .checks import check_one_of, check_positive_integer, options_repr
 from .iwhvi import IWHVI
 
@@ -132,24 +132,20 @@ class ReverseKL(ELBO):
                 named["model"] = weigh(x_i, proposal, held)
                 if from_above:
                     named["score"] = weigh(x_i_held, proposal.held(), param_map)
+                    named["model"] += gradient_only(named["score"])
             else:
                 named["model"] = weigh(x_i, proposal, param_map)
             if objective_name != "forward_kl":
                 named["guide"] = weigh(x_i_held, propose(x_i_held, u_held, param_map), held)
             return named
 
-        draws = marginal.draw(draws_key, views, num_data=self.num_particles)
-        rows, stopping_times = draws
-        log_q_score = jnp.zeros(())
+        given = {}
         if from_above:
-            if score_apart:
-                rows["model"] = rows["model"] + gradient_only(rows["score"])
-                score = marginal.estimate(rows.pop("score"), stopping_times)
-                log_q_score = gradient_only(score)
-            data = jnp.arange(self.num_particles)
-            generating = jax.vmap(views)(data, target_keys, u)
-            rows = {name: jnp.concatenate([generating[name][None], rows[name]]) for name in rows}
-        log_q = marginal.estimate(rows["model"], stopping_times, int(from_above)) - log_q_score
+            given = jax.vmap(views)(jnp.arange(self.num_particles), target_keys, u)
+        draws = marginal.draw(draws_key, views, self.num_particles, given)
+        log_q = marginal.estimate(draws, "model")
+        if from_above and score_apart:
+            log_q -= gradient_only(marginal.estimate(draws, "score"))
 
         if objective_name == "forward_kl":
 
@@ -158,6 +154,5 @@ class ReverseKL(ELBO):
 
             objective = -jax.vmap(log_reverse)(target_keys, x_held, u_held)
         else:
-            draws = Draws(rows, stopping_times)
             objective = marginal.objective(objective_name, draws, baseline_key, views)
         return jnp.mean(log_q - log_target + gradient_only(objective))

@@ -5,8 +5,8 @@ import jax
 from numpyro_sumo.estimators import russian_roulette
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
-from .base import ImportanceLoss
-from .checks import check_positive_integer
+from .base import Draws, ImportanceLoss
+from .checks import check_positive_integer, check_stopping_time
 
 _PAPER = ReciprocalTail()
 
@@ -72,23 +72,18 @@ class SUMO(ImportanceLoss):
         chunk_size: int | None = None,
     ):
         super().__init__(num_particles, guide_objective, chunk_size)
-        if not isinstance(stopping_time, StoppingTime):
-            raise ValueError(
-                f"Expected stopping_time to be a StoppingTime; got {stopping_time!r}. "
-                "Pass ReciprocalTail(), for instance."
-            )
+        check_stopping_time(stopping_time)
         check_positive_integer("rotations", rotations)
         self.stopping_time = stopping_time
         self.from_above = from_above
         self.rotations = rotations
 
-    def estimate(
-        self, log_weights: jax.Array, stopping_times: jax.Array, num_given: int = 0
-    ) -> jax.Array:
+    def estimate(self, draws: Draws, view: str) -> jax.Array:
+        num_given = int(view in draws.given)
         return russian_roulette(
-            log_weights,
+            draws.rows(view),
             self.num_fresh + num_given,
-            stopping_times,
+            draws.stopping_times,
             self.stopping_time,
             num_given=num_given,
             rotations=self.rotations,

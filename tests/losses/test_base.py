@@ -13,11 +13,11 @@ import numpyro.distributions as dist
 from numpyro.handlers import scale, seed
 from numpyro.infer import SVI, autoguide
 
-from numpyro_sumo import IWELBO, IWHVI, SUMO
+from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO
 from tests.compiling import quick_jit
 from tests.models import AUXILIARY, linear_gaussian_problem, log_evidence, plated_problem, posterior
 
-PLAIN_LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3)}
+PLAIN_LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
 AUTOGUIDES = {
     "auto_normal": (autoguide.AutoNormal, ("z_auto_loc", "z_auto_scale"), lambda sd: sd),
     "auto_multivariate_normal": (
@@ -206,6 +206,7 @@ def test_programs_that_cannot_be_weighted_are_refused_in_one_line(model, guide, 
 MATCHING_ONLY = {
     "iwhvi": IWHVI(4),
     "sumo_from_above": SUMO(4, from_above=True),
+    "multilevel_from_above": MultilevelSUMO(4, from_above=True),
     "iwelbo_forward_kl": IWELBO(4, guide_objective="forward_kl"),
     "sumo_forward_kl": SUMO(4, guide_objective="forward_kl"),
 }

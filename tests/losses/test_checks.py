@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from numpyro_sumo import IWELBO, IWHVI, SUMO, ReverseKL
-from numpyro_sumo.stopping_times import ReciprocalTail
+from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
+from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
 
 LOSSES = {
     "iwelbo": IWELBO,
     "sumo": SUMO,
     "iwhvi": IWHVI,
+    "multilevel": MultilevelSUMO,
     "reverse_kl": lambda *num_particles, **options: ReverseKL(
         **dict(zip(["num_particles"], num_particles)), **options
     ),
@@ -31,7 +32,7 @@ def test_number_of_particles_is_a_positive_integer(loss, count):
     assert_refused(message, lambda: loss(count))
 
 
-@pytest.mark.parametrize("loss", [IWELBO, SUMO, IWHVI])
+@pytest.mark.parametrize("loss", [IWELBO, SUMO, IWHVI, MultilevelSUMO])
 @pytest.mark.parametrize("chunk_size", [0, -4, 1.5, True])
 def test_chunk_size_is_a_positive_integer(loss, chunk_size):
     message = f"chunk_size to be an integer >= 1; got {chunk_size!r}. Pass"
@@ -50,6 +51,22 @@ UNKNOWN_OPTIONS = {
     "iwhvi_objective": (
         lambda: IWHVI(guide_objective="elbo"),
         r"guide_objective to be one of \('iwhvi', 'forward_kl'\); got 'elbo'",
+    ),
+    "truncation": (
+        lambda: MultilevelSUMO(truncation="double"),
+        r"truncation to be one of \('roulette', 'single'\); got 'double'",
+    ),
+    "one_particle_from_above": (
+        lambda: MultilevelSUMO(1, from_above=True),
+        "num_particles >= 2, for the generating draw is one of them; got 1. Pass",
+    ),
+    "endless_cost": (
+        lambda: MultilevelSUMO(stopping_time=GeometricTail(0.5)),
+        r"finite mean number of draws, .* GeometricTail\(success_probability=0.5, .* Raise",
+    ),
+    "tail_that_is_not_geometric": (
+        lambda: MultilevelSUMO(stopping_time=ReciprocalTail()),
+        r"finite mean number of draws, .* ReciprocalTail\(knee=80, decay=0.9\) does not",
     ),
     "gradient": (
         lambda: ReverseKL(gradient="dreg"),
@@ -93,3 +110,7 @@ def test_options_are_keyword_only():
 def test_mean_number_of_draws_counts_the_tail():
     assert IWELBO(4).mean_draws == 4
     assert SUMO(4).mean_draws == pytest.approx(4 + ReciprocalTail().mean)
+    short = GeometricTail(0.6, max_level=2)  # two blocks with probability 0.6, else four
+    assert MultilevelSUMO(3, stopping_time=short).mean_draws == pytest.approx(8.4)
+    from_above = MultilevelSUMO(4, stopping_time=short, from_above=True)
+    assert from_above.mean_draws == pytest.approx(9.4)

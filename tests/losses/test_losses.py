@@ -13,14 +13,22 @@ import jax.numpy as jnp
 
 from numpyro.infer import SVI
 
-from numpyro_sumo import IWELBO, IWHVI, SUMO, ReverseKL
-from numpyro_sumo.stopping_times import ReciprocalTail
+from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
+from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
 from tests.compiling import quick_jit
 from tests.models import linear_gaussian_problem, matching_problem, plated_problem
 
 CASES = {
     "iwelbo": (lambda **o: IWELBO(4, **o), linear_gaussian_problem(2)),
     "sumo": (lambda **o: SUMO(4, **o), plated_problem(3)),
+    "multilevel": (
+        lambda **o: MultilevelSUMO(2, guide_objective="variance", **o),
+        linear_gaussian_problem(2),
+    ),
+    "multilevel_single": (
+        lambda **o: MultilevelSUMO(3, truncation="single", **o),
+        plated_problem(3),
+    ),
     "reverse_kl_of_iwelbo": (
         lambda **o: ReverseKL(IWELBO(3, guide_objective="iwelbo", **o), num_particles=4),
         matching_problem(),
@@ -35,6 +43,10 @@ CASES = {
     ),
     "reverse_kl_of_sumo_from_above": (
         lambda **o: ReverseKL(SUMO(3, from_above=True, **o), num_particles=4),
+        matching_problem(),
+    ),
+    "reverse_kl_of_multilevel": (
+        lambda **o: ReverseKL(MultilevelSUMO(3, from_above=True, **o), num_particles=4),
         matching_problem(),
     ),
 }
@@ -141,10 +153,13 @@ def test_stable_update_keeps_the_default_float_type_under_x64(name):
             assert leaf.dtype == new_leaf.dtype
 
 
+KINDS = (IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL, GeometricTail, ReciprocalTail)
+
+
 @every_loss
 def test_repr_is_the_call_that_makes_the_loss(name):
     loss = CASES[name][0]()
-    names = {kind.__name__: kind for kind in (IWELBO, IWHVI, SUMO, ReverseKL, ReciprocalTail)}
+    names = {kind.__name__: kind for kind in KINDS}
     assert f"num_particles={loss.num_particles}" in repr(loss)
     assert repr(eval(repr(loss), names)) == repr(loss)
 

@@ -16,7 +16,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import SVI
 
-from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, ReverseKL
+from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
 from tests.compiling import quick_jit
 from tests.models import (
@@ -42,6 +42,8 @@ MARGINALS = {
     "iwhvi_of_one": IWHVI(1),
     "sumo": SUMO(4),
     "sumo_from_above": SUMO(4, from_above=True),
+    "multilevel": MultilevelSUMO(4),
+    "multilevel_from_above": MultilevelSUMO(4, from_above=True),
 }
 
 
@@ -52,7 +54,7 @@ def value_and_gradient(loss, model=target):
     )(params)
 
 
-@pytest.mark.parametrize("name", ["iwelbo", "iwhvi", "sumo", "sumo_from_above"])
+@pytest.mark.parametrize("name", [name for name in MARGINALS if name != "iwhvi_of_one"])
 def test_exact_reverse_model_gives_the_mean_log_ratio_over_the_draws(name):
     seen = []
 
@@ -112,13 +114,13 @@ def test_bounds_enclose_the_exact_kl():
     assert below + 4 * below_se < exact < above - 4 * above_se
 
 
-STARTS = ["sumo", "sumo_from_above"]
+STARTS = ["sumo", "sumo_from_above", "multilevel", "multilevel_from_above"]
 GRADIENTS = ["path", "standard"]
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("name", STARTS)
-def test_sumo_is_unbiased_for_the_kl_and_its_gradient(name, gradient):
+def test_unbiased_marginal_is_unbiased_for_the_kl_and_its_gradient(name, gradient):
     values, gradients = replicates(name, gradient)
     assert_mean(values, reverse_kl(SAMPLER_PARAMS))
     assert mean_and_se(values)[1] < 0.02
@@ -144,7 +146,7 @@ def test_path_gradient_has_the_lower_variance_near_the_optimum(name):
         assert np.var(path[site]) < 0.5 * np.var(standard[site])
 
 
-@pytest.mark.parametrize("name", ["iwelbo", "sumo"])
+@pytest.mark.parametrize("name", ["iwelbo", "sumo", "multilevel"])
 def test_path_gradient_vanishes_for_every_key_where_sampler_and_reverse_model_are_exact(name):
     with jax.enable_x64(True):
         loss = ReverseKL(MARGINALS[name], num_particles=6, gradient="path")

@@ -17,7 +17,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import SVI
 
-from numpyro_sumo import IWELBO, SUMO
+from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.stopping_times import ReciprocalTail
 from tests.compiling import quick_jit
 from tests.models import linear_gaussian_problem, log_evidence, plated_problem, posterior
@@ -42,6 +42,8 @@ def over_keys(function, key, num_keys, batch_size=500):
 ESTIMATORS = {
     "paper_with_rotations": (SUMO(8, rotations=4), 20_000),
     "late_knee": (SUMO(8, stopping_time=ReciprocalTail(knee=200, decay=0.0)), 20_000),
+    "multilevel_roulette": (MultilevelSUMO(4), 10_000),
+    "multilevel_single": (MultilevelSUMO(4, truncation="single"), 10_000),
 }
 
 
