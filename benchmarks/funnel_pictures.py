@@ -15,6 +15,7 @@ from scipy.stats import norm
 #: One colour per sampler in every picture (Okabe and Ito's palette, safe for colour blindness).
 COLOURS = {
     "sumo": "#D55E00",
+    "multilevel": "#7B3294",
     "iwhvi": "#0072B2",
     "iwelbo": "#009E73",
     "iwelbo_standard": "#CC79A7",

@@ -1,7 +1,8 @@
 """What does it take to train the funnel's sampler on SUMO, whose variance is infinite?
 
 One change at a time from the funnel benchmark's own SUMO arm: the side the series begins from, the
-tail of its stopping time, the gradient, rotations, Adam's memory, clipping, twice the steps.
+tail of its stopping time, the gradient, rotations, levels in place of single draws, Adam's memory,
+clipping, twice the steps.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from jax import random
 
 from benchmarks.funnel import (
     ARMS,
+    FEW_LEVELS,
     KNOWN_MARGINALS,
     LIGHT_TAIL,
     PROBABILITIES,
@@ -30,7 +32,7 @@ from benchmarks.funnel_report import finite
 from benchmarks.judge import judge
 from benchmarks.results_folder import check_writable, written_whole
 from benchmarks.tables import markdown_table, number
-from numpyro_sumo import SUMO, ReverseKL
+from numpyro_sumo import SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
 
 EXACT = float(norm(scale=SCALE_OF_V).ppf(0.01))
@@ -58,6 +60,14 @@ VARIANTS: dict[str, tuple[ReverseKL, dict[str, float], int]] = {
         {},
         1,
     ),
+    "multilevel": (ARMS["multilevel"], {}, 1),
+    "multilevel, all levels": (ReverseKL(MultilevelSUMO(4, from_above=True)), {}, 1),
+    "multilevel, begun from below": (
+        ReverseKL(MultilevelSUMO(5, stopping_time=FEW_LEVELS)),
+        {},
+        1,
+    ),
+    "IWHVI": (ARMS["iwhvi"], {}, 1),
     "Adam's usual memory": (ARMS["sumo"], {"second_moment_decay": 0.999}, 1),
     "no clipping": (ARMS["sumo"], {"max_gradient_norm": 1e9}, 1),
     "clipping at 1": (ARMS["sumo"], {"max_gradient_norm": 1.0}, 1),

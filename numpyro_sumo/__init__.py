@@ -1,6 +1,7 @@
 """Unbiased evidence for NumPyro: losses that train on log p(x) itself, not on a lower bound."""
 
 from ._version import __version__
+from .evidence import LogEvidence, log_evidence
 from .hierarchical_guide import HierarchicalGuide
 from .losses import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from .sandwich import KLSandwich, kl_sandwich, log_marginal
@@ -11,9 +12,11 @@ __all__ = [
     "SUMO",
     "HierarchicalGuide",
     "KLSandwich",
+    "LogEvidence",
     "MultilevelSUMO",
     "ReverseKL",
     "__version__",
     "kl_sandwich",
+    "log_evidence",
     "log_marginal",
 ]

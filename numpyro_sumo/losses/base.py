@@ -119,44 +119,79 @@ class ImportanceLoss(ELBO):
         return importance_weighted_bound(draws.kept[view][: self.num_fresh])
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
-        """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`."""
+        """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`.
+
+        Differentiable in the parameters, and in arrays among ``args`` and ``kwargs`` (x itself,
+        say), of which the guide objective sees none.
+        """
+        self._check_alone()
         objective_name = self.guide_objective or self.guide_objectives[0]
-        if self.from_above or objective_name in ("iwhvi", "forward_kl"):
-            raise ValueError(
-                f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
-                f"got it as a loss of its own. Write ReverseKL(marginal={self!r})."
-            )
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
-        model = with_shared_subsample(model, plate_key)
-        guide = with_shared_subsample(guide, plate_key)
-        data_dims = inspect_programs(model, guide, param_map, args, kwargs)
-
+        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
         together = objective_name == "iwelbo" and self.stopping_time is None
+        live = Inputs(param_map, args, kwargs)
+        held = live.held()
 
-        def views(_, key):
+        def views(i, key):
             model_key, guide_key = random.split(key)
-            # One draw of the guide serves both views.
-            proposal = propose(guide, args, kwargs, data_dims, guide_key, param_map)
-
-            def weigh(proposal, params):
-                return log_weight(model, proposal, args, kwargs, data_dims, model_key, params)
-
             if together:
-                return {"both": weigh(proposal, param_map)}
+                return {"both": weigh(i, model_key, propose(i, guide_key, live), live)}
+            # One draw of the guide serves both views.
+            proposal = propose(i, guide_key, Inputs(param_map, held.args, held.kwargs))
             return {
-                "model": weigh(proposal.held(), param_map),
-                "guide": weigh(proposal, stop_gradient(param_map)),
+                "model": weigh(i, model_key, proposal.held(), live),
+                "guide": weigh(i, model_key, proposal, held),
             }
 
         draws = self.draw(draws_key, views)
         # The same for all draws, so any will do. As a power of the weights it would be wrong.
-        scale = propose(guide, args, kwargs, data_dims, draws_key, param_map).scale
+        scale = propose(jnp.array(0), draws_key, live).scale
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
             return -jnp.sum(scale * self.estimate(draws, "both"))
         estimate = self.estimate(draws, "model")
         objective = self.objective(objective_name, draws, baseline_key, views)
         return jnp.sum(scale * (gradient_only(objective) - estimate))
+
+    def estimates(
+        self,
+        rng_key: jax.Array,
+        param_map: Params,
+        model: Callable,
+        guide: Callable,
+        args: tuple,
+        kwargs: dict,
+        num_estimates: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Independent estimates of log p(x), each with a stopping time and a subsample of its own.
+
+        They go through the queue together, so that none waits for another's stopping time.
+
+        :return: estimates in nats, shape ``(num_estimates, *data)``, and their scale, of the same
+            shape: what :meth:`log_evidence` multiplies them by before it sums over the data.
+        """
+        self._check_alone()
+        plate_key, draws_key = random.split(rng_key)
+        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
+        inputs = Inputs(param_map, args, kwargs)
+
+        def views(i, key):
+            model_key, guide_key = random.split(key)
+            return {"model": weigh(i, model_key, propose(i, guide_key, inputs), inputs)}
+
+        draws = self.draw(draws_key, views, num_estimates)
+        replicates = jnp.arange(num_estimates)
+        scales = jax.vmap(lambda i: propose(i, draws_key, inputs).scale)(replicates)
+        estimates = self.estimate(draws, "model")
+        return estimates, jnp.broadcast_to(scales, estimates.shape)
+
+    def _check_alone(self) -> None:
+        """Refuses what only ReverseKL can provide for."""
+        if self.from_above or self.guide_objective in ("iwhvi", "forward_kl"):
+            raise ValueError(
+                f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
+                f"got it on its own. Write ReverseKL(marginal={self!r})."
+            )
 
     def log_evidence(
         self,
@@ -241,6 +276,44 @@ class ImportanceLoss(ELBO):
         )
         baseline = importance_weighted_bound(independent)
         return (self.estimate(draws, "guide") - baseline) ** 2
+
+
+class Inputs(NamedTuple):
+    """What model and guide are functions of."""
+
+    params: Params
+    args: tuple
+    kwargs: dict
+
+    def held(self) -> "Inputs":
+        """The same values, through which no gradient flows."""
+        hold = lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+        return Inputs(*jax.tree.map(hold, tuple(self)))
+
+
+def _weighing(plate_key, param_map, model, guide, args, kwargs):
+    """Checks model and guide, and returns how to propose and how to weigh.
+
+    Both take the index of an estimate, which has a subsample of its own, and a key.
+    """
+
+    def subsampled(program, i):
+        return with_shared_subsample(program, random.fold_in(plate_key, i))
+
+    data_dims = inspect_programs(
+        subsampled(model, 0), subsampled(guide, 0), param_map, args, kwargs
+    )
+
+    def propose_one(i, key, inputs):
+        params, args, kwargs = inputs
+        return propose(subsampled(guide, i), args, kwargs, data_dims, key, params)
+
+    def weigh_one(i, key, proposal, inputs):
+        params, args, kwargs = inputs
+        program = subsampled(model, i)
+        return log_weight(program, proposal, args, kwargs, data_dims, key, params)
+
+    return propose_one, weigh_one
 
 
 def gradient_only(x: jax.Array) -> jax.Array:

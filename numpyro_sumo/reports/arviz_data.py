@@ -50,3 +50,23 @@ def summarise(data: Any) -> dict[str, dict[str, float]]:
         str(variable): {column: float(value) for column, value in row.items()}
         for variable, row in table.iterrows()
     }
+
+
+def pareto_k(log_weights: np.ndarray) -> np.ndarray:
+    """The Pareto k-hat of importance weights, by ArviZ's smoothing of their upper tail.
+
+    :param log_weights: shape ``(*batch, draws)``.
+    :return: shape ``batch``; −inf where all weights are the same, which have no tail.
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    if _IS_ARVIZ_1:
+        from arviz_stats.base import array_stats
+
+        smooth = array_stats.psislw
+    else:
+        smooth = az.psislw
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a large k-hat is reported, not warned of
+        _, k_hat = smooth(log_weights)
+    constant = np.ptp(log_weights, axis=-1) <= 1e-4
+    return np.where(constant, -np.inf, k_hat)

@@ -1,0 +1,174 @@
+"""The log-evidence with its standard error, by datum where there is one, and its gradient in x."""
+
+import numpy as np
+import pytest
+
+import jax
+from jax import lax, random
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+
+from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL, log_evidence
+from numpyro_sumo.evidence import _Moments
+from numpyro_sumo.reports import pareto_k
+from tests.compiling import quick_jit
+from tests.models import linear_gaussian_problem, plated_problem
+from tests.models import log_evidence as exact_log_evidence
+from tests.statistics import assert_mean
+
+UNBIASED = {
+    "sumo": SUMO(4),
+    "multilevel": MultilevelSUMO(4),
+    "multilevel_single": MultilevelSUMO(4, truncation="single"),
+}
+every_unbiased = pytest.mark.parametrize("estimator", UNBIASED.values(), ids=UNBIASED.keys())
+
+
+def evidence_of(problem, params, *args, **options):
+    return log_evidence(
+        random.key(0),
+        problem.model,
+        problem.guide,
+        params,
+        *problem.args,
+        *args,
+        progress_bar=False,
+        **options,
+    )
+
+
+@every_unbiased
+def test_mean_is_within_its_standard_errors_of_the_evidence(estimator):
+    problem = linear_gaussian_problem(4)
+    evidence = evidence_of(problem, problem.params, estimator=estimator, num_estimates=4_000)
+    # SUMO's variance is not finite: it is let off with a larger error.
+    largest = 0.05 if isinstance(estimator, SUMO) else 0.01
+    assert abs(evidence.mean + problem.exact_loss) < 4 * evidence.standard_error < 4 * largest
+    assert evidence.mean_draws == estimator.mean_draws
+    assert evidence.per_datum is None
+
+
+def test_every_datum_has_an_evidence_of_its_own_and_they_add_up():
+    problem = plated_problem(3)
+    evidence = evidence_of(problem, problem.params, num_estimates=2_000, batch_size=300)
+    each = evidence.per_datum
+    exact = np.asarray(exact_log_evidence(problem.args[0]))
+    assert np.all(np.abs(each.mean - exact) < 4 * each.standard_error)
+    assert np.all(each.standard_error < 0.02)
+    assert each.pareto_k.shape == (3,) and evidence.pareto_k == each.pareto_k.max()
+    assert evidence.mean == pytest.approx(each.mean.sum(), abs=1e-9)
+
+
+def test_exact_posterior_gives_the_evidence_with_no_error_and_no_tail():
+    problem = plated_problem(3)
+    evidence = evidence_of(problem, problem.exact_params, num_estimates=200)
+    assert evidence.mean == pytest.approx(-problem.exact_loss, abs=1e-4)
+    assert evidence.standard_error < 1e-6
+    assert evidence.pareto_k == -np.inf
+
+
+def test_subsamples_differ_between_estimates_and_their_spread_is_in_the_error():
+    """With the posterior as guide, what is left is which two of four data were taken."""
+    problem = plated_problem(4)
+    evidence = evidence_of(problem, problem.exact_params, 2, num_estimates=2_000)
+    each = np.asarray(exact_log_evidence(problem.args[0]))
+    sums = [2.0 * (each[i] + each[j]) for i in range(4) for j in range(i)]
+    assert abs(evidence.mean + problem.exact_loss) < 4 * evidence.standard_error
+    assert evidence.standard_error == pytest.approx(np.std(sums) / 2_000**0.5, rel=0.1)
+    assert evidence.per_datum is None
+
+
+@pytest.mark.parametrize("batch_size", [64, 1_000])
+def test_batches_do_not_change_what_is_measured(batch_size):
+    problem = linear_gaussian_problem(2)
+    evidence = evidence_of(
+        problem, problem.params, estimator=IWELBO(8), num_estimates=1_000, batch_size=batch_size
+    )
+    assert abs(evidence.mean + problem.exact_loss) < 4 * evidence.standard_error + 0.01
+
+
+def test_moments_of_batches_are_those_of_the_whole():
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 2))
+    moments = _Moments()
+    for batch in np.split(values, [1, 30, 77]):
+        moments.add(batch)
+    mean, error = moments.mean_and_error()
+    np.testing.assert_allclose(mean, values.mean(axis=0))
+    np.testing.assert_allclose(error, values.std(axis=0, ddof=1) / 10.0)
+
+
+@every_unbiased
+def test_score_is_the_unbiased_gradient_of_the_evidence_in_the_data(estimator):
+    problem = linear_gaussian_problem(2)
+    (x,) = problem.args
+    score = jax.grad(
+        lambda x, key: estimator.log_evidence(key, problem.params, problem.model, problem.guide, x)
+    )
+    scores = quick_jit(lambda keys: lax.map(lambda key: score(x, key), keys, batch_size=50))(
+        random.split(random.key(1), 4_000)
+    )
+    exact = jax.grad(lambda x: exact_log_evidence(x).sum())(x)
+    assert_mean(scores, exact)
+
+
+def test_score_of_the_bound_is_its_gradient_at_a_fixed_key():
+    problem, step = linear_gaussian_problem(1), 1e-5
+    with jax.enable_x64(True):
+        x = jnp.array([0.3])
+        value = lambda x: IWELBO(3).log_evidence(
+            random.key(2), problem.params, problem.model, problem.guide, x
+        )
+        slope = (value(x + step) - value(x - step)) / (2 * step)
+        assert float(jax.grad(value)(x)[0]) == pytest.approx(float(slope), rel=1e-5)
+
+
+def test_pareto_k_sees_weights_of_infinite_variance():
+    """Importance weights of N(0, 1) under N(0, s²): their tail has shape 1 − s²."""
+    rng = np.random.default_rng(1)
+    scales = np.array([[0.4], [1.3]])
+    draws = scales * rng.normal(size=(2, 20_000))
+    log_weights = -0.5 * draws**2 * (1.0 - scales**-2)
+    narrow, wide = pareto_k(log_weights)
+    assert narrow > 0.7 and wide < 0.3
+
+
+def half_model():
+    z = numpyro.sample("z", dist.Normal())
+    numpyro.factor("half", jnp.where(z > 0.0, jnp.log(2.0), -jnp.inf))
+
+
+def half_guide():
+    numpyro.sample("z", dist.Normal())
+
+
+def test_particles_of_weight_zero_count_as_zeros():
+    evidence = log_evidence(
+        random.key(3),
+        half_model,
+        half_guide,
+        {},
+        estimator=MultilevelSUMO(64),
+        num_estimates=2_000,
+        progress_bar=False,
+    )
+    assert abs(evidence.mean) < 4 * evidence.standard_error < 0.02
+
+
+BAD_OPTIONS = {
+    "one_estimate": ({"num_estimates": 1}, "num_estimates >= 2, .* got 1. Raise"),
+    "no_estimate": ({"num_estimates": 0}, "num_estimates to be an integer >= 1; got 0"),
+    "no_batch": ({"batch_size": 0}, "batch_size to be an integer >= 1; got 0"),
+    "class": ({"estimator": SUMO}, "importance-weighted losses; got <class .*> Pass|Pass"),
+    "reverse_kl": ({"estimator": ReverseKL()}, "importance-weighted losses; got ReverseKL"),
+    "iwhvi": ({"estimator": IWHVI(4)}, "inside ReverseKL, .* Write"),
+}
+
+
+@pytest.mark.parametrize("options, message", BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_options_outside_their_range_are_refused_in_one_line(options, message):
+    problem = linear_gaussian_problem(1)
+    with pytest.raises(ValueError, match=message) as error:
+        evidence_of(problem, problem.params, **options)
+    assert str(error.value).startswith("Expected ") and "\n" not in str(error.value)
