@@ -31,6 +31,7 @@ from numpyro.infer import MCMC, NUTS, SVI, Predictive
 from numpyro.infer.reparam import LocScaleReparam
 
 from benchmarks import funnel_pictures as pictures
+from benchmarks.command_line import positive_integer
 from benchmarks.funnel_report import write_results
 from benchmarks.judge import judge
 from benchmarks.results_folder import check_writable, written_whole
@@ -212,13 +213,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="the whole path in little time; its figures are rough"
     )
     return parser.parse_args(arguments)
-
-
-def positive_integer(text: str) -> int:
-    """An argument of the command line that must be an integer ≥ 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1; got {text!r}; pass at least 1")
-    return int(text)
 
 
 def train_arm(

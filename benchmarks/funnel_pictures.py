@@ -75,10 +75,11 @@ def draw_contours(
 
 def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
     """Objective of each arm along its training, with the KL divergence evaluated apart."""
-    figure, axes = plt.subplots(
-        1, len(verdicts), figsize=(3.1 * len(verdicts), 3.6), sharey=True, squeeze=False
-    )
-    for axis, (name, verdict) in zip(axes[0], verdicts.items()):
+    rows = -(-len(verdicts) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(11, 3.4 * rows), sharey=True, squeeze=False)
+    for axis in axes.flat[len(verdicts) :]:
+        axis.set_axis_off()
+    for axis, (name, verdict) in zip(axes.flat, verdicts.items()):
         curve, colour = verdict["curve"], COLOURS[name]
         steps, objective = np.array(curve["objective_steps"]), np.array(curve["objective"])
         axis.plot(steps, objective, color=colour, linewidth=1, label="objective")
@@ -94,10 +95,13 @@ def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
             axis.axvline(first, color="#999999", linestyle=":")
             axis.text(first, 0.02, f"not finite\nby step {first} ", ha="right", va="center")
         axis.set_yscale("symlog", linthresh=0.01)
-        axis.set(title=verdict["title"], xlabel="step", ylim=(-5, 20))
+        axis.set(title=verdict["title"], ylim=(-5, 20))
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0, 0].legend(loc="upper right", fontsize=8, frameon=False)
-    axes[0, 0].set_ylabel("nats (linear within ± 0.01)")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("nats (linear within ± 0.01)")
     _save(figure, file)
 
 

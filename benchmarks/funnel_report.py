@@ -1,12 +1,12 @@
 """What the funnel benchmark writes: report, JSON, netCDF files and pictures."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import norm
 
+from benchmarks.results_folder import write_json
 from benchmarks.tables import markdown_table, number
 
 Results = dict[str, Any]
@@ -16,8 +16,7 @@ def write_results(folder: Path, results: Results, data: dict[str, Any]) -> None:
     """Writes ``report.md``, ``funnel.json`` and one netCDF file per sampler."""
     for name, draws in data.items():
         draws.to_netcdf(folder / f"{name}.nc")
-    text = json.dumps(finite(results), indent=1, ensure_ascii=False)
-    (folder / "funnel.json").write_text(text + "\n")
+    write_json(folder / "funnel.json", results)
     (folder / "report.md").write_text(report(results))
 
 
@@ -163,12 +162,3 @@ def _summary_table(samplers: Results) -> str:
 
 def _count(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.0f}"
-
-
-def finite(values: Any) -> Any:
-    """The same, with null for what JSON cannot say."""
-    if isinstance(values, dict):
-        return {str(key): finite(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values

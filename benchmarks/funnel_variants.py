@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 from jax import random
 
+from benchmarks.command_line import positive_integer
 from benchmarks.funnel import (
     ARMS,
     FEW_LEVELS,
@@ -24,13 +25,11 @@ from benchmarks.funnel import (
     PROBABILITIES,
     SCALE_OF_V,
     draw_learned,
-    positive_integer,
     sandwich,
     train_arm,
 )
-from benchmarks.funnel_report import finite
 from benchmarks.judge import judge
-from benchmarks.results_folder import check_writable, written_whole
+from benchmarks.results_folder import check_writable, write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from numpyro_sumo import SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
@@ -110,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             run = train_arm(title, loss, random.fold_in(key, 0), steps, **optimiser_options)
             done.append(_verdict(run, random.fold_in(key, 1)))
             with written_whole(options.out) as folder:
-                (folder / "variants.json").write_text(json.dumps(finite(results), indent=1) + "\n")
+                write_json(folder / "variants.json", results)
                 (folder / "report.md").write_text(report(results))
     return 0
 

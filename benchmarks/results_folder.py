@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import json
+import math
 import os
 from pathlib import Path
 import tempfile
+from typing import Any
 
 
 def check_writable(folder: Path) -> None:
@@ -30,3 +33,17 @@ def written_whole(folder: Path) -> Iterator[Path]:
         yield Path(partial)
         for file in sorted(Path(partial).iterdir()):
             os.replace(file, folder / file.name)
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Writes plain values, with null for numbers that are not finite."""
+    file.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
+
+
+def _finite(values: Any) -> Any:
+    """The same, with null for what JSON cannot say."""
+    if isinstance(values, dict):
+        return {str(key): _finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

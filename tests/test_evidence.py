@@ -50,9 +50,12 @@ def test_mean_is_within_its_standard_errors_of_the_evidence(estimator):
     assert evidence.per_datum is None
 
 
-def test_every_datum_has_an_evidence_of_its_own_and_they_add_up():
+@every_unbiased
+def test_every_datum_has_an_evidence_of_its_own_and_they_add_up(estimator):
     problem = plated_problem(3)
-    evidence = evidence_of(problem, problem.params, num_estimates=2_000, batch_size=300)
+    evidence = evidence_of(
+        problem, problem.params, estimator=estimator, num_estimates=2_000, batch_size=300
+    )
     each = evidence.per_datum
     exact = np.asarray(exact_log_evidence(problem.args[0]))
     assert np.all(np.abs(each.mean - exact) < 4 * each.standard_error)

@@ -56,6 +56,10 @@ class Draws(NamedTuple):
             rows = jnp.concatenate([self.given[view][None], rows])
         return rows
 
+    def times_for(self, estimates: jax.Array) -> jax.Array:
+        """K in a shape that broadcasts to that of estimates, ``(num_data, ...)``."""
+        return self.stopping_times.reshape(-1, *[1] * (estimates.ndim - 1))
+
 
 class ImportanceLoss(ELBO):
     r"""Base of the losses that estimate log p(x) from importance weights.

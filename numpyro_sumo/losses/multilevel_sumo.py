@@ -134,7 +134,7 @@ class MultilevelSUMO(ImportanceLoss):
 
     def estimate(self, draws: Draws, view: str) -> jax.Array:
         log_sums, bounds = draws.kept[view]
-        levels = draws.stopping_times.reshape(-1, *[1] * (bounds.ndim - 1))
+        levels = draws.times_for(bounds)
         return multilevel(
             log_sums,
             bounds / 2.0**levels,

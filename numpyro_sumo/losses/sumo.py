@@ -80,10 +80,11 @@ class SUMO(ImportanceLoss):
 
     def estimate(self, draws: Draws, view: str) -> jax.Array:
         num_given = int(view in draws.given)
+        rows = draws.rows(view)
         return russian_roulette(
-            draws.rows(view),
+            rows,
             self.num_fresh + num_given,
-            draws.stopping_times,
+            draws.times_for(rows[0]),
             self.stopping_time,
             num_given=num_given,
             rotations=self.rotations,
