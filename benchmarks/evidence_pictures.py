@@ -28,7 +28,7 @@ def draw_biases(file: Path, results: dict[str, Any], titles: dict[str, str]) -> 
         axis.set_title(entry["title"])
     for axis in axes[:, 0]:
         axis.set_ylabel("bias ± 4 standard errors, nats\n(linear within ± 0.01)")
-    _finish(figure, axes, file)
+    _finish(figure, axes, file, "lower left")
 
 
 def draw_costs(file: Path, results: dict[str, Any], titles: dict[str, str]) -> None:
@@ -45,7 +45,7 @@ def draw_costs(file: Path, results: dict[str, Any], titles: dict[str, str]) -> N
         axis.set_title(entry["title"])
     for axis in axes[:, 0]:
         axis.set_ylabel("variance × draws, nats²")
-    _finish(figure, axes, file)
+    _finish(figure, axes, file, "upper left")
 
 
 def _curve(entry: dict[str, Any], name: str) -> tuple[np.ndarray, list[dict[str, float]]]:
@@ -53,12 +53,12 @@ def _curve(entry: dict[str, Any], name: str) -> tuple[np.ndarray, list[dict[str,
     return np.array([c["mismatch"] for c in cells]), [c["estimators"][name] for c in cells]
 
 
-def _finish(figure, axes, file: Path) -> None:
+def _finish(figure, axes, file: Path, legend: str) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("mismatch of the guide")
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[0, 0].legend(frameon=False, fontsize=8, loc=legend)
     figure.tight_layout()
     figure.savefig(file, dpi=130)
     plt.close(figure)

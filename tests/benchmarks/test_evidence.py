@@ -53,7 +53,7 @@ def test_quick_run_writes_report_figures_and_pictures(tmp_path, monkeypatch):
     # the bound is biased, downwards
     assert off["bias"] < -4 * off["bias_se"]
     report = (tmp_path / "report.md").read_text()
-    assert "| 0.5, IWELBO |" in report and "nan" not in report
+    assert "| IWELBO | 0.5 |" in report and "nan" not in report
 
 
 def test_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path, capsys):
