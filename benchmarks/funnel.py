@@ -109,7 +109,7 @@ GUIDE = HierarchicalGuide(sampler, reverse)
 
 #: The tail stops at its knee, so that no increment is multiplied by more than 80.
 LIGHT_TAIL = ReciprocalTail(knee=80, decay=0.0)
-#: Likewise: at most 8 blocks, and no increment multiplied by more than 10.
+#: Likewise: at most 8 blocks, and no increment multiplied by more than 10.5.
 FEW_LEVELS = GeometricTail(0.69, max_level=3)
 
 #: Every arm makes 16 draws of u for each x in expectation, except the one that shows few draws.

@@ -45,7 +45,7 @@ def evaluate_log_weights(
     :return: the pytree of ``log_weight`` with leaves of shape ``(max_count, num_data, ...)``; rows
         from ``counts[i]`` on are not to be read.
     """
-    head, tail = _evaluate(
+    head, tail, _ = _evaluate(
         lambda i, j, datum_key: log_weight(i, random.fold_in(datum_key, j)),
         rng_key,
         counts,
@@ -59,15 +59,21 @@ def evaluate_log_weights(
 class LevelSums(NamedTuple):
     """What is kept of log-weights that come in blocks, 2 to the power of a level of them.
 
+    All of it is relative to a reference, so that float32 sums of many keep their digits far from
+    zero.
+
     :param log_sums: log of the sum of the weights in block 0 (row 0) and in blocks
-        :math:`2^{k-1} … 2^k - 1` (row k): leaves of shape ``(1 + max_level, num_data, ...)``. Rows
-        beyond the datum's level are not to be read.
-    :param bounds: sums of a function of each block over all blocks of a datum: leaves of shape
-        ``(num_data, ...)``.
+        :math:`2^{k-1} … 2^k - 1` (row k), less the reference: leaves of shape
+        ``(1 + max_level, num_data, ...)``. Rows beyond the datum's level are not to be read.
+    :param bounds: sum of the blocks' bounds, each less the reference, over all blocks of a datum:
+        leaves of shape ``(num_data, ...)``.
+    :param reference: log of the sum of the weights in block 0, or 0 where that is not finite; no
+        gradient flows through it. Leaves of shape ``(num_data, ...)``.
     """
 
     log_sums: Any
     bounds: Any
+    reference: Any
 
 
 def evaluate_levels(
@@ -85,7 +91,7 @@ def evaluate_levels(
     they have in :func:`evaluate_log_weights`.
 
     :param block: maps (datum, keys), keys of shape ``(block_size,)``, to a pair of pytrees of
-        arrays: logarithms of the block's sum of weights, and what else to sum over blocks.
+        arrays, alike in structure: logarithms of the block's sum of weights, and its bounds.
     :param levels: integers in 1 … ``max_level`` of shape ``(num_data,)``.
     :param block_size: draws in a block.
     :param chunk_size: blocks evaluated at a time in the loop.
@@ -95,7 +101,7 @@ def evaluate_levels(
         draws = b * block_size + jnp.arange(block_size, dtype=jnp.int32)
         return block(i, jax.vmap(partial(random.fold_in, datum_key))(draws))
 
-    (log_sums, bounds), tail = _evaluate(
+    head, tail, reference = _evaluate(
         evaluate_block,
         rng_key,
         jnp.left_shift(1, levels),
@@ -103,12 +109,13 @@ def evaluate_levels(
         keep=_Levels(max_level - 1),
         chunk_size=chunk_size,
     )
+    log_sums, bounds = jax.tree.map(jnp.subtract, head, (reference, reference))
     # The two blocks of the head are the first two levels.
     bounds = jax.tree.map(lambda head: head.sum(axis=0), bounds)
     if tail is not None:
         log_sums = jax.tree.map(_append, log_sums, tail[0])
         bounds = jax.tree.map(jnp.add, bounds, tail[1])
-    return LevelSums(log_sums, bounds)
+    return LevelSums(log_sums, bounds, reference)
 
 
 def _append(head, tail):
@@ -116,7 +123,8 @@ def _append(head, tail):
 
 
 def _evaluate(evaluate_slot, rng_key, counts, *, num_head, keep, chunk_size):
-    """The first slots of every datum as they are, and what is kept of the others (or None)."""
+    """The first slots of every datum as they are, what is kept of the others (or None), and what
+    that is relative to."""
     data = jnp.arange(counts.shape[0], dtype=jnp.int32)
     datum_keys = jax.vmap(partial(random.fold_in, rng_key))(data)
     # What evaluate_slot closes over becomes explicit, keys and integers included: a custom
@@ -134,9 +142,18 @@ def _evaluate(evaluate_slot, rng_key, counts, *, num_head, keep, chunk_size):
     over_draws = jax.vmap(evaluate, in_axes=(None, 0, None, None))
     over_head = jax.vmap(over_draws, in_axes=(0, None, 0, None), out_axes=1)
     head = over_head(data, jnp.arange(num_head, dtype=jnp.int32), datum_keys, operands)
+    reference = keep.reference(head)
     if keep.num_rows == 0:
-        return head, None
-    return head, _evaluate_queue(evaluate, keep, chunk_size, num_head, operands, datum_keys, counts)
+        return head, None, reference
+
+    def evaluate_relative(i, j, datum_key, operands):
+        operands, reference = operands
+        return keep.relative(evaluate(i, j, datum_key, operands), reference, i)
+
+    operands = (operands, reference)
+    inputs = (operands, datum_keys, counts)
+    tail = _evaluate_queue(evaluate_relative, keep, chunk_size, num_head, *inputs)
+    return head, tail, reference
 
 
 class _Slots(NamedTuple):
@@ -158,6 +175,12 @@ class _EachSlot:
     first: int
     num_rows: int
 
+    def reference(self, head):
+        return None
+
+    def relative(self, values, reference, datum):
+        return values
+
     def nothing(self, shapes, num_data):
         shape = (self.num_rows, num_data)
         return jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), shapes)
@@ -177,6 +200,14 @@ class _Levels:
     """Keeps log-sums of the blocks from the third on by level, and sums over all of them."""
 
     num_rows: int
+
+    def reference(self, head):
+        first = jax.tree.map(lambda leaf: lax.stop_gradient(leaf[0]), head[0])
+        return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0), first)
+
+    def relative(self, values, reference, datum):
+        here = jax.tree.map(lambda leaf: leaf[datum], reference)
+        return jax.tree.map(jnp.subtract, values, (here, here))
 
     def nothing(self, shapes, num_data):
         log_sums, bounds = shapes

@@ -28,7 +28,9 @@ class LogEvidence(NamedTuple):
     :param standard_error: of that mean.
     :param pareto_k: shape of the upper tail of the importance weights (Vehtari et al. 2024). Up to
         0.5 their variance is finite and standard errors are what they seem; beyond 0.7 the guide
-        misses where the posterior is, and neither mean nor standard error is to be trusted.
+        misses where the posterior is, and neither mean nor standard error is to be trusted. −∞
+        where all weights are the same; NaN where elements are subsampled, since then it would be
+        the tail of the data.
     :param mean_draws: expected number of log-weights behind each estimate.
     :param per_datum: the same for each element of the data plates, with arrays of their shape; None
         where there is one weight for all, or where elements are subsampled.
@@ -55,8 +57,9 @@ def log_evidence(
 ) -> LogEvidence:
     r"""Estimates log p(x), or the log normaliser of a model without observed sites.
 
-    Independent estimates are averaged. Their work is what was drawn, and their memory that of one
-    batch, of however many there are.
+    Independent estimates are averaged, a batch at a time: memory is that of one batch. Besides them
+    4,000 single log-weights are drawn for the Pareto k-hat. Where weights can be zero, choose
+    ``num_particles`` so large that no estimate rests on zeros alone, or the mean is −∞.
 
     For the *score*, the gradient of log p(x) with respect to the data, differentiate a single
     estimate and average: it is unbiased as well.
@@ -130,15 +133,16 @@ def log_evidence(
         whole &= bool(np.all(scales == 1.0))
     pairs = batches(IWELBO(1), weights_key, _NUM_WEIGHTS, "weights")
     log_weights = np.concatenate([values for values, _ in pairs])
-    pareto_ks = pareto_k(np.moveaxis(log_weights, 0, -1))
+    pareto_ks = pareto_k(np.moveaxis(log_weights, 0, -1)) if whole else np.array(np.nan)
     total = np.concatenate(totals)
+    finite = bool(np.all(np.isfinite(total)))
     per_datum = None
     if whole and log_weights.ndim > 1:
         mean, error = moments.mean_and_error()
         per_datum = LogEvidence(mean, error, pareto_ks, estimator.mean_draws)
     return LogEvidence(
         float(total.mean()),
-        float(total.std(ddof=1) / math.sqrt(num_estimates)),
+        float(total.std(ddof=1) / math.sqrt(num_estimates)) if finite else math.inf,
         float(np.max(pareto_ks)),
         estimator.mean_draws,
         per_datum,
@@ -151,6 +155,7 @@ class _Moments:
     def __init__(self):
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
+    @np.errstate(invalid="ignore")  # −∞ less −∞: the mean is −∞, its error NaN
     def add(self, values: np.ndarray) -> None:
         count, mean = len(values), values.mean(axis=0)
         total, delta = self.count + count, mean - self.mean

@@ -289,6 +289,13 @@ def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset[int]:
     if not stacks:
         return JOINT
     enclosing = frozenset.intersection(*stacks)
+    for frame in enclosing:
+        sizes = [t[frame.name]["args"][0] for t in (model_trace, guide_trace) if frame.name in t]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"Expected plate '{frame.name}' to have one full size in model and guide; got "
+                f"{sizes[0]} and {sizes[1]}. Give both the same size and subsample_size."
+            )
     for frame in frozenset.union(*stacks) - enclosing:
         if _full_size(frame, model_trace, guide_trace) > frame.size:
             raise ValueError(

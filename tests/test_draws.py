@@ -159,7 +159,7 @@ def block_of(params, datum, keys):
     """Log-sums and a bound of a block, for two leaves that differ in shape."""
     rows = jax.vmap(lambda key: weigh(params, datum, key))(keys)
     log_sums = {"scalar": logsumexp(rows["scalar"]), "vector": logsumexp(rows["vector"], axis=0)}
-    return log_sums, {"bound": jnp.sin(log_sums["vector"])}
+    return log_sums, {name: jnp.sin(leaf) for name, leaf in log_sums.items()}
 
 
 def levels_in_chunks(params, levels, chunk_size):
@@ -185,7 +185,7 @@ def plain_levels(params, levels):
         blocks = [block_of(params, i, jnp.stack(block)) for block in keys]
         ends = [0, 1, *(2**k for k in range(1, level + 1))]
         log_sums.append([sum_blocks(blocks[first:last]) for first, last in zip(ends, ends[1:])])
-        bounds.append(sum(b[1]["bound"] for b in blocks))
+        bounds.append(sum(b[1]["vector"] for b in blocks))
     return log_sums, bounds
 
 
@@ -208,8 +208,10 @@ def read_levels(log_sums_of, bound_of, levels):
 def levels_total(scale, levels, chunk_size):
     sums = levels_in_chunks(params_for(scale), levels, chunk_size)
     return read_levels(
-        lambda i, k: jax.tree.map(lambda leaf: leaf[k, i], sums.log_sums),
-        lambda i: sums.bounds["bound"][i],
+        lambda i, k: {
+            name: leaf[k, i] + sums.reference[name][i] for name, leaf in sums.log_sums.items()
+        },
+        lambda i: sums.bounds["vector"][i] + 2 ** LEVELS[i] * sums.reference["vector"][i],
         LEVELS,
     )
 
@@ -234,7 +236,23 @@ def test_levels_have_the_shapes_of_what_is_kept_and_nothing_more():
     sums = jax.eval_shape(lambda: levels_in_chunks(params_for(jnp.array(0.7)), LEVELS, 4))
     shapes = jax.tree.map(lambda leaf: leaf.shape, sums)
     assert shapes.log_sums == {"scalar": (1 + MAX_LEVEL, 5), "vector": (1 + MAX_LEVEL, 5, 2)}
-    assert shapes.bounds == {"bound": (5, 2)}
+    assert shapes.bounds == shapes.reference == {"scalar": (5,), "vector": (5, 2)}
+
+
+def test_sums_of_many_blocks_keep_their_digits_far_from_zero():
+    """Where float32 resolves 2⁻⁷ only, blocks alike must sum to as many as there are."""
+
+    def block(datum, keys):
+        log_sum = jnp.asarray(-1e5) + 0.0 * random.normal(keys[0])
+        return log_sum, log_sum
+
+    function = lambda levels: evaluate_levels(
+        block, KEY, levels, block_size=1, max_level=12, chunk_size=1
+    )
+    sums = quick_jit(function)(jnp.array([12]))
+    expected = np.log(2.0) * np.maximum(np.arange(13) - 1, 0)
+    np.testing.assert_allclose(sums.log_sums[:, 0], expected, atol=1e-3)
+    assert (sums.reference[0], sums.bounds[0]) == (-1e5, 0.0)
 
 
 @pytest.mark.parametrize("levels, num_chunks", [([1, 1], 0), ([2, 1], 1), ([4, 2], 4)])
@@ -267,7 +285,8 @@ def test_blocks_of_zero_weights_are_nothing_in_a_sum_of_levels():
         max(float(random.normal(random.fold_in(random.fold_in(KEY, 0), b))), 0.0) for b in range(32)
     ]
     expected = [weights[0], *(sum(weights[2 ** (k - 1) : 2**k]) for k in range(1, 6))]
-    np.testing.assert_allclose(np.exp(sums.log_sums[:, 0]), expected, rtol=1e-5)
+    absolute = sums.log_sums[:, 0] + sums.reference[0]
+    np.testing.assert_allclose(np.exp(absolute), expected, rtol=1e-5)
     assert sums.bounds[0] == -np.inf
 
 

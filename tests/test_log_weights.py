@@ -223,6 +223,21 @@ def guide_scaled_apart(first, second):
         numpyro.sample("w", dist.Normal())
 
 
+def test_plate_of_another_full_size_in_the_guide_is_refused():
+    """Its scale would be missing from the guide's density, and the weight a power of one."""
+
+    def model():
+        with numpyro.plate("data", 4, subsample_size=2):
+            numpyro.sample("z", dist.Normal())
+
+    def guide():
+        with numpyro.plate("data", 2):
+            numpyro.sample("z", dist.Normal())
+
+    with pytest.raises(ValueError, match="'data' to have one full size .* got 4 and 2. Give"):
+        inspect_programs(seed(model, 0), seed(guide, 1), {}, (), {})
+
+
 def test_guide_sites_with_scales_of_their_own_are_refused():
     message = "all guide sites to have one scale; 'z' has 2.0 and 'w' has 3.0. Scale"
     guide = lambda: guide_scaled_apart(2.0, 3.0)

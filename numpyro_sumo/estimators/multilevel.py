@@ -93,7 +93,7 @@ def multilevel(
         whole = one + jax.nn.softplus(second - one)
         surprise = whole - 0.5 * (one + other) - size - expected
         tail = tail + expected + jnp.where(counted, weight * surprise, 0.0)
-        so_far = jnp.where(drawn, jnp.logaddexp(so_far, second), so_far)
+        so_far = jnp.where(drawn, _log_add(so_far, second), so_far)
         return (so_far, tail), None
 
     half_counts = block_size * 2.0 ** (k - 1) + (given is not None)
@@ -102,3 +102,10 @@ def multilevel(
     xs = (rows, as_rows(sizes), drawn, counted, as_rows(weight), expected)
     (_, tail), _ = lax.scan(add_level, (first, jnp.zeros_like(first)), xs)
     return jnp.where(empty, -jnp.inf, mean_bound + tail)
+
+
+def _log_add(a, b):
+    """log(e^a + e^b), whose gradient where both are −∞ is zero and not 0/0."""
+    nothing = jnp.isneginf(a) & jnp.isneginf(b)
+    total = jnp.logaddexp(jnp.where(nothing, 0.0, a), jnp.where(nothing, 0.0, b))
+    return jnp.where(nothing, -jnp.inf, total)

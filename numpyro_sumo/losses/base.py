@@ -1,7 +1,7 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from jax import random
@@ -128,13 +128,18 @@ class ImportanceLoss(ELBO):
         Differentiable in the parameters, and in arrays among ``args`` and ``kwargs`` (x itself,
         say), of which the guide objective sees none.
         """
-        self._check_alone()
+        self._check_from_below()
         objective_name = self.guide_objective or self.guide_objectives[0]
+        if objective_name in ("iwhvi", "forward_kl"):
+            self._refuse_alone()
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
         propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
         together = objective_name == "iwelbo" and self.stopping_time is None
         live = Inputs(param_map, args, kwargs)
         held = live.held()
+
+        # The same for all draws, so any will do. As a power of the weights it would be wrong.
+        scale = propose(jnp.array(0), draws_key, live).scale
 
         def views(i, key):
             model_key, guide_key = random.split(key)
@@ -143,13 +148,11 @@ class ImportanceLoss(ELBO):
             # One draw of the guide serves both views.
             proposal = propose(i, guide_key, Inputs(param_map, held.args, held.kwargs))
             return {
-                "model": weigh(i, model_key, proposal.held(), live),
+                "model": weigh(i, model_key, proposal.held()._replace(scale=scale), live),
                 "guide": weigh(i, model_key, proposal, held),
             }
 
         draws = self.draw(draws_key, views)
-        # The same for all draws, so any will do. As a power of the weights it would be wrong.
-        scale = propose(jnp.array(0), draws_key, live).scale
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
             return -jnp.sum(scale * self.estimate(draws, "both"))
@@ -174,7 +177,7 @@ class ImportanceLoss(ELBO):
         :return: estimates in nats, shape ``(num_estimates, *data)``, and their scale, of the same
             shape: what :meth:`log_evidence` multiplies them by before it sums over the data.
         """
-        self._check_alone()
+        self._check_from_below()
         plate_key, draws_key = random.split(rng_key)
         propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
         inputs = Inputs(param_map, args, kwargs)
@@ -187,15 +190,19 @@ class ImportanceLoss(ELBO):
         replicates = jnp.arange(num_estimates)
         scales = jax.vmap(lambda i: propose(i, draws_key, inputs).scale)(replicates)
         estimates = self.estimate(draws, "model")
+        scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
         return estimates, jnp.broadcast_to(scales, estimates.shape)
 
-    def _check_alone(self) -> None:
-        """Refuses what only ReverseKL can provide for."""
-        if self.from_above or self.guide_objective in ("iwhvi", "forward_kl"):
-            raise ValueError(
-                f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
-                f"got it on its own. Write ReverseKL(marginal={self!r})."
-            )
+    def _check_from_below(self) -> None:
+        """Refuses estimates that contain the generating draw."""
+        if self.from_above:
+            self._refuse_alone()
+
+    def _refuse_alone(self) -> NoReturn:
+        raise ValueError(
+            f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
+            f"got it on its own. Write ReverseKL(marginal={self!r})."
+        )
 
     def log_evidence(
         self,
@@ -279,7 +286,9 @@ class ImportanceLoss(ELBO):
             chunk_size=1,
         )
         baseline = importance_weighted_bound(independent)
-        return (self.estimate(draws, "guide") - baseline) ** 2
+        difference = self.estimate(draws, "guide") - baseline
+        # Where all weights of either are zero there is nothing to learn, and no 0·∞.
+        return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
 
 
 class Inputs(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro_sumo.draws import evaluate_levels
+from numpyro_sumo.draws import LevelSums, evaluate_levels
 from numpyro_sumo.estimators import TRUNCATIONS, importance_weighted_bound, multilevel
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
 
@@ -18,6 +18,9 @@ from .checks import check_one_of, check_stopping_time
 
 #: Where work times variance is least, for each way of cutting the sum short.
 _BEST_TAILS = {"roulette": GeometricTail(0.6340), "single": GeometricTail(1 - 2**-1.5)}
+
+#: A tail that ends while it is likelier than this was cut short on purpose.
+_NEARLY_IMPOSSIBLE = 2.0**-20
 
 #: Blocks of draws are counted in int32.
 _MOST_LEVELS = 24
@@ -35,7 +38,8 @@ class MultilevelSUMO(ImportanceLoss):
     Halves cancel to first order, so that :math:`E[\Delta_k^2]` falls as :math:`4^{-k}` where cost
     rises as :math:`2^k`. Unbiased for :math:`E[L_{2^c m}]`, c the largest possible level (17 by
     default). Heavy-tailed weights want a larger m: the variance is finite if that of the weights
-    is, and some higher moments.
+    is, and some higher moments. Where weights can be zero, so does a block of nothing but zeros,
+    which makes the estimate −∞ (as it does the mean of :math:`L_m`).
 
     :param num_particles: m, the block size, an integer ≥ 1. The mean number of draws is
         :math:`m\, E[2^K]`, 4.7 m by default.
@@ -47,8 +51,9 @@ class MultilevelSUMO(ImportanceLoss):
         the two blocks that are always drawn.
     :param from_above: begin from the upper bound, inside ReverseKL only: the generating draw is one
         of the m particles of each block, and of every bound over several.
-    :param chunk_size: log-weights evaluated at a time, rounded down to blocks, and never less than
-        one; memory is that of one chunk, and of c scalars for each datum.
+    :param chunk_size: log-weights of the tail evaluated at a time, rounded down to blocks, and
+        never less than one; memory is that of a chunk, of the first two blocks of each datum, and
+        of c scalars for each.
     :raises ValueError: for options outside these, for a stopping time under which the mean number
         of draws is not finite, and in ``loss`` for a guide that does not fit the model.
 
@@ -129,35 +134,38 @@ class MultilevelSUMO(ImportanceLoss):
             max_level=self.stopping_time.cap,
             chunk_size=max(1, (self.chunk_size or max(8, 2 * num_data)) // self.num_fresh),
         )
-        kept = {view: (sums.log_sums[view], sums.bounds[view]) for view in sums.bounds}
+        kept = {view: LevelSums(*(part[view] for part in sums)) for view in sums.reference}
         return Draws(kept, levels, given)
 
     def estimate(self, draws: Draws, view: str) -> jax.Array:
-        log_sums, bounds = draws.kept[view]
+        log_sums, bounds, reference = draws.kept[view]
         levels = draws.times_for(bounds)
-        return multilevel(
+        given = draws.given[view] - reference if view in draws.given else None
+        estimate = multilevel(
             log_sums,
             bounds / 2.0**levels,
             levels,
             self.num_fresh,
             self.stopping_time,
             truncation=self.truncation,
-            given=draws.given.get(view),
+            given=given,
         )
+        return reference + estimate
 
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
-        log_sums, _ = draws.kept[view]
-        return jnp.mean(log_sums[:2], axis=0) - math.log(self.num_fresh)
+        log_sums, _, reference = draws.kept[view]
+        return reference + jnp.mean(log_sums[:2], axis=0) - math.log(self.num_fresh)
 
 
 def _check_cost(stopping_time: StoppingTime) -> None:
     """Refuses tails under which doubling draws costs more and more, level by level."""
     survival = stopping_time.survival
-    if len(survival) > 1 and 2.0 * survival[-1] >= survival[-2]:
+    cut_short = survival[-1] > _NEARLY_IMPOSSIBLE
+    if not cut_short and 2.0 * survival[-1] >= survival[-2]:
         raise ValueError(
             "Expected a stopping time with a finite mean number of draws, P(K >= k) falling faster "
-            f"than 2^-k; that of {stopping_time!r} does not. Raise its success_probability above "
-            "1/2."
+            f"than 2^-k; that of {stopping_time!r} does not. Pass a GeometricTail with "
+            "success_probability above 1/2, or one that is cut short."
         )
     if stopping_time.cap > _MOST_LEVELS:
         raise ValueError(

@@ -161,3 +161,16 @@ def test_block_of_zero_weights_beside_a_given_draw_is_a_finite_estimate():
     for truncation in TRUNCATIONS:
         expected = [naive_estimate(blocks, level, TAIL, truncation, 0.9) for level in (1, 2)]
         np.testing.assert_allclose(got[truncation], expected, rtol=1e-9)
+
+
+def test_two_blocks_of_zero_weights_beside_a_given_draw_have_a_finite_gradient():
+    log_sums = jnp.array([-jnp.inf, -jnp.inf, 0.7])
+
+    def function(log_sums, given):
+        mean_bound = given - jnp.log(1.0 + BLOCK)
+        return multilevel(log_sums, mean_bound, jnp.array(2), BLOCK, TAIL, given=given)
+
+    value, gradients = quick_jit(jax.value_and_grad(function, (0, 1)))(log_sums, 0.9)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+    assert gradients[0][2] != 0.0

@@ -98,6 +98,22 @@ def test_scale_of_model_and_guide_multiplies_the_finished_estimate(loss):
 
 
 @pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())
+def test_derivative_in_a_scale_is_the_estimate_it_multiplies(loss):
+    problem = linear_gaussian_problem(2)
+
+    def value(beta):
+        model, guide = (scaled_by_argument(p) for p in (problem.model, problem.guide))
+        return loss.loss(random.key(3), problem.params, model, guide, *problem.args, beta)
+
+    at_three, slope = quick_jit(jax.value_and_grad(value))(3.0)
+    assert float(slope) == pytest.approx(float(at_three) / 3.0, rel=1e-4)
+
+
+def scaled_by_argument(program):
+    return lambda x, beta: scale(program, scale=beta)(x)
+
+
+@pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())
 def test_scale_of_each_datum_multiplies_its_estimate(loss):
     """Survey weights, say: with the posterior as guide the estimate is the weighted evidence."""
     problem = plated_problem(4)

@@ -62,11 +62,11 @@ UNKNOWN_OPTIONS = {
     ),
     "endless_cost": (
         lambda: MultilevelSUMO(stopping_time=GeometricTail(0.5)),
-        r"finite mean number of draws, .* GeometricTail\(success_probability=0.5, .* Raise",
+        r"finite mean number of draws, .* GeometricTail\(success_probability=0.5, .* Pass",
     ),
     "tail_that_is_not_geometric": (
         lambda: MultilevelSUMO(stopping_time=ReciprocalTail()),
-        r"finite mean number of draws, .* ReciprocalTail\(knee=80, decay=0.9\) does not",
+        r"finite mean number of draws, .* ReciprocalTail\(knee=80, decay=0.9\) does not. Pass",
     ),
     "gradient": (
         lambda: ReverseKL(gradient="dreg"),
@@ -95,6 +95,11 @@ UNKNOWN_OPTIONS = {
 @pytest.mark.parametrize("make, message", UNKNOWN_OPTIONS.values(), ids=UNKNOWN_OPTIONS.keys())
 def test_unknown_option_is_refused_with_those_that_are_known(make, message):
     assert_refused(message, make)
+
+
+@pytest.mark.parametrize("tail", [GeometricTail(0.4, max_level=3), ReciprocalTail(4, decay=0.0)])
+def test_tails_that_are_cut_short_have_a_finite_cost(tail):
+    assert MultilevelSUMO(2, stopping_time=tail).mean_draws < 32
 
 
 def test_integers_of_numpy_are_integers():

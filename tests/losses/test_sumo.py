@@ -206,3 +206,19 @@ def test_one_stopping_time_is_shared_by_the_elements_of_a_plate():
     )(random.key(8))
     jax.effects_barrier()
     assert len(tail.seen) == 1
+
+
+def test_variance_objective_has_finite_gradients_where_the_baseline_has_zeros_alone():
+    def model():
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.factor("tail", jnp.where(z > 2.2, 0.0, -jnp.inf))
+
+    def guide():
+        numpyro.sample("z", dist.Normal(numpyro.param("mean", 0.0), 1.0))
+
+    loss = SUMO(8, guide_objective="variance")
+    at_key = lambda key: jax.value_and_grad(
+        lambda mean: loss.loss(key, {"mean": mean}, model, guide)
+    )(0.0)
+    values, gradients = over_keys(at_key, random.key(6), 100)
+    assert np.any(np.isfinite(values)) and np.all(np.isfinite(gradients))
