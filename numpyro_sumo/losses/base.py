@@ -79,6 +79,10 @@ class ImportanceLoss(ELBO):
     - ``"forward_kl"``: it descends −log r(u | x) at the draw u that generated x.
 
     The last two are for density matching, inside :class:`~numpyro_sumo.ReverseKL`.
+
+    A positive scale that all sites of the guide share, from subsampling or ``handlers.scale``,
+    multiplies the finished estimate; the model's densities are taken relative to it. With one
+    particle that is what :class:`numpyro.infer.Trace_ELBO` does.
     """
 
     #: Accepted names. The first is the default outside density matching, where it is "forward_kl".
