@@ -1,5 +1,6 @@
 """The few places where ArviZ 0.23 and 1.x differ, behind one face."""
 
+import math
 from typing import Any
 import warnings
 
@@ -56,17 +57,26 @@ def pareto_k(log_weights: np.ndarray) -> np.ndarray:
     """The Pareto k-hat of importance weights, by ArviZ's smoothing of their upper tail.
 
     :param log_weights: shape ``(*batch, draws)``.
-    :return: shape ``batch``; −inf where all weights are the same, which have no tail.
+    :return: shape ``batch``; −inf where the largest weights are the same, so that there is no tail.
     """
     log_weights = np.asarray(log_weights, np.float64)
-    if _IS_ARVIZ_1:
-        from arviz_stats.base import array_stats
-
-        smooth = array_stats.psislw
-    else:
-        smooth = az.psislw
+    rows = log_weights.reshape(-1, log_weights.shape[-1])
+    k_hat = np.full(len(rows), -np.inf)
+    draws = rows.shape[1]
+    in_tail = math.ceil(min(0.2 * draws, 3.0 * draws**0.5))
+    tails = np.sort(rows, axis=-1)[:, -in_tail:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a large k-hat is reported, not warned of
-        _, k_hat = smooth(log_weights)
-    constant = np.ptp(log_weights, axis=-1) <= 1e-4
-    return np.where(constant, -np.inf, k_hat)
+        spread = tails[:, -1] - tails[:, 0] > 1e-4
+        if spread.any():
+            k_hat[spread] = _smooth_tail(rows[spread])
+    return k_hat.reshape(log_weights.shape[:-1])
+
+
+def _smooth_tail(log_weights):
+    if not _IS_ARVIZ_1:
+        return az.psislw(log_weights)[1]
+    from arviz_stats.base import array_stats
+
+    # 1.x takes log-likelihoods, of which the weights are the inverse.
+    return array_stats.psislw(-log_weights)[1]
