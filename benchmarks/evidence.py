@@ -6,7 +6,6 @@ parameter, variance, and variance times the mean number of draws, which is what 
 costs; beside them the Pareto k-hat of the weights.
 """
 
-import argparse
 from pathlib import Path
 import sys
 import time
@@ -19,9 +18,9 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from benchmarks.command_line import positive_integer
+from benchmarks.command_line import benchmark_parser, positive_integer, refused
 from benchmarks.evidence_pictures import draw_biases, draw_costs
-from benchmarks.results_folder import check_writable, write_json, written_whole
+from benchmarks.results_folder import write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from benchmarks.tractable import MODELS, Tractable
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
@@ -47,11 +46,7 @@ DEFAULT_OUT = Path(__file__).parent / "results" / "evidence"
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("evidence", __doc__, DEFAULT_OUT)
     parser.add_argument(
         "--batches",
         type=positive_integer,
@@ -59,13 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"batches of {BATCH} estimates for each figure (50; quick: 2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="few estimates; figures are rough")
     options = parser.parse_args(arguments)
-    try:
-        check_writable(options.out)
-    except ValueError as error:
-        print(f"evidence: {error}", file=sys.stderr)
+    if refused("evidence", options.out):
         return 2
     num_batches = max(2, options.batches or (2 if options.quick else 50))
     started = time.perf_counter()
@@ -103,10 +94,10 @@ def measure_all(results: dict[str, Any], rng_key: jax.Array, num_batches: int) -
                 cell["pareto_k"] = float(np.max(pareto_k(np.asarray(values).T)))
                 cells["cells"].append(cell)
                 bar.update()
-                for name in ESTIMATORS:
+                for name, loss in ESTIMATORS.items():
                     bar.set_postfix_str(f"{model_name}, {mismatch}, {name}")
                     cell["estimators"][name] = verdict(
-                        problem, measure[name], rng_key, mismatch, num_batches, name
+                        problem, loss, measure[name], rng_key, mismatch, num_batches
                     )
                     bar.update()
 
@@ -137,11 +128,11 @@ def compiled(problem: Tractable, loss: ImportanceLoss) -> Any:
 
 def verdict(
     problem: Tractable,
+    loss: ImportanceLoss,
     measure: Any,
     rng_key: jax.Array,
     mismatch: float,
     num_batches: int,
-    name: str,
 ) -> dict[str, float]:
     """Bias, with its standard error, of value and gradient; and what a nat costs."""
     values, gradients = [], []
@@ -159,7 +150,7 @@ def verdict(
         "gradient_bias": float(np.mean(gradients) - exact_gradient),
         "gradient_bias_se": float(np.std(gradients, ddof=1) / num_batches**0.5),
         "variance": variance,
-        "variance_times_draws": variance * ESTIMATORS[name].mean_draws,
+        "variance_times_draws": variance * loss.mean_draws,
     }
 
 
@@ -189,9 +180,9 @@ the model's one parameter. Var × draws is the variance of an estimate times its
 draws: with n draws to spend, the squared standard error is that over n. k-hat is that of the
 weights; beyond 0.7 nothing here is to be trusted.
 
-SUMO's variance is not finite: its figures are what these samples happened to show. Its longest tail
-ends at 204 draws, so where the guide misses by much, its mean is that of the bound at 204 draws and
-falls short of log p(x) with it. The multilevel tails go to a million draws.
+SUMO's variance is not finite: its figures are what these samples happened to show. Its mean is that
+of the bound at the end of its longest tail, and where the guide misses by much, falls short of
+log p(x) with it; the multilevel tails, which double from level to level, reach much further.
 
 {sections}"""
 

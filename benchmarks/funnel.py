@@ -31,10 +31,10 @@ from numpyro.infer import MCMC, NUTS, SVI, Predictive
 from numpyro.infer.reparam import LocScaleReparam
 
 from benchmarks import funnel_pictures as pictures
-from benchmarks.command_line import positive_integer
+from benchmarks.command_line import benchmark_parser, positive_integer, refused
 from benchmarks.funnel_report import write_results
 from benchmarks.judge import judge
-from benchmarks.results_folder import check_writable, written_whole
+from benchmarks.results_folder import written_whole
 from benchmarks.training import TrainingRun, train
 from numpyro_sumo import (
     IWELBO,
@@ -153,10 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     effort = Effort(options.quick)
     num_steps = effort.num_steps if options.steps is None else options.steps
-    try:
-        check_writable(options.out)
-    except ValueError as error:
-        print(f"funnel: {error}", file=sys.stderr)
+    if refused("funnel", options.out):
         return 2
     started = time.perf_counter()
     key = random.key(options.seed)
@@ -194,11 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.funnel",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("funnel", __doc__, DEFAULT_OUT)
     parser.add_argument(
         "--steps",
         type=positive_integer,
@@ -206,9 +199,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="training steps of each arm (20000; quick: 200)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_OUT, help="folder for the results (%(default)s)"
-    )
     parser.add_argument(
         "--quick", action="store_true", help="the whole path in little time; its figures are rough"
     )

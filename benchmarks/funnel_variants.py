@@ -5,7 +5,6 @@ tail of its stopping time, the gradient, rotations, levels in place of single dr
 clipping, twice the steps.
 """
 
-import argparse
 import json
 from pathlib import Path
 import sys
@@ -16,7 +15,7 @@ from scipy.stats import norm
 
 from jax import random
 
-from benchmarks.command_line import positive_integer
+from benchmarks.command_line import benchmark_parser, positive_integer, refused
 from benchmarks.funnel import (
     ARMS,
     FEW_LEVELS,
@@ -29,7 +28,7 @@ from benchmarks.funnel import (
     train_arm,
 )
 from benchmarks.judge import judge
-from benchmarks.results_folder import check_writable, write_json, written_whole
+from benchmarks.results_folder import write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from numpyro_sumo import SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
@@ -75,23 +74,15 @@ VARIANTS: dict[str, tuple[ReverseKL, dict[str, float], int]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the variants from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.funnel_variants",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("funnel_variants", __doc__, DEFAULT_OUT)
     parser.add_argument(
         "--steps", type=positive_integer, default=20_000, help="training steps (%(default)s)"
     )
     parser.add_argument(
         "--seeds", type=positive_integer, default=2, help="number of seeds (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder (%(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        check_writable(options.out)
-    except ValueError as error:
-        print(f"funnel_variants: {error}", file=sys.stderr)
+    if refused("funnel_variants", options.out):
         return 2
     file = options.out / "variants.json"
     results: dict[str, Any] = {"steps": options.steps, "exact": EXACT, "variants": {}}

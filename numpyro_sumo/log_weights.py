@@ -198,7 +198,8 @@ def refuse_scales(*traces: dict) -> None:
                     "subsampled. Subsample in the target alone."
                 )
         for name, scale in _scales(program_trace).items():
-            if _known(scale) is None or np.any(_known(scale) != 1.0):
+            known = _known(scale)
+            if known is None or np.any(known != 1.0):
                 raise ValueError(
                     f"Expected no scaled site in sampler and reverse model; '{name}' has scale "
                     f"{scale}. Scale the target alone."

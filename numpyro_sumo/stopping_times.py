@@ -157,7 +157,7 @@ class GeometricTail(StoppingTime):
     :raises ValueError: for options outside these.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
-    deep latent variable models*, section 3.
+    deep latent variable models*.
 
     >>> from numpyro_sumo.stopping_times import GeometricTail
     >>> round(GeometricTail().mean, 2)
