@@ -88,15 +88,17 @@ class HierarchicalGuide:
         kwargs: dict,
         params: Params,
         auxiliary: Sites | None = None,
+        score_free: bool = False,
     ) -> Proposal:
         """u from the reverse model at x, with log r(u | x).
 
         :param auxiliary: u; None draws it.
+        :param score_free: whether log r is differentiated through u alone.
         """
         _, reverse = self.marginal_programs(latents)
         if auxiliary is not None:
             reverse = substitute(reverse, data=auxiliary)
-        return propose(reverse, args, kwargs, JOINT, rng_key, params)
+        return propose(reverse, args, kwargs, JOINT, rng_key, params, score_free)
 
     def log_weight(
         self,
@@ -121,7 +123,12 @@ class HierarchicalGuide:
 
 
 def check_hierarchical(
-    model: Callable, guide: object, params: Params, args: tuple, kwargs: dict
+    model: Callable,
+    guide: object,
+    params: Params,
+    args: tuple,
+    kwargs: dict,
+    score_free: bool = False,
 ) -> None:
     """Refuses a guide that is not hierarchical, or that does not fit the model or itself."""
     if not isinstance(guide, HierarchicalGuide):
@@ -133,7 +140,8 @@ def check_hierarchical(
 
     def check_reverse():
         latents, _ = guide.draw(random.key(0), params, args, kwargs)
-        traces = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
+        programs = guide.marginal_programs(latents)
+        traces = check_programs(*programs, params, args, kwargs, score_free)
         refuse_scales(sampler_trace, *traces)
 
     jax.eval_shape(check_reverse)

@@ -10,9 +10,10 @@ from jax import random
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from numpyro.distributions import Delta
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
+
+from .paths import along_path, check_paths, is_delta, random_sites
 
 Params = dict[str, jax.Array]
 
@@ -22,15 +23,21 @@ JOINT: frozenset[int] = frozenset()
 
 
 def inspect_programs(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+    model: Callable,
+    guide: Callable,
+    params: Params,
+    args: tuple,
+    kwargs: dict,
+    score_free: bool = False,
 ) -> frozenset[int]:
     """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
 
+    :param score_free: whether draws are to be differentiated along their path alone.
     :return: batch dimensions (negative) of the plates that enclose every sample site of model and
         guide, so that a weight can be kept for each of their elements.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
+    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs, score_free)
     _check_auxiliary(model_trace, guide_trace)
     data_dims = _data_plates(model_trace, guide_trace)
     _check_scales(guide_trace, data_dims)
@@ -38,7 +45,12 @@ def inspect_programs(
 
 
 def check_programs(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+    model: Callable,
+    guide: Callable,
+    params: Params,
+    args: tuple,
+    kwargs: dict,
+    score_free: bool = False,
 ) -> tuple[dict, dict]:
     """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
 
@@ -58,6 +70,8 @@ def check_programs(
     guide_trace, model_trace = traces
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
+    if score_free:
+        check_paths(guide, params, args, kwargs)
     return model_trace, guide_trace
 
 
@@ -92,16 +106,21 @@ def propose(
     data_dims: frozenset[int],
     rng_key: jax.Array,
     params: Params,
+    score_free: bool = False,
 ) -> Proposal:
     r"""A draw z from the guide with :math:`\log q_\phi(z \mid x)`.
 
     :param data_dims: from :func:`inspect_programs`.
     :param params: φ, values of the guide's param sites.
+    :param score_free: whether the log-density is differentiated in φ through z alone.
     :return: the draw; its log-density is a scalar where there are no data plates.
     """
-    log_probs, guide_trace = compute_log_probs(
-        seed(guide, rng_key), args, kwargs, params, sum_log_prob=False
-    )
+    program = seed(guide, rng_key)
+    if score_free:
+        live = trace(substitute(program, data=params)).get_trace(*args, **kwargs)
+        program = along_path(seed(guide, rng_key), random_sites(live))
+        params = jax.tree.map(stop_gradient, params)
+    log_probs, guide_trace = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
     scales = _scales(guide_trace)
     unscaled = {name: log_prob / scales[name] for name, log_prob in log_probs.items()}
     log_density = _sum_to_data(unscaled, data_dims)
@@ -177,9 +196,7 @@ def _check_auxiliary(model_trace: dict, guide_trace: dict) -> None:
     guide_latents = latent_sites(guide_trace)
     auxiliary = sorted(name for name, site in guide_latents.items() if is_auxiliary(site))
     random_latents = sorted(
-        name
-        for name in latent_sites(model_trace)
-        if not isinstance(guide_latents[name]["fn"], Delta)
+        name for name in latent_sites(model_trace) if not is_delta(guide_latents[name]["fn"])
     )
     if auxiliary and random_latents:
         raise ValueError(

@@ -80,6 +80,10 @@ class ImportanceLoss(ELBO):
 
     The last two are for density matching, inside :class:`~numpyro_sumo.ReverseKL`.
 
+    With ``gradient="dreg"`` the guide climbs its bound by the doubly reparameterised gradient:
+    draws are differentiated along their path alone, each by the square of its share in the bound,
+    and the score, which is noise of mean zero, is left out. Model parameters never see it.
+
     A positive scale that all sites of the guide share, from subsampling or ``handlers.scale``,
     multiplies the finished estimate; the model's densities are taken relative to it. With one
     particle that is what :class:`numpyro.infer.Trace_ELBO` does.
@@ -92,14 +96,32 @@ class ImportanceLoss(ELBO):
     #: Whether the draw that generated x is the first of the particles.
     from_above: bool = False
 
-    def __init__(self, num_particles: int, guide_objective: str | None, chunk_size: int | None):
+    #: Accepted names.
+    gradients = ("dreg", "standard")
+
+    def __init__(
+        self,
+        num_particles: int,
+        guide_objective: str | None,
+        chunk_size: int | None,
+        gradient: str | None = None,
+    ):
         check_positive_integer("num_particles", num_particles)
         if chunk_size is not None:
             check_positive_integer("chunk_size", chunk_size)
         if guide_objective is not None:
             check_one_of("guide_objective", guide_objective, self.guide_objectives)
+        if gradient is not None:
+            check_one_of("gradient", gradient, self.gradients)
+        if gradient == "dreg" and guide_objective not in (None, "iwelbo"):
+            raise ValueError(
+                "Expected gradient='dreg' with guide_objective='iwelbo', a bound that the guide "
+                f"climbs; got {guide_objective!r}. Pass gradient='standard', or leave it out."
+            )
         super().__init__(num_particles=num_particles)
         self.guide_objective = guide_objective
+        climbs = (guide_objective or self.guide_objectives[0]) == "iwelbo"
+        self.gradient = gradient or ("dreg" if climbs else "standard")
         self.chunk_size = chunk_size
 
     def __repr__(self) -> str:
@@ -115,6 +137,11 @@ class ImportanceLoss(ELBO):
         """Draws that are always made from the guide."""
         return self.num_particles - self.from_above
 
+    @property
+    def score_free(self) -> bool:
+        """Whether the guide climbs its bound by the doubly reparameterised gradient."""
+        return self.gradient == "dreg"
+
     def estimate(self, draws: Draws, view: str) -> jax.Array:
         """The estimate of log p(x), in nats, shape ``(num_data, ...)``: the bound over all draws.
 
@@ -123,8 +150,9 @@ class ImportanceLoss(ELBO):
         return importance_weighted_bound(draws.rows(view))
 
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
-        """The importance-weighted bound over the fresh draws that are always made, in nats."""
-        return importance_weighted_bound(draws.kept[view][: self.num_fresh])
+        """The bound over the fresh draws that are always made, in nats, as the guide climbs it."""
+        rows = draws.kept[view][: self.num_fresh]
+        return importance_weighted_bound(rows, score_free=self.score_free)
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
         """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`.
@@ -137,8 +165,9 @@ class ImportanceLoss(ELBO):
         if objective_name in ("iwhvi", "forward_kl"):
             self._refuse_alone()
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
-        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
-        together = objective_name == "iwelbo" and self.stopping_time is None
+        score_free = self.score_free
+        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs, score_free)
+        together = objective_name == "iwelbo" and self.stopping_time is None and not score_free
         live = Inputs(param_map, args, kwargs)
         held = live.held()
 
@@ -150,7 +179,8 @@ class ImportanceLoss(ELBO):
             if together:
                 return {"both": weigh(i, model_key, propose(i, guide_key, live), live)}
             # One draw of the guide serves both views.
-            proposal = propose(i, guide_key, Inputs(param_map, held.args, held.kwargs))
+            guide_inputs = Inputs(param_map, held.args, held.kwargs)
+            proposal = propose(i, guide_key, guide_inputs, score_free)
             return {
                 "model": weigh(i, model_key, proposal.held()._replace(scale=scale), live),
                 "guide": weigh(i, model_key, proposal, held),
@@ -308,7 +338,7 @@ class Inputs(NamedTuple):
         return Inputs(*jax.tree.map(hold, tuple(self)))
 
 
-def _weighing(plate_key, param_map, model, guide, args, kwargs):
+def _weighing(plate_key, param_map, model, guide, args, kwargs, score_free=False):
     """Checks model and guide, and returns how to propose and how to weigh.
 
     Both take the index of an estimate, which has a subsample of its own, and a key.
@@ -318,12 +348,12 @@ def _weighing(plate_key, param_map, model, guide, args, kwargs):
         return with_shared_subsample(program, random.fold_in(plate_key, i))
 
     data_dims = inspect_programs(
-        subsampled(model, 0), subsampled(guide, 0), param_map, args, kwargs
+        subsampled(model, 0), subsampled(guide, 0), param_map, args, kwargs, score_free
     )
 
-    def propose_one(i, key, inputs):
+    def propose_one(i, key, inputs, score_free=False):
         params, args, kwargs = inputs
-        return propose(subsampled(guide, i), args, kwargs, data_dims, key, params)
+        return propose(subsampled(guide, i), args, kwargs, data_dims, key, params, score_free)
 
     def weigh_one(i, key, proposal, inputs):
         params, args, kwargs = inputs

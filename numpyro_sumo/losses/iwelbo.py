@@ -14,11 +14,16 @@ class IWELBO(ImportanceLoss):
     :param num_particles: m, an integer ≥ 1.
     :param guide_objective: ``"iwelbo"`` (the guide climbs the bound too, the default) or, inside
         :class:`~numpyro_sumo.ReverseKL`, ``"forward_kl"`` (the default there).
+    :param gradient: how the guide climbs: ``"dreg"`` (the default under ``"iwelbo"``), the doubly
+        reparameterised gradient, of the same mean, with no noise where the guide is the posterior;
+        or ``"standard"``, for guides that depend on their parameters otherwise than through random
+        draws (AutoDelta, AutoDAIS). The model's parameters get the same gradient from either.
     :param chunk_size: log-weights evaluated at a time; None evaluates all of them at once.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.
 
-    **Reference:** Burda et al. 2016, *Importance weighted autoencoders*, eq. (8).
+    **References:** Burda et al. 2016, *Importance weighted autoencoders*, eq. (8); Tucker et al. 2019,
+    *Doubly reparameterized gradient estimators for Monte Carlo objectives*, eq. (8).
 
     >>> import jax, optax, numpyro, numpyro.distributions as dist
     >>> from numpyro.infer import SVI, autoguide
@@ -37,6 +42,7 @@ class IWELBO(ImportanceLoss):
         num_particles: int = 8,
         *,
         guide_objective: str | None = None,
+        gradient: str | None = None,
         chunk_size: int | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size)
+        super().__init__(num_particles, guide_objective, chunk_size, gradient)

@@ -49,6 +49,7 @@ class MultilevelSUMO(ImportanceLoss):
         variance times work.
     :param guide_objective: as in :class:`~numpyro_sumo.SUMO`; ``"iwelbo"`` is the mean bound over
         the two blocks that are always drawn.
+    :param gradient: how the guide climbs under ``"iwelbo"``: as in :class:`~numpyro_sumo.IWELBO`.
     :param from_above: begin from the upper bound, inside ReverseKL only: the generating draw is one
         of the m particles of each block, and of every bound over several.
     :param chunk_size: log-weights of the tail evaluated at a time, rounded down to blocks, and
@@ -82,10 +83,11 @@ class MultilevelSUMO(ImportanceLoss):
         truncation: str = "roulette",
         stopping_time: StoppingTime | None = None,
         guide_objective: str | None = None,
+        gradient: str | None = None,
         from_above: bool = False,
         chunk_size: int | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size)
+        super().__init__(num_particles, guide_objective, chunk_size, gradient)
         check_one_of("truncation", truncation, TRUNCATIONS)
         self.truncation = truncation
         self.stopping_time = _BEST_TAILS[truncation] if stopping_time is None else stopping_time
@@ -119,7 +121,9 @@ class MultilevelSUMO(ImportanceLoss):
             log_weights = jax.vmap(lambda key: views(i, key))(keys)
             log_sums, bounds = {}, {}
             for view, rows in log_weights.items():
-                log_sums[view] = importance_weighted_bound(rows) + math.log(self.num_fresh)
+                score_free = self.score_free and view == "guide"
+                bound = importance_weighted_bound(rows, score_free=score_free)
+                log_sums[view] = bound + math.log(self.num_fresh)
                 particles = rows
                 if view in given:
                     particles = jnp.concatenate([given[view][i][None], rows])

@@ -93,8 +93,10 @@ class ReverseKL(ELBO):
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
         """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
-        check_hierarchical(model, guide, param_map, args, kwargs)
         marginal, from_above = self.marginal, self.marginal.from_above
+        objective_name = marginal.guide_objective or "forward_kl"
+        score_free = objective_name == "iwelbo" and marginal.score_free
+        check_hierarchical(model, guide, param_map, args, kwargs, score_free)
         plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
         model = with_shared_subsample(model, plate_key)
 
@@ -108,7 +110,6 @@ class ReverseKL(ELBO):
         target_keys = random.split(target_key, self.num_particles)
         log_target = jax.vmap(log_density_of_target)(target_keys, x)
         x_held, u_held = stop_gradient((x, u))
-        objective_name = marginal.guide_objective or "forward_kl"
         score_apart = self.gradient == "path"
 
         def views(i, key, u=None):
@@ -120,8 +121,8 @@ class ReverseKL(ELBO):
 
             sampler_key, reverse_key = random.split(key)
 
-            def propose(x, u, params):
-                return guide.propose(reverse_key, x, args, kwargs, params, u)
+            def propose(x, u, params, score_free=False):
+                return guide.propose(reverse_key, x, args, kwargs, params, u, score_free)
 
             def weigh(x, proposal, params):
                 return guide.log_weight(sampler_key, x, proposal, args, kwargs, params)
@@ -136,7 +137,8 @@ class ReverseKL(ELBO):
             else:
                 named["model"] = weigh(x_i, proposal, param_map)
             if objective_name != "forward_kl":
-                named["guide"] = weigh(x_i_held, propose(x_i_held, u_held, param_map), held)
+                guide_proposal = propose(x_i_held, u_held, param_map, score_free and u is None)
+                named["guide"] = weigh(x_i_held, guide_proposal, held)
             return named
 
         given = {}

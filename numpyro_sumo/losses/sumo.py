@@ -35,6 +35,7 @@ class SUMO(ImportanceLoss):
         independent draws (the paper's, plus the baseline; sharper near the posterior, but blind
         while the guide is much narrower than it: begin with a wide one); or, inside ReverseKL,
         ``"forward_kl"``, −log r(u | x) at the draw that generated x (the default there).
+    :param gradient: how the guide climbs under ``"iwelbo"``: as in :class:`~numpyro_sumo.IWELBO`.
     :param from_above: begin from the upper bound, with the generating draw as the first of the m
         particles, inside ReverseKL only: unbiased for E log q(x) as before, with tamer increments.
     :param rotations: average the estimate over this many rotations of the order of the draws.
@@ -67,11 +68,12 @@ class SUMO(ImportanceLoss):
         *,
         stopping_time: StoppingTime = _PAPER,
         guide_objective: str | None = None,
+        gradient: str | None = None,
         from_above: bool = False,
         rotations: int = 1,
         chunk_size: int | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size)
+        super().__init__(num_particles, guide_objective, chunk_size, gradient)
         check_stopping_time(stopping_time)
         check_positive_integer("rotations", rotations)
         self.stopping_time = stopping_time

@@ -46,3 +46,24 @@ def test_gradient_is_the_normalised_weights():
     )
     weights = np.exp(log_weights)
     np.testing.assert_allclose(gradient, weights / weights.sum(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("num_zeros", [0, 2])
+def test_score_free_derivative_is_the_first_less_the_second(num_zeros):
+    """∂F/∂ℓ_i − ∂²F/∂ℓ_i², by automatic differentiation of a plain formula."""
+    finite = jnp.asarray(np.random.default_rng(2).normal(size=5))
+    naive = lambda rows: jnp.log(jnp.exp(rows).sum() / (5 + num_zeros))
+    expected = jax.grad(naive)(finite) - jnp.diag(jax.hessian(naive)(finite))
+    log_weights = jnp.concatenate([finite, jnp.full(num_zeros, -jnp.inf)])
+    score_free = lambda rows: importance_weighted_bound(rows, score_free=True)
+    value, gradient = jax.value_and_grad(score_free)(log_weights)
+    np.testing.assert_allclose(gradient[:5], expected, atol=1e-6)
+    np.testing.assert_array_equal(gradient[5:], 0.0)
+    assert float(value) == pytest.approx(float(naive(finite)), abs=1e-6)
+
+
+def test_score_free_derivative_where_every_weight_is_zero_is_zero():
+    score_free = lambda rows: importance_weighted_bound(rows, score_free=True)
+    value, gradient = jax.value_and_grad(score_free)(jnp.full(3, -jnp.inf))
+    assert float(value) == -np.inf
+    np.testing.assert_array_equal(gradient, 0.0)

@@ -54,16 +54,19 @@ def test_particles_of_the_same_keys_give_the_value_and_gradient_of_renyi_elbo(pr
     renyi = RenyiELBO(alpha=0, num_particles=4)
     renyi.vectorize_particles_fn = lambda particle, _: jax.vmap(particle)(keys)
     expected_value, expected_gradient = value_and_gradient(renyi, problem)(random.key(0))
-    value, gradient = value_and_gradient(IWELBO(4), problem)(random.key(0))
+    loss = IWELBO(4, gradient="standard")
+    value, gradient = value_and_gradient(loss, problem)(random.key(0))
     assert float(value) == pytest.approx(float(expected_value), rel=1e-5)
     for name in gradient:
         np.testing.assert_allclose(gradient[name], expected_gradient[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("gradient_kind", ["dreg", "standard"])
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_mean_value_and_gradient_are_those_of_renyi_elbo(problem):
+def test_mean_value_and_gradient_are_those_of_renyi_elbo(problem, gradient_kind):
     left_keys, right_keys = random.split(random.key(4), (2, 10_000))
-    value, gradient = jax.vmap(value_and_gradient(IWELBO(3), problem))(left_keys)
+    loss = IWELBO(3, gradient=gradient_kind)
+    value, gradient = jax.vmap(value_and_gradient(loss, problem))(left_keys)
     expected = jax.vmap(value_and_gradient(RenyiELBO(0, 3), problem))(right_keys)
     assert_same_mean(value, expected[0])
     assert_tree_mean(gradient, expected[1], assert_same_mean)
