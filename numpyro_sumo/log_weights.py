@@ -154,6 +154,23 @@ def log_weight(
     return _sum_to_data(log_probs, data_dims) / proposal.scale - proposal.log_density
 
 
+def updated_mutable_state(
+    model: Callable, guide: Callable, rng_key: jax.Array, params: Params, args: tuple, kwargs: dict
+) -> dict[str, Any]:
+    """The values of the mutable sites after one draw from the guide, weighed by the model."""
+
+    def run(program):
+        sites = trace(substitute(program, data=params)).get_trace(*args, **kwargs)
+        state = {n: site["value"] for n, site in sites.items() if site["type"] == "mutable"}
+        return sites, state
+
+    guide_key, model_key = random.split(rng_key)
+    guide_trace, state = run(seed(guide, guide_key))
+    params = {**params, **state}
+    _, model_state = run(replay(seed(model, model_key), guide_trace))
+    return {**state, **model_state}
+
+
 def with_shared_subsample(program: Callable, rng_key: jax.Array) -> Callable:
     """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
     return seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])

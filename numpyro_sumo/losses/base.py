@@ -1,6 +1,7 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -17,6 +18,7 @@ from numpyro_sumo.log_weights import (
     inspect_programs,
     log_weight,
     propose,
+    updated_mutable_state,
     with_shared_subsample,
 )
 from numpyro_sumo.stopping_times import StoppingTime
@@ -194,6 +196,18 @@ class ImportanceLoss(ELBO):
         objective = self.objective(objective_name, draws, baseline_key, views)
         return jnp.sum(scale * (gradient_only(objective) - estimate))
 
+    def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):
+        """The loss, and mutable state (batch statistics, say) updated by one draw of the guide.
+
+        The draw is one besides those of the loss; it sees the same subsample of the data.
+        """
+        plate_key, draws_key, _ = random.split(rng_key, 3)
+        programs = (_subsampled(program, plate_key, 0) for program in (model, guide))
+        return {
+            "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
+            "mutable_state": updated_mutable_state(*programs, draws_key, param_map, args, kwargs),
+        }
+
     def estimates(
         self,
         rng_key: jax.Array,
@@ -344,23 +358,26 @@ def _weighing(plate_key, param_map, model, guide, args, kwargs, score_free=False
     Both take the index of an estimate, which has a subsample of its own, and a key.
     """
 
-    def subsampled(program, i):
-        return with_shared_subsample(program, random.fold_in(plate_key, i))
-
+    subsampled = partial(_subsampled, plate_key=plate_key)
     data_dims = inspect_programs(
-        subsampled(model, 0), subsampled(guide, 0), param_map, args, kwargs, score_free
+        subsampled(model, i=0), subsampled(guide, i=0), param_map, args, kwargs, score_free
     )
 
     def propose_one(i, key, inputs, score_free=False):
         params, args, kwargs = inputs
-        return propose(subsampled(guide, i), args, kwargs, data_dims, key, params, score_free)
+        return propose(subsampled(guide, i=i), args, kwargs, data_dims, key, params, score_free)
 
     def weigh_one(i, key, proposal, inputs):
         params, args, kwargs = inputs
-        program = subsampled(model, i)
+        program = subsampled(model, i=i)
         return log_weight(program, proposal, args, kwargs, data_dims, key, params)
 
     return propose_one, weigh_one
+
+
+def _subsampled(program, plate_key, i):
+    """The program as estimate i sees it, with a subsample of its own."""
+    return with_shared_subsample(program, random.fold_in(plate_key, i))
 
 
 def gradient_only(x: jax.Array) -> jax.Array:

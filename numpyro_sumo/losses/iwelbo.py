@@ -22,7 +22,8 @@ class IWELBO(ImportanceLoss):
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.
 
-    **References:** Burda et al. 2016, *Importance weighted autoencoders*, eq. (8); Tucker et al. 2019,
+    **References:** Burda et al. 2016, *Importance weighted autoencoders*, eq. (8); Tucker et al.
+    2019,
     *Doubly reparameterized gradient estimators for Monte Carlo objectives*, eq. (8).
 
     >>> import jax, optax, numpyro, numpyro.distributions as dist

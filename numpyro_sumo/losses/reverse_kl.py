@@ -10,7 +10,7 @@ from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
 from numpyro_sumo.hierarchical_guide import check_hierarchical
-from numpyro_sumo.log_weights import with_shared_subsample
+from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 
 from .base import ImportanceLoss, gradient_only
 from .checks import check_one_of, check_positive_integer, options_repr
@@ -158,3 +158,14 @@ class ReverseKL(ELBO):
         else:
             objective = marginal.objective(objective_name, draws, baseline_key, views)
         return jnp.mean(log_q - log_target + gradient_only(objective))
+
+    def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):
+        """The loss, and mutable state (batch statistics, say) updated by one draw of the guide."""
+        plate_key, draw_key, *_ = random.split(rng_key, 5)
+        subsampled = with_shared_subsample(model, plate_key)
+        return {
+            "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
+            "mutable_state": updated_mutable_state(
+                subsampled, guide, draw_key, param_map, args, kwargs
+            ),
+        }

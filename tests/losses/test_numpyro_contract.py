@@ -1,0 +1,452 @@
+"""What NumPyro lets a user do with a loss, each with every loss that stands on its own."""
+
+from flax import linen as nn
+import numpy as np
+import optax
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+from numpyro.contrib.control_flow import scan
+from numpyro.contrib.module import flax_module
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.handlers import mask, seed
+from numpyro.infer import SVI, Predictive, Trace_ELBO, autoguide
+
+from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
+from tests.compiling import quick_jit
+from tests.models import AUXILIARY, LOC, NOISE, linear_gaussian_problem, plated_problem, posterior
+from tests.models import log_evidence as exact_log_evidence
+from tests.statistics import assert_mean, assert_same_mean
+
+LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+X = plated_problem(4).args[0]
+
+
+def at_keys(loss, params, model, guide, *args, num_keys=20, **kwargs):
+    """The loss at several keys."""
+    evaluate = lambda key: loss.loss(key, params, model, guide, *args, **kwargs)
+    return quick_jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
+
+
+# Plates
+
+
+def table(values):
+    """A latent for every cell of nested plates."""
+    with numpyro.plate("rows", values.shape[0], dim=-2):
+        with numpyro.plate("columns", values.shape[1], dim=-1):
+            z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=values)
+
+
+def table_posterior(values, shift=0.0):
+    mean, sd = posterior(values)
+    with numpyro.plate("rows", values.shape[0], dim=-2):
+        with numpyro.plate("columns", values.shape[1], dim=-1):
+            numpyro.sample("z", dist.Normal(mean + shift, sd))
+
+
+VALUES = jnp.linspace(-1.0, 2.0, 6).reshape(3, 2)
+
+
+@every_loss
+def test_nested_plates_have_a_weight_for_every_cell(loss):
+    values = at_keys(loss, {}, table, table_posterior, VALUES)
+    np.testing.assert_allclose(values, -exact_log_evidence(VALUES).sum(), atol=2e-3)
+
+
+def test_weights_of_cells_are_not_joined():
+    """A joint weight of six cells would make the bound looser."""
+    guide = lambda values: table_posterior(values, 0.3)
+    apart = at_keys(IWELBO(3), {}, table, guide, VALUES, num_keys=2_000)
+    each = sum(
+        np.asarray(
+            at_keys(IWELBO(3), {}, table, guide, VALUES[i : i + 1, j : j + 1], num_keys=2_000),
+            np.float64,
+        )
+        for i in range(3)
+        for j in range(2)
+    )
+    assert_same_mean(apart, each)
+
+
+def plated_model(x):
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+        numpyro.sample("x", dist.Normal(z, NOISE), obs=x)
+
+
+def surrogate_model():
+    noise = numpyro.param("surrogate_noise", 1.0)
+    with numpyro.plate("data", len(X)):
+        z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+        numpyro.sample("x", dist.Normal(z, noise), obs=X)
+
+
+GUIDES = {
+    "normal": autoguide.AutoNormal,
+    "multivariate_normal": autoguide.AutoMultivariateNormal,
+    "low_rank": autoguide.AutoLowRankMultivariateNormal,
+    "iaf": autoguide.AutoIAFNormal,
+    "bnaf": lambda model: autoguide.AutoBNAFNormal(model, hidden_factors=[2]),
+    "laplace": autoguide.AutoLaplaceApproximation,
+    "delta": autoguide.AutoDelta,
+    "dais": lambda model: autoguide.AutoDAIS(model, K=2),
+    "surrogate_dais": lambda model: autoguide.AutoSurrogateLikelihoodDAIS(
+        model, surrogate_model, K=2
+    ),
+}
+
+
+@pytest.mark.parametrize("make_guide", GUIDES.values(), ids=GUIDES.keys())
+def test_one_particle_is_trace_elbo_for_every_autoguide_of_a_plated_model(make_guide):
+    """Auxiliary sites and all: their density is counted, once, as in Trace_ELBO."""
+    guide = make_guide(plated_model)
+    svi = SVI(plated_model, guide, optax.sgd(0.1), Trace_ELBO())
+    params = svi.get_params(svi.init(random.key(1), X))
+    found, expected = (
+        at_keys(loss, params, plated_model, guide, X, num_keys=2_000)
+        for loss in (IWELBO(1, gradient="standard"), Trace_ELBO())
+    )
+    if np.ptp(expected) < 1e-4:  # nothing random
+        np.testing.assert_allclose(found, expected[0], rtol=1e-5)
+    else:
+        evaluate = quick_jit(
+            jax.vmap(lambda key: Trace_ELBO().loss(key, params, plated_model, guide, X))
+        )
+        assert_same_mean(found, evaluate(random.split(random.key(2), 2_000)))
+
+
+def test_plates_of_an_autoguide_are_subsampled_with_the_model():
+    def model(x, size):
+        with numpyro.plate("data", len(x), subsample_size=size):
+            batch = numpyro.subsample(x, event_dim=0)
+            z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=batch)
+
+    guide = autoguide.AutoNormal(
+        model, create_plates=lambda x, size: numpyro.plate("data", len(x), subsample_size=size)
+    )
+    svi = SVI(model, guide, optax.sgd(0.1), SUMO(3))
+    svi.init(random.key(0), X, 2)
+    mean, sd = posterior(X)
+    params = {"z_auto_loc": mean, "z_auto_scale": jnp.full(4, sd)}
+    values = at_keys(SUMO(3), params, model, guide, X, 2, num_keys=30)
+    evidence = np.asarray(exact_log_evidence(X))
+    possible = [-2.0 * (evidence[i] + evidence[j]) for i in range(4) for j in range(i)]
+    distances = np.abs(np.asarray(values)[:, None] - possible)
+    assert distances.min(axis=1).max() < 5e-3
+    assert len(set(distances.argmin(axis=1))) > 3
+
+
+# Handlers, primitives and parameters
+
+
+@every_loss
+def test_masked_data_factors_and_deterministic_sites(loss):
+    observed = jnp.array([True, False, True, True])
+
+    def model():
+        with numpyro.plate("data", 4):
+            with mask(mask=observed):
+                z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+                numpyro.sample("x", dist.Normal(numpyro.deterministic("mean", z), NOISE), obs=X)
+        numpyro.factor("weight", jnp.asarray(0.7))
+
+    def guide():
+        mean, sd = posterior(X)
+        with numpyro.plate("data", 4), mask(mask=observed):
+            numpyro.sample("z", dist.Normal(mean, sd))
+
+    expected = -jnp.where(observed, exact_log_evidence(X), 0.0).sum() - 0.7
+    np.testing.assert_allclose(at_keys(loss, {}, model, guide), expected, atol=2e-3)
+
+
+@every_loss
+def test_constrained_parameters_stay_in_their_support(loss):
+    def model():
+        scale = numpyro.param("scale", 1.0, constraint=constraints.positive)
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.sample("x", dist.Normal(z, scale), obs=0.1)
+
+    def guide():
+        width = numpyro.param("width", 0.5, constraint=constraints.interval(0.1, 0.9))
+        numpyro.sample("z", dist.Normal(0.0, width))
+
+    svi = SVI(model, guide, optax.adam(0.3), loss)
+    params = quick_jit(lambda key: svi.run(key, 60, progress_bar=False).params)(random.key(0))
+    assert 0.0 < params["scale"] < 0.9
+    assert 0.1 < params["width"] < 0.9 and params["width"] != 0.5
+
+
+NUM_STEPS = 5
+
+
+def random_walk(x):
+    def step(z, x_t):
+        z = numpyro.sample("z", dist.Normal(z, 1.0))
+        numpyro.sample("x", dist.Normal(z, NOISE), obs=x_t)
+        return z, None
+
+    scan(step, 0.0, x)
+
+
+@every_loss
+def test_models_that_scan_have_the_evidence_of_the_kalman_filter(loss):
+    x = jnp.array([0.3, -0.2, 1.0, 1.7, 0.9])
+    covariance = jnp.minimum(*jnp.meshgrid(*[jnp.arange(1.0, NUM_STEPS + 1)] * 2))
+    marginal = covariance + NOISE**2 * jnp.eye(NUM_STEPS)
+    gain = covariance @ jnp.linalg.inv(marginal)
+    guide = autoguide.AutoMultivariateNormal(random_walk)
+    seed(guide, 0)(x)
+    params = {
+        "auto_loc": gain @ x,
+        "auto_scale_tril": jnp.linalg.cholesky(covariance - gain @ covariance),
+    }
+    expected = -dist.MultivariateNormal(jnp.zeros(NUM_STEPS), marginal).log_prob(x)
+    np.testing.assert_allclose(at_keys(loss, params, random_walk, guide, x), expected, atol=5e-3)
+
+
+class BatchNormalised(nn.Module):
+    """Its running mean says how often it was updated."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.BatchNorm(use_running_average=False, momentum=0.9)(x))
+
+
+def normalised_model(x):
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def normalised_guide(x):
+    net = flax_module("net", BatchNormalised(), input_shape=(1,), mutable=["batch_stats"])
+    with numpyro.plate("data", len(x)):
+        numpyro.sample("z", dist.Normal(net(x[:, None])[:, 0], 0.8))
+
+
+def running_mean(state):
+    return state.mutable_state["net$state"]["batch_stats"]["BatchNorm_0"]["mean"].squeeze()
+
+
+@every_loss
+def test_mutable_state_is_updated_once_a_step_whatever_the_draws(loss):
+    svi = SVI(normalised_model, normalised_guide, optax.adam(1e-3), loss)
+    state = svi.init(random.key(0), X)
+    update = quick_jit(svi.update)
+    for _ in range(3):
+        expected = 0.9 * running_mean(state) + 0.1 * X.mean()
+        state, value = update(state, X)
+        assert float(running_mean(state)) == pytest.approx(float(expected), rel=1e-5)
+        assert np.isfinite(value)
+
+
+def test_mutable_state_of_a_sampler_is_updated_once_a_step():
+    def target():
+        numpyro.sample("x", dist.Normal().expand([2]).to_event(1))
+
+    def sampler():
+        net = flax_module("net", BatchNormalised(), input_shape=(2, 1), mutable=["batch_stats"])
+        u = numpyro.sample("u", dist.Normal().expand([2]).to_event(1), infer=AUXILIARY)
+        loc = net(jnp.array([[1.0], [2.0]]))[:, 0]
+        numpyro.sample("x", dist.Normal(loc + u, 1.0).to_event(1))
+
+    def reverse(latents):
+        width = numpyro.param("width", 0.7)
+        numpyro.sample("u", dist.Normal(0.5 * latents["x"], width).to_event(1))
+
+    guide = HierarchicalGuide(sampler, reverse)
+    svi = SVI(target, guide, optax.adam(1e-3), ReverseKL(IWHVI(3), num_particles=4))
+    before = svi.init(random.key(0))
+    state, value = quick_jit(svi.update)(before)
+    expected = 0.9 * running_mean(before) + 0.1 * 1.5
+    assert float(running_mean(state)) == pytest.approx(float(expected), rel=1e-5)
+    assert np.isfinite(value)
+
+
+# Weights that are zero, improper or not numbers
+
+
+@every_loss
+def test_improper_priors_are_densities_like_any_other(loss):
+    """With a flat prior ∫ N(x; z, s) dz = 1, and the posterior of z is N(x, s)."""
+
+    def model():
+        z = numpyro.sample("z", dist.ImproperUniform(constraints.real, (), ()))
+        numpyro.sample("x", dist.Normal(z, NOISE), obs=0.8)
+
+    def guide():
+        numpyro.sample("z", dist.Normal(0.8, NOISE))
+
+    np.testing.assert_allclose(at_keys(loss, {}, model, guide), 0.0, atol=1e-4)
+
+
+def half_normal_by_factor(x):
+    z = numpyro.sample("z", dist.Normal())
+    numpyro.factor("half", jnp.where(z > x, 0.0, -jnp.inf))
+
+
+def wide_normal(x):
+    scale = numpyro.param("scale", 1.0)
+    numpyro.sample("z", dist.Normal(0.0, scale))
+
+
+ZERO_WEIGHTS = {
+    "iwelbo": IWELBO(40),
+    "sumo": SUMO(40),
+    "sumo_standard": SUMO(40, gradient="standard"),
+    "sumo_variance": SUMO(40, guide_objective="variance"),
+    "multilevel": MultilevelSUMO(40),
+    "multilevel_variance": MultilevelSUMO(40, guide_objective="variance"),
+}
+every_loss_of_many = pytest.mark.parametrize("loss", ZERO_WEIGHTS.values(), ids=ZERO_WEIGHTS.keys())
+
+
+@every_loss_of_many
+def test_particles_of_weight_zero_count_as_zeros(loss):
+    """P(z > 0) is a half; the bound over 40 draws is low by (1 − p)/(2 p 40) = 0.0125."""
+    value_and_gradient = jax.value_and_grad(
+        lambda params, key: loss.loss(key, params, half_normal_by_factor, wide_normal, 0.0)
+    )
+    keys = random.split(random.key(0), 2_000)
+    at_key = lambda key: value_and_gradient({"scale": jnp.array(1.0)}, key)
+    values, gradients = jax.jit(lambda keys: jax.lax.map(at_key, keys, batch_size=20))(keys)
+    assert np.all(np.isfinite(gradients["scale"]))
+    bias = 0.0125 if isinstance(loss, IWELBO) else 0.0
+    assert_mean(values, np.log(2.0) + bias)
+
+
+@every_loss_of_many
+def test_no_weight_but_zeros_gives_an_infinite_loss_and_a_finite_gradient(loss):
+    value, gradient = quick_jit(
+        jax.value_and_grad(
+            lambda params: loss.loss(
+                random.key(0), params, half_normal_by_factor, wide_normal, jnp.inf
+            )
+        )
+    )({"scale": jnp.array(1.0)})
+    assert value == jnp.inf
+    assert np.isfinite(gradient["scale"])
+
+
+@every_loss
+def test_nan_among_the_data_is_a_nan_loss(loss):
+    problem = plated_problem(4)
+    x = problem.args[0].at[2].set(jnp.nan)
+    values = at_keys(loss, problem.params, problem.model, problem.guide, x)
+    assert np.all(np.isnan(values))
+
+
+@every_loss
+def test_nan_in_one_weight_of_many_is_a_nan_loss(loss):
+    """Where z > 0, which one draw of a few is bound to be."""
+
+    def model():
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.factor("tilt", jnp.sqrt(-z))
+
+    guide = lambda: numpyro.sample("z", dist.Normal(3.0, 0.5))
+    assert np.all(np.isnan(at_keys(loss, {}, model, guide)))
+
+
+# SVI
+
+
+@every_loss
+def test_float64_all_the_way(loss):
+    with jax.enable_x64(True):
+        problem = linear_gaussian_problem(2)
+        as_float64 = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, float), tree)
+        (x,), params = as_float64(problem.args), as_float64(problem.exact_params)
+        mean_and_sd = posterior(x)
+
+        def guide(x):
+            numpyro.sample("z", dist.Normal(*mean_and_sd).to_event(1))
+
+        values = at_keys(loss, params, problem.model, guide, x)
+        assert values.dtype == jnp.float64
+        expected = -float(exact_log_evidence(x).sum())
+        np.testing.assert_allclose(values, expected, atol=1e-8)
+
+
+@every_loss
+def test_an_ensemble_of_runs_is_the_runs_one_by_one(loss):
+    problem = plated_problem(3)
+    svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
+    run = lambda key: svi.run(key, 4, *problem.args, progress_bar=False)
+    keys = random.split(random.key(0), 3)
+    together = quick_jit(jax.vmap(run))(keys)
+    alone = quick_jit(run)
+    for i, key in enumerate(keys):
+        one = alone(key)
+        np.testing.assert_allclose(together.losses[i], one.losses, rtol=1e-4, atol=1e-4)
+        for name, leaf in one.params.items():
+            np.testing.assert_allclose(together.params[name][i], leaf, rtol=1e-4, atol=1e-5)
+    assert len(set(together.losses[:, -1].tolist())) == 3
+
+
+@every_loss
+def test_stable_update_leaves_parameters_alone_where_the_loss_is_not_finite(loss):
+    svi = SVI(half_normal_by_factor, wide_normal, optax.adam(1e-2), loss)
+    state = svi.init(random.key(0), -jnp.inf)
+    before = svi.get_params(state)
+    update = quick_jit(svi.stable_update)
+    state, value = update(state, jnp.inf)
+    assert svi.get_params(state) == before and np.isnan(value)
+    state, value = update(state, -jnp.inf)
+    assert np.isfinite(value)
+
+
+def test_forward_mode_differentiation_is_refused_by_losses_with_a_random_count():
+    problem = linear_gaussian_problem(2)
+    for loss in (SUMO(3), MultilevelSUMO(2)):
+        svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
+        state = svi.init(random.key(0), *problem.args)
+        for update in (
+            svi.update,
+            jax.jit(svi.update, static_argnames="forward_mode_differentiation"),
+        ):
+            with pytest.raises(TypeError, match="forward-mode"):
+                update(state, *problem.args, forward_mode_differentiation=True)
+
+
+def test_forward_mode_differentiation_of_a_fixed_number_of_draws_is_that_of_reverse_mode():
+    problem = linear_gaussian_problem(2)
+    svi = SVI(problem.model, problem.guide, optax.adam(1e-2), IWELBO(3))
+    state = svi.init(random.key(0), *problem.args)
+    forward, reverse = (
+        svi.get_params(svi.update(state, *problem.args, forward_mode_differentiation=mode)[0])
+        for mode in (True, False)
+    )
+    for name in reverse:
+        np.testing.assert_allclose(forward[name], reverse[name], rtol=1e-4)
+
+
+@every_loss
+def test_losses_are_hashable_and_equal_themselves(loss):
+    assert {loss: 1}[loss] == 1
+    assert loss != type(loss)(5)
+
+
+@every_loss
+def test_predictive_and_sample_posterior_after_training(loss):
+    guide = autoguide.AutoNormal(plated_model)
+    svi = SVI(plated_model, guide, optax.adam(0.05), loss)
+    run = quick_jit(lambda key: svi.run(key, 400, X, progress_bar=False).params)
+    params = run(random.key(0))
+    mean, sd = posterior(X)
+    draws = guide.sample_posterior(random.key(1), params, sample_shape=(4_000,))["z"]
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.1)
+    np.testing.assert_allclose(draws.std(axis=0), sd, atol=0.1)
+    predictive = Predictive(guide, params=params, num_samples=4_000)
+    np.testing.assert_allclose(predictive(random.key(2), X)["z"].mean(axis=0), mean, atol=0.1)
+    with_data = Predictive(plated_model, guide=guide, params=params, num_samples=100)
+    assert with_data(random.key(3), X)["x"].shape == (100, 4)
