@@ -123,12 +123,7 @@ class HierarchicalGuide:
 
 
 def check_hierarchical(
-    model: Callable,
-    guide: object,
-    params: Params,
-    args: tuple,
-    kwargs: dict,
-    score_free: bool = False,
+    model: Callable, guide: object, params: Params, args: tuple, kwargs: dict
 ) -> None:
     """Refuses a guide that is not hierarchical, or that does not fit the model or itself."""
     if not isinstance(guide, HierarchicalGuide):
@@ -140,8 +135,7 @@ def check_hierarchical(
 
     def check_reverse():
         latents, _ = guide.draw(random.key(0), params, args, kwargs)
-        programs = guide.marginal_programs(latents)
-        traces = check_programs(*programs, params, args, kwargs, score_free)
+        traces = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
         refuse_scales(sampler_trace, *traces)
 
     jax.eval_shape(check_reverse)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+import warnings
 
 import numpy as np
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
-from .paths import along_path, check_paths, is_delta, random_sites
+from .paths import Dependence, along_path, dependences, random_sites
 
 Params = dict[str, jax.Array]
 
@@ -23,34 +24,24 @@ JOINT: frozenset[int] = frozenset()
 
 
 def inspect_programs(
-    model: Callable,
-    guide: Callable,
-    params: Params,
-    args: tuple,
-    kwargs: dict,
-    score_free: bool = False,
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
 ) -> frozenset[int]:
     """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
 
-    :param score_free: whether draws are to be differentiated along their path alone.
     :return: batch dimensions (negative) of the plates that enclose every sample site of model and
         guide, so that a weight can be kept for each of their elements.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs, score_free)
-    _check_auxiliary(model_trace, guide_trace)
+    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
+    _check_random(guide_trace)
+    _check_auxiliary(guide_trace, lambda: dependences(guide, params, args, kwargs))
     data_dims = _data_plates(model_trace, guide_trace)
     _check_scales(guide_trace, data_dims)
     return data_dims
 
 
 def check_programs(
-    model: Callable,
-    guide: Callable,
-    params: Params,
-    args: tuple,
-    kwargs: dict,
-    score_free: bool = False,
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
 ) -> tuple[dict, dict]:
     """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
 
@@ -70,8 +61,6 @@ def check_programs(
     guide_trace, model_trace = traces
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
-    if score_free:
-        check_paths(guide, params, args, kwargs)
     return model_trace, guide_trace
 
 
@@ -204,21 +193,34 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
         )
 
 
-def _check_auxiliary(model_trace: dict, guide_trace: dict) -> None:
+def _check_random(guide_trace: dict) -> None:
+    """Warns of a guide that always proposes the same."""
+    if latent_sites(guide_trace) and not random_sites(guide_trace):
+        warnings.warn(
+            "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
+            "that every particle is the same and the estimate is log p(x, z) at that point. Use "
+            "Trace_ELBO for a point estimate, or another guide.",
+            stacklevel=2,
+        )
+
+
+def _check_auxiliary(guide_trace: dict, dependences: Callable[[], dict[str, Dependence]]) -> None:
     """Refuses auxiliary guide sites that are not integrated out.
 
-    They are sound if the model's latents are functions of them (Delta sites, as in AutoGuides);
-    otherwise log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
+    They are sound if latents are functions of them (Delta sites, as in AutoGuides); otherwise
+    log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
     """
-    guide_latents = latent_sites(guide_trace)
-    auxiliary = sorted(name for name, site in guide_latents.items() if is_auxiliary(site))
-    random_latents = sorted(
-        name for name in latent_sites(model_trace) if not is_delta(guide_latents[name]["fn"])
-    )
-    if auxiliary and random_latents:
+    sites = latent_sites(guide_trace)
+    auxiliary = {n for n, site in random_sites(guide_trace).items() if is_auxiliary(site)}
+    if not auxiliary:
+        return
+    used = [of_site.draws for name, of_site in dependences().items() if name in sites]
+    unused = sorted(auxiliary.difference(*used))
+    if unused:
         raise ValueError(
-            f"Expected a guide whose density is known; it has auxiliary sites {auxiliary} beside "
-            f"{random_latents}. Use ReverseKL with a HierarchicalGuide, which integrates them out."
+            f"Expected a guide whose density is known; it has auxiliary sites {unused} beside "
+            f"{sorted(set(sites) - auxiliary)}. Use ReverseKL with a HierarchicalGuide, which "
+            "integrates them out."
         )
 
 

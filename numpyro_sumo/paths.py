@@ -7,7 +7,7 @@ fits. Here it is left out: draws are live, and the density is taken with φ held
 
 from collections.abc import Callable
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import random
@@ -49,7 +49,9 @@ class along_path(Messenger):
             site = self.draws[msg["name"]]
             msg["value"] = site["value"]
             if site["intermediates"]:
-                msg["intermediates"] = _intermediates(msg["fn"], site)
+                msg["intermediates"] = intermediates_of(
+                    msg["fn"], site["value"], site["intermediates"]
+                )
 
 
 def random_sites(guide_trace: dict) -> dict[str, dict]:
@@ -61,59 +63,89 @@ def random_sites(guide_trace: dict) -> dict[str, dict]:
     }
 
 
-def check_paths(guide: Callable, params: Params, args: tuple, kwargs: dict) -> None:
-    """Refuses guides some of whose sites depend on parameters otherwise than through random draws.
+class Dependence(NamedTuple):
+    """What a computed site of a guide, a Delta or a factor, depends on.
 
-    A Delta at a parameter has no density whose score could be left out; nor has a factor.
-
-    :raises ValueError: naming the site.
+    :param on_parameters: whether on parameters otherwise than through random draws.
+    :param draws: names of the random sites.
     """
 
+    on_parameters: bool
+    draws: frozenset[str]
+
+
+def dependences(
+    guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> dict[str, Dependence]:
+    """What the value and the density of each computed site of a guide depend on, by its name."""
+
     def draw(params):
-        program = trace(substitute(seed(guide, random.key(0)), data=params))
-        sites = random_sites(program.get_trace(*args, **kwargs))
+        sites = trace(substitute(seed(guide, random.key(0)), data=params)).get_trace(
+            *args, **kwargs
+        )
         return {
-            n: {"value": s["value"], "intermediates": s["intermediates"]} for n, s in sites.items()
+            name: {"value": site["value"], "intermediates": site["intermediates"]}
+            for name, site in random_sites(sites).items()
         }
 
-    def computed(params, draws):
+    def compute(params, draws):
         program = along_path(seed(guide, random.key(0)), draws)
         log_probs, sites = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
         return {n: (sites[n]["value"], log_probs[n]) for n in log_probs if n not in draws}
 
     draws = jax.eval_shape(draw, params)
-    traced, shape = jax.make_jaxpr(computed, return_shape=True)(params, draws)
-    num_params = len(jax.tree.leaves(params))
-    dependent = _depends(traced.jaxpr, [True] * num_params)
-    for name, flags in jax.tree.unflatten(jax.tree.structure(shape), dependent).items():
-        if any(flags):
-            raise ValueError(
-                "Expected a guide that depends on its parameters through reparameterised draws "
-                f"alone, for gradient='dreg'; its site '{name}', a Delta or a factor, depends on "
-                "them otherwise. Pass gradient='standard'."
-            )
+    traced, shape = jax.make_jaxpr(compute, return_shape=True)(params, draws)
+    sources = (
+        jax.tree.map(lambda _: frozenset([_PARAMETERS]), params),
+        {
+            name: jax.tree.map(lambda _, name=name: frozenset([name]), site)
+            for name, site in draws.items()
+        },
+    )
+    leaves = jax.tree.leaves(sources, is_leaf=lambda leaf: isinstance(leaf, frozenset))
+    found = jax.tree.unflatten(jax.tree.structure(shape), _origins(traced.jaxpr, leaves))
+    return {
+        name: Dependence(_PARAMETERS in value | density, (value | density) - {_PARAMETERS})
+        for name, (value, density) in found.items()
+    }
 
 
-def _depends(jaxpr: Jaxpr, leading: list[bool]) -> list[bool]:
-    """Which outputs may depend on the leading inputs."""
-    marked = {v for v, flag in zip(jaxpr.invars, leading) if flag}
-    is_marked = lambda atom: not isinstance(atom, Literal) and atom in marked
+def site_without_path(guide: Callable, params: Params, args: tuple, kwargs: dict) -> str | None:
+    """A site through which the guide depends on parameters otherwise than by random draws, if any.
+
+    A Delta at a parameter has no density whose score could be left out; nor has a factor.
+    """
+    found = dependences(guide, params, args, kwargs)
+    return next((name for name, of_site in found.items() if of_site.on_parameters), None)
+
+
+#: No site has this name: NumPyro's are strings.
+_PARAMETERS = None
+
+
+def _origins(jaxpr: Jaxpr, of_inputs: list[frozenset]) -> list[frozenset]:
+    """The origins of the inputs that each output may depend on."""
+    origins = dict(zip(jaxpr.invars, of_inputs))
+    of = lambda atom: frozenset() if isinstance(atom, Literal) else origins.get(atom, frozenset())
     for equation in jaxpr.eqns:
-        if any(is_marked(atom) for atom in equation.invars):
-            marked.update(equation.outvars)
-    return [is_marked(atom) for atom in jaxpr.outvars]
+        together = frozenset().union(*map(of, equation.invars))
+        origins.update({variable: together for variable in equation.outvars})
+    return [of(atom) for atom in jaxpr.outvars]
 
 
-def _intermediates(distribution: Distribution, site: dict) -> list:
-    """What a transformed distribution computed on the way to a draw y, as a function of y.
+def intermediates_of(distribution: Distribution, y: jax.Array, drawn: list) -> list:
+    """What a transformed distribution computes on the way to a draw y, as a function of y.
 
     The base draw x is known, and so the transform need not be inverted: to first order, which is
     all that a derivative sees, x moves by J⁻¹ dy with J the transform's Jacobian at x.
+
+    :param distribution: with its parameters held.
+    :param y: the draw, live.
+    :param drawn: the intermediates it was drawn with.
     """
     while not isinstance(distribution, TransformedDistribution):
         distribution = distribution.base_dist
-    x = stop_gradient(site["intermediates"][0][0])
-    y = site["value"]
+    x = stop_gradient(drawn[0][0])
     x = x + _pull_back(ComposeTransform(distribution.transforms), x, y - stop_gradient(y))
     intermediates = []
     for transform in distribution.transforms:

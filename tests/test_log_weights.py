@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import mask, scale, seed, trace
+from numpyro.handlers import block, mask, scale, seed, trace
 from numpyro.infer import autoguide
 
 from numpyro_sumo.log_weights import (
@@ -353,3 +353,33 @@ def test_an_auxiliary_site_does_not_stand_for_a_latent_of_its_name():
 
     with pytest.raises(ValueError, match=r"it lacks \['u'\]"):
         inspect_programs(model, guide, {}, (), {})
+
+
+def test_a_list_of_autoguides_may_mix_auxiliary_sites_with_random_latents():
+    def model():
+        numpyro.sample("x", dist.Normal())
+        numpyro.sample("y", dist.Normal())
+
+    guide = autoguide.AutoGuideList(model)
+    guide.append(autoguide.AutoDiagonalNormal(block(model, hide=["y"]), prefix="first"))
+    guide.append(autoguide.AutoNormal(block(model, hide=["x"]), prefix="second"))
+    with seed(rng_seed=0):
+        guide_trace = trace(guide).get_trace()
+    params = {n: s["value"] for n, s in guide_trace.items() if s["type"] == "param"}
+    assert inspect_programs(model, guide, params, (), {}) == JOINT
+
+
+def test_an_auxiliary_site_beside_an_unrelated_delta_is_refused():
+    """The Delta does not make the density of the other latent known."""
+
+    def model():
+        numpyro.sample("x", dist.Normal())
+        numpyro.sample("w", dist.Normal())
+
+    def guide():
+        u = numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+        numpyro.sample("x", dist.Normal(u, 1.0))
+        numpyro.sample("w", dist.Delta(numpyro.param("point", 0.3)))
+
+    with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['w', 'x'\]. Use"):
+        inspect_programs(model, guide, {"point": jnp.array(0.3)}, (), {})

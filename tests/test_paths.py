@@ -15,7 +15,7 @@ from numpyro.distributions import transforms
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import SVI, autoguide
 
-from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, ReverseKL
+from numpyro_sumo import IWELBO, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
 from numpyro_sumo.log_weights import JOINT, propose
 from numpyro_sumo.paths import is_delta
 from tests.compiling import quick_jit
@@ -275,8 +275,10 @@ def guide_with_a_factor():
     numpyro.factor("tilt", numpyro.param("tilt_by", 0.1) * z)
 
 
+AUTO_DELTA = autoguide.AutoDelta(delta_model)
+
 WITHOUT_PATH = {
-    "auto_delta": (autoguide.AutoDelta(delta_model), "'w'"),
+    "auto_delta": (AUTO_DELTA, "'w'"),
     "auto_laplace": (autoguide.AutoLaplaceApproximation(delta_model), "'_auto_latent'"),
     "auto_dais": (autoguide.AutoDAIS(delta_model, K=2), "'auto_factor'"),
     "delta_at_a_parameter": (guide_with_a_delta, "'w'"),
@@ -284,18 +286,49 @@ WITHOUT_PATH = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Expected a guide that draws at random")
 @every_loss
 @pytest.mark.parametrize("guide, site", WITHOUT_PATH.values(), ids=WITHOUT_PATH.keys())
-def test_guides_without_a_path_are_refused_by_name_and_may_have_the_standard_gradient(
+def test_guides_without_a_path_are_refused_by_name_and_have_the_standard_gradient_by_default(
     guide, site, loss_class
 ):
-    svi = SVI(delta_model, guide, optax.adam(0.1), loss=loss_class(2))
+    svi = SVI(delta_model, guide, optax.adam(0.1), loss=loss_class(2, gradient="dreg"))
     with pytest.raises(ValueError, match=f"its site {site}, .* gradient='standard'") as error:
         svi.run(random.key(0), 2, progress_bar=False)
     assert "\n" not in str(error.value)
-    svi = SVI(delta_model, guide, optax.adam(0.1), loss=loss_class(2, gradient="standard"))
-    losses = svi.run(random.key(0), 2, progress_bar=False).losses
-    assert np.all(np.isfinite(losses))
+    by_default, standard = (
+        SVI(delta_model, guide, optax.adam(0.1), loss=loss_class(2, gradient=gradient)).run(
+            random.key(0), 2, progress_bar=False
+        )
+        for gradient in (None, "standard")
+    )
+    np.testing.assert_array_equal(by_default.losses, standard.losses)
+    assert np.all(np.isfinite(standard.losses))
+
+
+def test_a_reverse_model_without_a_path_is_refused_by_name():
+    def sampler():
+        u = numpyro.sample("u", dist.Normal(), infer=AUXILIARY)
+        numpyro.sample("x", dist.Normal(u, 1.0))
+
+    def reverse(latents):
+        u = numpyro.sample("u", dist.Normal(0.5 * latents["x"], numpyro.param("width", 0.7)))
+        numpyro.factor("tilt", numpyro.param("tilt_by", 0.1) * u)
+
+    guide = HierarchicalGuide(sampler, reverse)
+    loss = ReverseKL(IWELBO(2, guide_objective="iwelbo", gradient="dreg"), num_particles=2)
+    svi = SVI(lambda: numpyro.sample("x", dist.Normal()), guide, optax.adam(0.1), loss=loss)
+    with pytest.raises(ValueError, match="its site 'tilt', "):
+        svi.run(random.key(0), 2, progress_bar=False)
+
+
+def test_a_guide_that_draws_nothing_is_warned_of():
+    with pytest.warns(UserWarning, match="every particle is the same .* Use Trace_ELBO"):
+        loss = IWELBO(2).loss(
+            random.key(0), {"z_auto_loc": 0.3, "w_auto_loc": 0.1}, delta_model, AUTO_DELTA
+        )
+    expected = -dist.Normal().log_prob(jnp.array([0.3, 0.1])).sum()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_function_of_draws_alone_is_no_obstacle():

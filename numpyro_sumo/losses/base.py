@@ -21,6 +21,7 @@ from numpyro_sumo.log_weights import (
     updated_mutable_state,
     with_shared_subsample,
 )
+from numpyro_sumo.paths import site_without_path
 from numpyro_sumo.stopping_times import StoppingTime
 
 from .checks import check_one_of, check_positive_integer, options_repr
@@ -122,8 +123,7 @@ class ImportanceLoss(ELBO):
             )
         super().__init__(num_particles=num_particles)
         self.guide_objective = guide_objective
-        climbs = (guide_objective or self.guide_objectives[0]) == "iwelbo"
-        self.gradient = gradient or ("dreg" if climbs else "standard")
+        self.gradient = gradient
         self.chunk_size = chunk_size
 
     def __repr__(self) -> str:
@@ -139,10 +139,23 @@ class ImportanceLoss(ELBO):
         """Draws that are always made from the guide."""
         return self.num_particles - self.from_above
 
-    @property
-    def score_free(self) -> bool:
-        """Whether the guide climbs its bound by the doubly reparameterised gradient."""
-        return self.gradient == "dreg"
+    def is_score_free(
+        self, objective_name: str, guide: Callable, params: Params, args: tuple, kwargs: dict
+    ) -> bool:
+        """Whether the guide climbs its bound by the doubly reparameterised gradient.
+
+        :raises ValueError: if that was asked for, and the guide has a site that does not allow it.
+        """
+        if objective_name != "iwelbo" or self.gradient == "standard":
+            return False
+        site = site_without_path(guide, params, args, kwargs)
+        if site is not None and self.gradient == "dreg":
+            raise ValueError(
+                "Expected a guide that depends on its parameters through reparameterised draws "
+                f"alone, for gradient='dreg'; its site '{site}', a Delta or a factor, depends on "
+                "them otherwise. Pass gradient='standard'."
+            )
+        return site is None
 
     def estimate(self, draws: Draws, view: str) -> jax.Array:
         """The estimate of log p(x), in nats, shape ``(num_data, ...)``: the bound over all draws.
@@ -152,9 +165,9 @@ class ImportanceLoss(ELBO):
         return importance_weighted_bound(draws.rows(view))
 
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
-        """The bound over the fresh draws that are always made, in nats, as the guide climbs it."""
+        """The bound over the fresh draws that are always made, in nats."""
         rows = draws.kept[view][: self.num_fresh]
-        return importance_weighted_bound(rows, score_free=self.score_free)
+        return importance_weighted_bound(rows, score_free=view == "path")
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
         """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`.
@@ -167,8 +180,9 @@ class ImportanceLoss(ELBO):
         if objective_name in ("iwhvi", "forward_kl"):
             self._refuse_alone()
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
-        score_free = self.score_free
-        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs, score_free)
+        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
+        seen = _subsampled(guide, plate_key, 0)
+        score_free = self.is_score_free(objective_name, seen, param_map, args, kwargs)
         together = objective_name == "iwelbo" and self.stopping_time is None and not score_free
         live = Inputs(param_map, args, kwargs)
         held = live.held()
@@ -185,7 +199,7 @@ class ImportanceLoss(ELBO):
             proposal = propose(i, guide_key, guide_inputs, score_free)
             return {
                 "model": weigh(i, model_key, proposal.held()._replace(scale=scale), live),
-                "guide": weigh(i, model_key, proposal, held),
+                "path" if score_free else "guide": weigh(i, model_key, proposal, held),
             }
 
         draws = self.draw(draws_key, views)
@@ -311,7 +325,8 @@ class ImportanceLoss(ELBO):
         """The guide objective, to be minimised: one for each estimate, and of its shape.
 
         :param name: one of ``guide_objectives``, save "forward_kl", which needs no draws.
-        :param draws: with a "guide" view.
+        :param draws: with a "guide" view; or, for the doubly reparameterised gradient, with a
+            "path" view of draws that are differentiated along their path alone.
         :param views: as in :meth:`draw`, for the baseline's own draws.
         """
         if name == "iwhvi":
@@ -322,7 +337,7 @@ class ImportanceLoss(ELBO):
                     "Expected num_particles >= 2, for the generating draw is one of them and "
                     f"guide_objective='iwelbo' needs another; got {self!r}. Raise num_particles."
                 )
-            return -self.fresh_bound(draws, "guide")
+            return -self.fresh_bound(draws, "path" if "path" in draws.kept else "guide")
         num_data = draws.stopping_times.shape[0]
         counts = jnp.full(num_data, _BASELINE_PARTICLES)
         independent = evaluate_log_weights(
@@ -352,7 +367,7 @@ class Inputs(NamedTuple):
         return Inputs(*jax.tree.map(hold, tuple(self)))
 
 
-def _weighing(plate_key, param_map, model, guide, args, kwargs, score_free=False):
+def _weighing(plate_key, param_map, model, guide, args, kwargs):
     """Checks model and guide, and returns how to propose and how to weigh.
 
     Both take the index of an estimate, which has a subsample of its own, and a key.
@@ -360,7 +375,7 @@ def _weighing(plate_key, param_map, model, guide, args, kwargs, score_free=False
 
     subsampled = partial(_subsampled, plate_key=plate_key)
     data_dims = inspect_programs(
-        subsampled(model, i=0), subsampled(guide, i=0), param_map, args, kwargs, score_free
+        subsampled(model, i=0), subsampled(guide, i=0), param_map, args, kwargs
     )
 
     def propose_one(i, key, inputs, score_free=False):

@@ -14,10 +14,10 @@ class IWELBO(ImportanceLoss):
     :param num_particles: m, an integer ≥ 1.
     :param guide_objective: ``"iwelbo"`` (the guide climbs the bound too, the default) or, inside
         :class:`~numpyro_sumo.ReverseKL`, ``"forward_kl"`` (the default there).
-    :param gradient: how the guide climbs: ``"dreg"`` (the default under ``"iwelbo"``), the doubly
-        reparameterised gradient, of the same mean, with no noise where the guide is the posterior;
-        or ``"standard"``, for guides that depend on their parameters otherwise than through random
-        draws (AutoDelta, AutoDAIS). The model's parameters get the same gradient from either.
+    :param gradient: how the guide climbs: ``"dreg"``, the doubly reparameterised gradient, of the
+        same mean, with no noise where the guide is the posterior; or ``"standard"``. None is "dreg"
+        for guides that depend on their parameters through random draws alone, and "standard" for
+        the others (AutoDelta, AutoDAIS). The model's parameters get the same from either.
     :param chunk_size: log-weights evaluated at a time; None evaluates all of them at once.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.

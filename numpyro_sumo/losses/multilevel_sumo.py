@@ -121,8 +121,7 @@ class MultilevelSUMO(ImportanceLoss):
             log_weights = jax.vmap(lambda key: views(i, key))(keys)
             log_sums, bounds = {}, {}
             for view, rows in log_weights.items():
-                score_free = self.score_free and view == "guide"
-                bound = importance_weighted_bound(rows, score_free=score_free)
+                bound = importance_weighted_bound(rows, score_free=view == "path")
                 log_sums[view] = bound + math.log(self.num_fresh)
                 particles = rows
                 if view in given:

@@ -95,8 +95,7 @@ class ReverseKL(ELBO):
         """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
         marginal, from_above = self.marginal, self.marginal.from_above
         objective_name = marginal.guide_objective or "forward_kl"
-        score_free = objective_name == "iwelbo" and marginal.score_free
-        check_hierarchical(model, guide, param_map, args, kwargs, score_free)
+        check_hierarchical(model, guide, param_map, args, kwargs)
         plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
         model = with_shared_subsample(model, plate_key)
 
@@ -110,6 +109,8 @@ class ReverseKL(ELBO):
         target_keys = random.split(target_key, self.num_particles)
         log_target = jax.vmap(log_density_of_target)(target_keys, x)
         x_held, u_held = stop_gradient((x, u))
+        _, reverse = guide.marginal_programs(jax.tree.map(lambda leaf: leaf[0], x_held))
+        score_free = marginal.is_score_free(objective_name, reverse, param_map, args, kwargs)
         score_apart = self.gradient == "path"
 
         def views(i, key, u=None):
@@ -137,8 +138,10 @@ class ReverseKL(ELBO):
             else:
                 named["model"] = weigh(x_i, proposal, param_map)
             if objective_name != "forward_kl":
-                guide_proposal = propose(x_i_held, u_held, param_map, score_free and u is None)
-                named["guide"] = weigh(x_i_held, guide_proposal, held)
+                follows_path = score_free and u is None
+                guide_proposal = propose(x_i_held, u_held, param_map, follows_path)
+                name = "path" if follows_path else "guide"
+                named[name] = weigh(x_i_held, guide_proposal, held)
             return named
 
         given = {}

@@ -104,6 +104,7 @@ GUIDES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Expected a guide that draws at random")
 @pytest.mark.parametrize("make_guide", GUIDES.values(), ids=GUIDES.keys())
 def test_one_particle_is_trace_elbo_for_every_autoguide_of_a_plated_model(make_guide):
     """Auxiliary sites and all: their density is counted, once, as in Trace_ELBO."""
