@@ -35,6 +35,7 @@ VARIANTS: dict[type[ImportanceLoss], dict[str, dict[str, Any]]] = {
         "dreg, 8": dict(num_particles=8, gradient="dreg"),
         "standard, 8": dict(num_particles=8, gradient="standard"),
         "dreg, 2": dict(num_particles=2, gradient="dreg"),
+        "dreg, 4": dict(num_particles=4, gradient="dreg"),
         "dreg, 32": dict(num_particles=32, gradient="dreg"),
     }
 }
