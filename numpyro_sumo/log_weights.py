@@ -111,7 +111,7 @@ def propose(
         params = jax.tree.map(stop_gradient, params)
     log_probs, guide_trace = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
     scales = _scales(guide_trace)
-    unscaled = {name: log_prob / scales[name] for name, log_prob in log_probs.items()}
+    unscaled = {name: _relative(log_prob, scales[name]) for name, log_prob in log_probs.items()}
     log_density = _sum_to_data(unscaled, data_dims)
     scale = jnp.asarray(_common_scale(scales), log_density.dtype)
     others = tuple(d for d in range(-scale.ndim, 0) if d not in data_dims)
@@ -140,7 +140,7 @@ def log_weight(
     log_probs, _ = compute_log_probs(
         replay(seed(model, rng_key), proposal.trace), args, kwargs, params, sum_log_prob=False
     )
-    return _sum_to_data(log_probs, data_dims) / proposal.scale - proposal.log_density
+    return _relative(_sum_to_data(log_probs, data_dims), proposal.scale) - proposal.log_density
 
 
 def updated_mutable_state(
@@ -347,6 +347,11 @@ def _full_size(frame, *traces):
         if frame.name in program_trace:
             return program_trace[frame.name]["args"][0]
     return frame.size
+
+
+def _relative(log_prob: jax.Array, scale: Any) -> jax.Array:
+    """A scaled log-density without its scale; what was scaled by zero stays zero."""
+    return log_prob / jnp.where(scale == 0.0, 1.0, scale)
 
 
 def _sum_to_data(log_probs: dict[str, jax.Array], data_dims: frozenset[int]) -> jax.Array:

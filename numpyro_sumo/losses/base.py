@@ -87,6 +87,9 @@ class ImportanceLoss(ELBO):
     draws are differentiated along their path alone, each by the square of its share in the bound,
     and the score, which is noise of mean zero, is left out. Model parameters never see it.
 
+    Losses with a random number of draws are differentiated in reverse mode only: under
+    ``forward_mode_differentiation=True`` JAX raises a TypeError.
+
     A positive scale that all sites of the guide share, from subsampling or ``handlers.scale``,
     multiplies the finished estimate; the model's densities are taken relative to it. With one
     particle that is what :class:`numpyro.infer.Trace_ELBO` does.
