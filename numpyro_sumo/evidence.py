@@ -10,10 +10,10 @@ from tqdm import tqdm
 import jax
 from jax import random
 
-from .log_weights import Params
 from .losses import IWELBO, MultilevelSUMO
 from .losses.base import ImportanceLoss
 from .losses.checks import check_positive_integer
+from .sites import Params
 
 #: Log-weights behind each Pareto k-hat: its own error is then about 0.05.
 _NUM_WEIGHTS = 4_000

@@ -9,17 +9,9 @@ from jax import random
 import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
 
-from .log_weights import (
-    JOINT,
-    Params,
-    Proposal,
-    check_programs,
-    is_auxiliary,
-    latent_sites,
-    log_weight,
-    propose,
-    refuse_scales,
-)
+from .inspection import JOINT, check_programs, refuse_scales
+from .log_weights import Proposal, log_weight, propose
+from .sites import Params, is_auxiliary, latent_sites
 
 Sites = dict[str, jax.Array]
 

@@ -1,10 +1,7 @@
-"""Log-weights of NumPyro programs: what their traces and plates say."""
+"""Log-weights of draws from a guide under a model, as their traces have it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-import warnings
-
-import numpy as np
 
 import jax
 from jax import random
@@ -14,54 +11,8 @@ import jax.numpy as jnp
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
-from .paths import Dependence, along_path, dependences, random_sites
-
-Params = dict[str, jax.Array]
-
-
-#: Batch dimensions (negative) over which weights are kept apart: none, one weight for all.
-JOINT: frozenset[int] = frozenset()
-
-
-def inspect_programs(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> frozenset[int]:
-    """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
-
-    :return: batch dimensions (negative) of the plates that enclose every sample site of model and
-        guide, so that a weight can be kept for each of their elements.
-    :raises ValueError: one line naming what was expected, what came, and the fix.
-    """
-    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
-    _check_random(guide_trace)
-    _check_auxiliary(guide_trace, lambda: dependences(guide, params, args, kwargs))
-    data_dims = _data_plates(model_trace, guide_trace)
-    _check_scales(guide_trace, data_dims)
-    return data_dims
-
-
-def check_programs(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> tuple[dict, dict]:
-    """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
-
-    :return: the two traces; their arrays are abstract and of no use outside.
-    :raises ValueError: as :func:`inspect_programs`.
-    """
-    traces: list[dict] = []
-
-    def record():
-        model_key, guide_key = random.split(random.key(0))
-        guide_trace = trace(substitute(seed(guide, guide_key), data=params))
-        traces.append(guide_trace.get_trace(*args, **kwargs))
-        model_trace = trace(substitute(replay(seed(model, model_key), traces[0]), data=params))
-        traces.append(model_trace.get_trace(*args, **kwargs))
-
-    jax.eval_shape(record)
-    guide_trace, model_trace = traces
-    _check_latents(model_trace, guide_trace)
-    _check_reparameterised(guide_trace)
-    return model_trace, guide_trace
+from .paths import along_path
+from .sites import Params, random_sites, scales_of
 
 
 class Proposal(NamedTuple):
@@ -110,7 +61,7 @@ def propose(
         program = along_path(seed(guide, rng_key), random_sites(live))
         params = jax.tree.map(stop_gradient, params)
     log_probs, guide_trace = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
-    scales = _scales(guide_trace)
+    scales = scales_of(guide_trace)
     unscaled = {name: _relative(log_prob, scales[name]) for name, log_prob in log_probs.items()}
     log_density = _sum_to_data(unscaled, data_dims)
     scale = jnp.asarray(_common_scale(scales), log_density.dtype)
@@ -165,188 +116,17 @@ def with_shared_subsample(program: Callable, rng_key: jax.Array) -> Callable:
     return seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
 
 
-def _check_latents(model_trace: dict, guide_trace: dict) -> None:
-    """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
-    model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
-    for name, site in model_latents.items():
-        if site["fn"].support.is_discrete:
-            raise ValueError(
-                f"Expected continuous latent sites; model site '{name}' is discrete. "
-                "Sum it out of the model (a mixture distribution, for instance)."
-            )
-    proposed = {name for name, site in guide_latents.items() if not is_auxiliary(site)}
-    missing = sorted(set(model_latents) - proposed)
-    if missing:
-        raise ValueError(
-            f"Expected the guide to sample every latent site of the model; it lacks {missing}. "
-            "Add these sites to the guide."
-        )
-    extra = sorted(
-        name
-        for name, site in guide_latents.items()
-        if name not in model_latents and not is_auxiliary(site)
-    )
-    if extra:
-        raise ValueError(
-            f"Expected guide sites to be latent sites of the model; it has {extra} besides. "
-            "Remove them."
-        )
-
-
-def _check_random(guide_trace: dict) -> None:
-    """Warns of a guide that always proposes the same."""
-    if latent_sites(guide_trace) and not random_sites(guide_trace):
-        warnings.warn(
-            "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
-            "that every particle is the same and the estimate is log p(x, z) at that point. Use "
-            "Trace_ELBO for a point estimate, or another guide.",
-            stacklevel=2,
-        )
-
-
-def _check_auxiliary(guide_trace: dict, dependences: Callable[[], dict[str, Dependence]]) -> None:
-    """Refuses auxiliary guide sites that are not integrated out.
-
-    They are sound if latents are functions of them (Delta sites, as in AutoGuides); otherwise
-    log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
-    """
-    sites = latent_sites(guide_trace)
-    auxiliary = {n for n, site in random_sites(guide_trace).items() if is_auxiliary(site)}
-    if not auxiliary:
-        return
-    used = [of_site.draws for name, of_site in dependences().items() if name in sites]
-    unused = sorted(auxiliary.difference(*used))
-    if unused:
-        raise ValueError(
-            f"Expected a guide whose density is known; it has auxiliary sites {unused} beside "
-            f"{sorted(set(sites) - auxiliary)}. Use ReverseKL with a HierarchicalGuide, which "
-            "integrates them out."
-        )
-
-
-def refuse_scales(*traces: dict) -> None:
-    """Refuses subsampled plates and scaled sites in programs whose densities must be whole."""
-    for program_trace in traces:
-        for name, site in program_trace.items():
-            if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
-                raise ValueError(
-                    f"Expected no subsampled plate in sampler and reverse model; '{name}' is "
-                    "subsampled. Subsample in the target alone."
-                )
-        for name, scale in _scales(program_trace).items():
-            known = _known(scale)
-            if known is None or np.any(known != 1.0):
-                raise ValueError(
-                    f"Expected no scaled site in sampler and reverse model; '{name}' has scale "
-                    f"{scale}. Scale the target alone."
-                )
-
-
-def _check_reparameterised(guide_trace: dict) -> None:
-    """Refuses guide sites through which no gradient can flow."""
-    for name, site in latent_sites(guide_trace).items():
-        if not site["fn"].has_rsample:
-            raise ValueError(
-                f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
-                "which has no reparameterised sampler. Choose a distribution that has one."
-            )
-
-
-def latent_sites(program_trace: dict) -> dict[str, dict]:
-    """The sample sites of a trace that are not observed, by name."""
-    return {
-        name: site
-        for name, site in program_trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
-
-
-def is_auxiliary(site: dict) -> bool:
-    """Whether a sample site is marked as integrated out."""
-    return bool(site["infer"].get("is_auxiliary", False))
-
-
-def _scales(program_trace: dict) -> dict[str, Any]:
-    """The scale of each sample site: that of its plates and handlers together."""
-    return {
-        name: 1.0 if site["scale"] is None else site["scale"]
-        for name, site in program_trace.items()
-        if site["type"] == "sample"
-    }
-
-
-def _known(scale: Any) -> np.ndarray | None:
-    """The value of a scale, or None while it is being traced."""
-    return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
-
-
 def _common_scale(scales: dict[str, Any]) -> Any:
     """The scale that all sites share; NaN where they do not (and were traced, see the checks)."""
     if not scales:
         return 1.0
     first, *others = scales.values()
-    if all(_known(scale) is not None for scale in scales.values()):
+    if all(not isinstance(scale, jax.core.Tracer) for scale in scales.values()):
         return first
     same = jnp.asarray(True)
     for scale in others:
         same &= jnp.all(scale == first)
     return jnp.where(same, first, jnp.nan)
-
-
-def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
-    """Refuses guides whose sites are scaled apart, for then their density is not the draw's."""
-    scales = _scales(guide_trace)
-    known = {name: _known(scale) for name, scale in scales.items()}
-    for name, scale in known.items():
-        first_name, first = next(iter(known.items()))
-        if scale is None or first is None:
-            continue
-        if not np.array_equal(scale, first):
-            raise ValueError(
-                f"Expected all guide sites to have one scale; '{first_name}' has {first} and "
-                f"'{name}' has {scale}. Scale the whole guide, or only sites of the model."
-            )
-    for name, site_scale in scales.items():
-        shape = jnp.shape(site_scale)
-        if any(size > 1 and dim - len(shape) not in data_dims for dim, size in enumerate(shape)):
-            raise ValueError(
-                f"Expected one scale for each weight; guide site '{name}' has a scale of shape "
-                f"{shape}, and weights are kept apart over dimensions {sorted(data_dims)}. Scale "
-                "all of the guide by one number, or only sites of the model."
-            )
-
-
-def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset[int]:
-    stacks = [
-        frozenset(site["cond_indep_stack"])
-        for program_trace in (model_trace, guide_trace)
-        for site in program_trace.values()
-        if site["type"] == "sample"
-    ]
-    if not stacks:
-        return JOINT
-    enclosing = frozenset.intersection(*stacks)
-    for frame in enclosing:
-        sizes = [t[frame.name]["args"][0] for t in (model_trace, guide_trace) if frame.name in t]
-        if len(set(sizes)) > 1:
-            raise ValueError(
-                f"Expected plate '{frame.name}' to have one full size in model and guide; got "
-                f"{sizes[0]} and {sizes[1]}. Give both the same size and subsample_size."
-            )
-    for frame in frozenset.union(*stacks) - enclosing:
-        if _full_size(frame, model_trace, guide_trace) > frame.size:
-            raise ValueError(
-                f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
-                "model and guide; it does not. Move all sites into it, or do not subsample it."
-            )
-    return frozenset(frame.dim for frame in enclosing)
-
-
-def _full_size(frame, *traces):
-    for program_trace in traces:
-        if frame.name in program_trace:
-            return program_trace[frame.name]["args"][0]
-    return frame.size
 
 
 def _relative(log_prob: jax.Array, scale: Any) -> jax.Array:

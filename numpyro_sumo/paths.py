@@ -7,7 +7,7 @@ fits. Here it is left out: draws are live, and the density is taken with φ held
 
 from collections.abc import Callable
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import random
@@ -15,20 +15,13 @@ from jax.extend.core import Jaxpr, Literal
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from numpyro.distributions import Delta, Distribution, TransformedDistribution
+from numpyro.distributions import Distribution, TransformedDistribution
 from numpyro.distributions.transforms import ComposeTransform, Transform
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 from numpyro.primitives import Messenger
 
-Params = dict[str, Any]
-
-
-def is_delta(distribution: Distribution) -> bool:
-    """Whether draws are a function of what came before: a Delta, under whatever shape or mask."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
+from .sites import Params, random_sites
 
 
 class along_path(Messenger):
@@ -52,15 +45,6 @@ class along_path(Messenger):
                 msg["intermediates"] = intermediates_of(
                     msg["fn"], site["value"], site["intermediates"]
                 )
-
-
-def random_sites(guide_trace: dict) -> dict[str, dict]:
-    """The latent sites of a guide's trace that are drawn, and not computed from other draws."""
-    return {
-        name: site
-        for name, site in guide_trace.items()
-        if site["type"] == "sample" and not site["is_observed"] and not is_delta(site["fn"])
-    }
 
 
 class Dependence(NamedTuple):

@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density
 
 from .estimators import importance_weighted_bound
 from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical
-from .log_weights import Params
+from .sites import Params
 
 
 class KLSandwich(NamedTuple):

@@ -16,8 +16,9 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import IWELBO, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
-from numpyro_sumo.log_weights import JOINT, propose
-from numpyro_sumo.paths import is_delta
+from numpyro_sumo.inspection import JOINT
+from numpyro_sumo.log_weights import propose
+from numpyro_sumo.sites import is_delta
 from tests.compiling import quick_jit
 from tests.models import (
     AUXILIARY,

@@ -13,15 +13,15 @@ from numpyro.infer import ELBO
 
 from numpyro_sumo.draws import evaluate_log_weights
 from numpyro_sumo.estimators import importance_weighted_bound
+from numpyro_sumo.inspection import inspect_programs
 from numpyro_sumo.log_weights import (
-    Params,
-    inspect_programs,
     log_weight,
     propose,
     updated_mutable_state,
     with_shared_subsample,
 )
 from numpyro_sumo.paths import site_without_path
+from numpyro_sumo.sites import Params
 from numpyro_sumo.stopping_times import StoppingTime
 
 from .checks import check_one_of, check_positive_integer, options_repr

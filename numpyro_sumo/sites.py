@@ -1,0 +1,46 @@
+"""The sites of a traced program: which are latent, random, auxiliary; what scales them."""
+
+from typing import Any
+
+import jax
+
+from numpyro.distributions import Delta, Distribution
+
+Params = dict[str, jax.Array]
+
+
+def latent_sites(program_trace: dict) -> dict[str, dict]:
+    """The sample sites of a trace that are not observed, by name."""
+    return {
+        name: site
+        for name, site in program_trace.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+
+
+def random_sites(guide_trace: dict) -> dict[str, dict]:
+    """The latent sites of a guide's trace that are drawn, and not computed from other draws."""
+    return {
+        name: site for name, site in latent_sites(guide_trace).items() if not is_delta(site["fn"])
+    }
+
+
+def is_delta(distribution: Distribution) -> bool:
+    """Whether draws are a function of what came before: a Delta, under whatever shape or mask."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
+
+
+def is_auxiliary(site: dict) -> bool:
+    """Whether a sample site is marked as integrated out."""
+    return bool(site["infer"].get("is_auxiliary", False))
+
+
+def scales_of(program_trace: dict) -> dict[str, Any]:
+    """The scale of each sample site: that of its plates and handlers together."""
+    return {
+        name: 1.0 if site["scale"] is None else site["scale"]
+        for name, site in program_trace.items()
+        if site["type"] == "sample"
+    }
