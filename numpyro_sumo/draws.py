@@ -5,7 +5,7 @@ log-weights themselves, which cost a run of model and guide each, are evaluated 
 (datum, draw) that were drawn, a chunk at a time, in a loop with a traced bound.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ def evaluate_log_weights(
     max_count: int,
     num_head: int,
     chunk_size: int,
+    head_only: Collection[str] = (),
 ) -> Any:
     """Evaluates ``counts[i]`` log-weights for every datum i, and keeps each.
 
@@ -42,6 +43,8 @@ def evaluate_log_weights(
     :param max_count: the largest possible count.
     :param num_head: draws of each datum that are made whatever the counts.
     :param chunk_size: slots evaluated at a time in the loop.
+    :param head_only: entries of a dict from ``log_weight`` that are wanted of the first draws
+        alone; they have ``num_head`` rows, and cost nothing beyond.
     :return: the pytree of ``log_weight`` with leaves of shape ``(max_count, num_data, ...)``; rows
         from ``counts[i]`` on are not to be read.
     """
@@ -50,10 +53,10 @@ def evaluate_log_weights(
         rng_key,
         counts,
         num_head=num_head,
-        keep=_EachSlot(num_head, max_count - num_head),
+        keep=_EachSlot(num_head, max_count - num_head, frozenset(head_only)),
         chunk_size=chunk_size,
     )
-    return head if tail is None else jax.tree.map(_append, head, tail)
+    return head if tail is None else _appended(head, tail)
 
 
 class LevelSums(NamedTuple):
@@ -84,6 +87,7 @@ def evaluate_levels(
     block_size: int,
     max_level: int,
     chunk_size: int,
+    head_only: Collection[str] = (),
 ) -> LevelSums:
     """Evaluates ``2**levels[i]`` blocks of log-weights for every datum i, and keeps their sums.
 
@@ -95,6 +99,8 @@ def evaluate_levels(
     :param levels: integers in 1 … ``max_level`` of shape ``(num_data,)``.
     :param block_size: draws in a block.
     :param chunk_size: blocks evaluated at a time in the loop.
+    :param head_only: entries of the dicts from ``block`` that are wanted of the first two blocks
+        alone: log-sums of two rows, and no bounds but theirs.
     """
 
     def evaluate_block(i, b, datum_key):
@@ -106,20 +112,35 @@ def evaluate_levels(
         rng_key,
         jnp.left_shift(1, levels),
         num_head=2,
-        keep=_Levels(max_level - 1),
+        keep=_Levels(max_level - 1, frozenset(head_only)),
         chunk_size=chunk_size,
     )
     log_sums, bounds = jax.tree.map(jnp.subtract, head, (reference, reference))
     # The two blocks of the head are the first two levels.
     bounds = jax.tree.map(lambda head: head.sum(axis=0), bounds)
     if tail is not None:
-        log_sums = jax.tree.map(_append, log_sums, tail[0])
-        bounds = jax.tree.map(jnp.add, bounds, tail[1])
+        log_sums = _appended(log_sums, tail[0])
+        bounds = _joined(jnp.add, bounds, tail[1])
     return LevelSums(log_sums, bounds, reference)
 
 
-def _append(head, tail):
-    return jnp.concatenate([head, tail])
+def _appended(head, tail):
+    return _joined(lambda *rows: jnp.concatenate(rows), head, tail)
+
+
+def _joined(join, head, tail):
+    """Leaves of head and tail joined; those of head as they are where there are none of tail."""
+    if not isinstance(head, dict):
+        return jax.tree.map(join, head, tail)
+    return {
+        name: jax.tree.map(join, of_head, tail[name]) if name in tail else of_head
+        for name, of_head in head.items()
+    }
+
+
+def _without(values, names):
+    """A dict without some of its entries; anything else as it is."""
+    return {n: v for n, v in values.items() if n not in names} if names else values
 
 
 def _evaluate(evaluate_slot, rng_key, counts, *, num_head, keep, chunk_size):
@@ -174,12 +195,13 @@ class _EachSlot:
 
     first: int
     num_rows: int
+    head_only: frozenset[str]
 
     def reference(self, head):
         return None
 
     def relative(self, values, reference, datum):
-        return values
+        return _without(values, self.head_only)
 
     def nothing(self, shapes, num_data):
         shape = (self.num_rows, num_data)
@@ -200,13 +222,15 @@ class _Levels:
     """Keeps log-sums of the blocks from the third on by level, and sums over all of them."""
 
     num_rows: int
+    head_only: frozenset[str]
 
     def reference(self, head):
         first = jax.tree.map(lambda leaf: lax.stop_gradient(leaf[0]), head[0])
         return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0), first)
 
     def relative(self, values, reference, datum):
-        here = jax.tree.map(lambda leaf: leaf[datum], reference)
+        here = jax.tree.map(lambda leaf: leaf[datum], _without(reference, self.head_only))
+        values = tuple(_without(part, self.head_only) for part in values)
         return jax.tree.map(jnp.subtract, values, (here, here))
 
     def nothing(self, shapes, num_data):

@@ -30,13 +30,35 @@ class Proposal(NamedTuple):
 
     def held(self) -> "Proposal":
         """The same values, through which no gradient flows."""
+        sites = {name: _with_value(site, stop_gradient) for name, site in self.trace.items()}
+        return Proposal(sites, stop_gradient(self.log_density), stop_gradient(self.scale))
+
+    def held_unless(self, counts: jax.Array, data_dims: frozenset[int]) -> "Proposal":
+        """The same values, through which gradients flow only where ``counts``.
+
+        For weights that are zero: their log-density is −∞ by overflow, say, and has no derivative,
+        and nought times that would be no number.
+
+        :param counts: booleans shaped as the log-density.
+        """
+        sizes = dict(zip(sorted(data_dims), counts.shape))
+        shape = [sizes.get(dim, 1) for dim in range(min(data_dims, default=0), 0)]
+
+        def choose(value, event_dim=0):
+            chosen = counts.reshape(*shape, *[1] * event_dim)
+            return jnp.where(chosen, value, stop_gradient(value))
+
         sites = {
-            name: {**site, "value": stop_gradient(site["value"])}
-            if site["type"] == "sample"
-            else site
+            name: _with_value(site, lambda value, site=site: choose(value, site["fn"].event_dim))
             for name, site in self.trace.items()
         }
-        return Proposal(sites, stop_gradient(self.log_density), stop_gradient(self.scale))
+        log_density = jnp.where(counts, self.log_density, stop_gradient(self.log_density))
+        return Proposal(sites, log_density, self.scale)
+
+
+def _with_value(site: dict, change: Callable[[jax.Array], jax.Array]) -> dict:
+    """A sample site with another value; any other site as it is."""
+    return {**site, "value": change(site["value"])} if site["type"] == "sample" else site
 
 
 def propose(

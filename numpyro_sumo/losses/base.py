@@ -1,6 +1,6 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -195,17 +195,18 @@ class ImportanceLoss(ELBO):
 
         def views(i, key):
             model_key, guide_key = random.split(key)
-            if together:
-                return {"both": weigh(i, model_key, propose(i, guide_key, live), live)}
             # One draw of the guide serves both views.
-            guide_inputs = Inputs(param_map, held.args, held.kwargs)
+            guide_inputs = live if together else Inputs(param_map, held.args, held.kwargs)
             proposal = propose(i, guide_key, guide_inputs, score_free)
-            return {
-                "model": weigh(i, model_key, proposal.held()._replace(scale=scale), live),
-                "path" if score_free else "guide": weigh(i, model_key, proposal, held),
-            }
+            if together:
+                counts = weigh(i, model_key, proposal.held(), held) > -jnp.inf
+                return {"both": weigh(i, model_key, proposal, live, counts)}
+            of_model = weigh(i, model_key, proposal.held()._replace(scale=scale), live)
+            counts = stop_gradient(of_model) > -jnp.inf
+            of_guide = weigh(i, model_key, proposal, held, counts)
+            return {"model": of_model, "path" if score_free else "guide": of_guide}
 
-        draws = self.draw(draws_key, views)
+        draws = self.draw(draws_key, views, fresh_only=fresh_only(objective_name))
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
             return -jnp.sum(scale * self.estimate(draws, "both"))
@@ -295,11 +296,13 @@ class ImportanceLoss(ELBO):
         views: Views,
         num_data: int = 1,
         given: dict[str, jax.Array] | None = None,
+        fresh_only: Collection[str] = (),
     ) -> Draws:
         """Samples a stopping time for each datum and evaluates as many log-weights as that asks.
 
         :param views: maps (datum, key) to named views of one log-weight.
         :param given: views of the generating draws' log-weights, for losses begun from above.
+        :param fresh_only: names of views that are wanted of the draws that are always made, alone.
         """
         stopping_key, draws_key = random.split(rng_key)
         if self.stopping_time is None:
@@ -319,6 +322,7 @@ class ImportanceLoss(ELBO):
             max_count=max_count,
             num_head=num_head,
             chunk_size=chunk_size,
+            head_only=fresh_only if num_head >= self.num_fresh else (),
         )
         return Draws(log_weights, stopping_times, given or {})
 
@@ -357,6 +361,11 @@ class ImportanceLoss(ELBO):
         return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
 
 
+def fresh_only(objective_name: str) -> tuple[str, ...]:
+    """The views that a guide objective wants of the draws that are always made, alone."""
+    return ("guide", "path") if objective_name == "iwelbo" else ()
+
+
 class Inputs(NamedTuple):
     """What model and guide are functions of."""
 
@@ -385,8 +394,10 @@ def _weighing(plate_key, param_map, model, guide, args, kwargs):
         params, args, kwargs = inputs
         return propose(subsampled(guide, i=i), args, kwargs, data_dims, key, params, score_free)
 
-    def weigh_one(i, key, proposal, inputs):
+    def weigh_one(i, key, proposal, inputs, counts=None):
         params, args, kwargs = inputs
+        if counts is not None:
+            proposal = proposal.held_unless(counts, data_dims)
         program = subsampled(model, i=i)
         return log_weight(program, proposal, args, kwargs, data_dims, key, params)
 

@@ -1,5 +1,6 @@
 """SUMO's successor with finite variance: levels of doubled draws instead of single ones."""
 
+from collections.abc import Collection
 import math
 from typing import Any
 
@@ -112,6 +113,7 @@ class MultilevelSUMO(ImportanceLoss):
         views: Views,
         num_data: int = 1,
         given: dict[str, jax.Array] | None = None,
+        fresh_only: Collection[str] = (),
     ) -> Draws:
         stopping_key, draws_key = random.split(rng_key)
         levels = self.stopping_time.sample(stopping_key, (num_data,))
@@ -136,6 +138,7 @@ class MultilevelSUMO(ImportanceLoss):
             block_size=self.num_fresh,
             max_level=self.stopping_time.cap,
             chunk_size=max(1, (self.chunk_size or max(8, 2 * num_data)) // self.num_fresh),
+            head_only=fresh_only,
         )
         kept = {view: LevelSums(*(part[view] for part in sums)) for view in sums.reference}
         return Draws(kept, levels, given)

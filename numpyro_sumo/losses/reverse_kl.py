@@ -10,9 +10,10 @@ from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
 from numpyro_sumo.hierarchical_guide import check_hierarchical
+from numpyro_sumo.inspection import JOINT
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 
-from .base import ImportanceLoss, gradient_only
+from .base import ImportanceLoss, fresh_only, gradient_only
 from .checks import check_one_of, check_positive_integer, options_repr
 from .iwhvi import IWHVI
 
@@ -140,6 +141,8 @@ class ReverseKL(ELBO):
             if objective_name != "forward_kl":
                 follows_path = score_free and u is None
                 guide_proposal = propose(x_i_held, u_held, param_map, follows_path)
+                counts = stop_gradient(named["model"]) > -jnp.inf
+                guide_proposal = guide_proposal.held_unless(counts, JOINT)
                 name = "path" if follows_path else "guide"
                 named[name] = weigh(x_i_held, guide_proposal, held)
             return named
@@ -147,7 +150,9 @@ class ReverseKL(ELBO):
         given = {}
         if from_above:
             given = jax.vmap(views)(jnp.arange(self.num_particles), target_keys, u)
-        draws = marginal.draw(draws_key, views, self.num_particles, given)
+        draws = marginal.draw(
+            draws_key, views, self.num_particles, given, fresh_only(objective_name)
+        )
         log_q = marginal.estimate(draws, "model")
         if from_above and score_apart:
             log_q -= gradient_only(marginal.estimate(draws, "score"))

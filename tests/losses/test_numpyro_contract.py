@@ -338,6 +338,28 @@ def test_no_weight_but_zeros_gives_an_infinite_loss_and_a_finite_gradient(loss):
     assert np.isfinite(gradient["scale"])
 
 
+@every_loss_of_many
+def test_a_weight_that_overflows_to_zero_sends_no_nan_back(loss):
+    """log 0 is −∞ with an infinite derivative, and nought times that is not a number."""
+
+    def model():
+        with numpyro.plate("data", 3):
+            z = numpyro.sample("z", dist.Normal().expand([2]).to_event(1))
+            numpyro.factor("half", jnp.log(jnp.maximum(z[..., 0], 0.0)))
+
+    def guide():
+        loc = numpyro.param("loc", jnp.zeros((3, 1)))
+        with numpyro.plate("data", 3):
+            numpyro.sample("z", dist.Normal(loc, 1.0).expand([3, 2]).to_event(1))
+
+    at = lambda key: jax.grad(lambda params: loss.loss(key, params, model, guide))(
+        {"loc": jnp.zeros((3, 1))}
+    )
+    gradients = quick_jit(lambda keys: jax.lax.map(at, keys))(random.split(random.key(0), 20))
+    assert np.all(np.isfinite(gradients["loc"]))
+    assert np.all(np.abs(gradients["loc"]).max(axis=0) > 1e-3)
+
+
 @every_loss
 def test_nan_among_the_data_is_a_nan_loss(loss):
     problem = plated_problem(4)
