@@ -98,7 +98,8 @@ def missing(results: dict[str, Any]) -> Any:
         for variant in variants
     ]
     done = results["models"]
-    left = [(m, n, v) for m, n, v in every if v not in done.get(m, {}).get(n, {})]
+    known = lambda m, n, v: done.get(m, {}).get(n, {}).get(v, {}).get("loss")
+    left = [(m, n, v) for m, n, v in every if known(m, n, v) != repr(make_loss(n, v))]
     bar = tqdm(left, unit="run", initial=len(every) - len(left), total=len(every))
     for case in bar:
         bar.set_postfix_str(", ".join(case))
@@ -117,13 +118,14 @@ def trained(model: str, name: str, variant: str, steps: int, num_seeds: int) -> 
     problem = MODELS[model]
     loss = make_loss(name, variant)
     first = make_loss(name, next(iter(VARIANTS[type(loss)])))
-    num_steps = max(1, round(steps * first.mean_draws / loss.mean_draws))
+    num_steps = max(1, round(steps * first.draws_per_step / loss.draws_per_step))
     started = time.perf_counter()
     params = fit(problem, loss, num_steps, num_seeds)
     seconds = time.perf_counter() - started
     return {
         "num_steps": num_steps,
-        "mean_draws": loss.mean_draws,
+        "loss": repr(loss),
+        "draws_per_step": loss.draws_per_step,
         "seconds": seconds,
         "seeds": judged(problem, params, num_seeds),
     }
@@ -152,7 +154,7 @@ def judged(problem: Everyday, params: dict[str, Any], num_seeds: int) -> list[di
             random.key(seed), params, problem.model, guide, (), {}, BOUND * NUM_BOUNDS
         )
         groups = estimates.reshape(BOUND, NUM_BOUNDS, -1)
-        return importance_weighted_bound(groups).sum(axis=-1), estimates.reshape(-1, BOUND).sum()
+        return importance_weighted_bound(groups).sum(axis=-1), estimates.sum()
 
     verdicts = []
     for seed in range(num_seeds):
@@ -190,9 +192,9 @@ def report(results: dict[str, Any]) -> str:
 
 How far the guide's {BOUND}-particle bound is below log p(x) after training, in nats: mean over
 {settings["seeds"]} seeds ± its standard error. Columns are the guide's gradient or objective, and
-the number of particles; all in a table cost the same number of draws, which are
-{settings["steps"]} steps with 8 particles. Adam with steps of {LEARNING_RATE} falling to zero,
-gradients clipped at {MAX_GRADIENT_NORM:.0f}.
+the number of particles; all in a table made the same expected number of draws, those of a baseline
+included: that of {settings["steps"]} steps with the first column's loss. Adam with steps of
+{LEARNING_RATE} falling to zero, gradients clipped at {MAX_GRADIENT_NORM:.0f}.
 
 {sections}
 The counts' model learns two parameters besides. What they lose of the highest evidence found, in

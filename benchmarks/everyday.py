@@ -1,6 +1,7 @@
 """Models that people fit, small enough for quadrature to say what their evidence is."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,11 @@ eight_schools_non_centred = reparam(eight_schools, config={"theta": LocScaleRepa
 
 
 def _eight_schools_evidence(params):
+    return _eight_schools_integral()
+
+
+@cache
+def _eight_schools_integral():
     """mu and theta by hand, tau by the trapezium rule in log tau."""
     log_tau = np.linspace(-14.0, 12.0, 20_001)
     tau = np.exp(log_tau)[:, None]
@@ -101,6 +107,11 @@ def logistic_regression():
 
 
 def _logistic_evidence(params):
+    return _logistic_integral()
+
+
+@cache
+def _logistic_integral():
     """A grid of 240 × 240 points over more than the posterior."""
     intercepts, slopes = np.linspace(-1.0, 3.0, 240), np.linspace(-7.0, -1.0, 240)
     grid = np.stack(np.meshgrid(intercepts, slopes, indexing="ij")).reshape(2, -1, 1)

@@ -3,14 +3,12 @@
 from typing import NamedTuple
 
 import jax
-from jax.lax import stop_gradient
 import jax.numpy as jnp
 
 from numpyro.distributions import Distribution
 from numpyro.distributions.kl import kl_divergence as closed_form
 
 from .losses.checks import check_positive_integer
-from .paths import intermediates_of
 
 
 class KLDivergence(NamedTuple):
@@ -23,24 +21,23 @@ class KLDivergence(NamedTuple):
 def kl_divergence(
     rng_key: jax.Array, q: Distribution, p: Distribution, num_samples: int = 1_000
 ) -> KLDivergence:
-    r"""KL(q ‖ p), exact where NumPyro knows the formula, else by Monte Carlo.
+    r"""KL(q ‖ p), exact where NumPyro knows the formula, else by Monte Carlo from q.
 
     .. math::
         \mathrm{KL}(q \,\|\, p) = E_{x \sim q} \big[ \log q(x) - \log p(x) \big]
 
-    Differentiable in the parameters of both. Draws are reparameterised, and the score of q, whose
-    mean is zero, is left out: at q = p the gradient has no noise.
+    Differentiable in the parameters of both, for draws are reparameterised.
 
     :param rng_key: a key; unused where there is a closed form.
     :param q: the distribution that is drawn from.
     :param p: the distribution it is compared with.
     :param num_samples: draws behind an estimate, an integer ≥ 2.
-    :return: value and standard error in nats, shaped as the two batch shapes together; ∞ where a
-        draw of q is impossible under p.
-    :raises ValueError: for different event shapes, and for a q without reparameterised sampler
-        where there is no closed form.
+    :return: value and standard error in nats, shaped as the two batch shapes together; both ∞ where
+        a draw of q is impossible under p.
+    :raises ValueError: for what is not a distribution, for different event shapes, and for a q
+        without reparameterised sampler where there is no closed form.
 
-    **Reference:** Roeder et al. 2017, *Sticking the landing*, eq. (5), for the gradient.
+    **Reference:** Kullback and Leibler 1951, *On information and sufficiency*.
 
     >>> import jax, numpyro.distributions as dist
     >>> from numpyro_sumo import kl_divergence
@@ -59,6 +56,12 @@ def kl_divergence(
         raise ValueError(
             f"Expected num_samples >= 2, for a standard error; got {num_samples}. Raise it."
         )
+    for name, distribution in {"q": q, "p": p}.items():
+        if not isinstance(distribution, Distribution):
+            raise ValueError(
+                f"Expected {name} to be a NumPyro distribution; got {distribution!r}. "
+                "Pass dist.Normal(0.0, 1.0), for instance."
+            )
     if q.event_shape != p.event_shape:
         raise ValueError(
             f"Expected q and p to have one event shape; got {q.event_shape} and {p.event_shape}. "
@@ -77,16 +80,15 @@ def _estimated(rng_key, q, p, num_samples):
             f"Expected q with a reparameterised sampler, or a pair with a known closed form; got "
             f"{type(q).__name__} and {type(p).__name__}. Choose another q."
         )
+    shape = jnp.broadcast_shapes(q.batch_shape, p.batch_shape)
+    q = q.expand(shape) if q.batch_shape != shape else q
     x, intermediates = q.sample_with_intermediates(rng_key, (num_samples,))
-    held = jax.tree.map(stop_gradient, q)
-    if intermediates:
-        log_q = held.log_prob(x, intermediates_of(held, x, intermediates))
-    else:
-        log_q = held.log_prob(x)
+    log_q = q.log_prob(x, intermediates) if intermediates else q.log_prob(x)
     possible = p.support(x)
-    # Outside its support p's formula may be anything: it is read at a draw of its own instead.
+    # Outside its support p's formula may be anything: there it is read elsewhere.
     inside = possible.reshape(*possible.shape, *[1] * len(p.event_shape))
-    log_p = p.log_prob(jnp.where(inside, x, stop_gradient(p.sample(rng_key))))
+    log_p = p.log_prob(jnp.where(inside, x, p.support.feasible_like(x)))
     differences = log_q - jnp.where(possible, log_p, -jnp.inf)
+    value = differences.mean(axis=0)
     error = differences.std(axis=0, ddof=1) / num_samples**0.5
-    return KLDivergence(differences.mean(axis=0), error)
+    return KLDivergence(value, jnp.where(jnp.isfinite(value), error, jnp.inf))

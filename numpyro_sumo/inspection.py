@@ -12,8 +12,15 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
-from .paths import Dependence, dependences
-from .sites import Params, is_auxiliary, latent_sites, random_sites, scales_of
+from .paths import Dependences, dependences
+from .sites import (
+    Params,
+    is_auxiliary,
+    is_masked_out,
+    latent_sites,
+    random_sites,
+    scales_of,
+)
 
 #: Batch dimensions (negative) over which weights are kept apart: none, one weight for all.
 JOINT: frozenset[int] = frozenset()
@@ -117,23 +124,25 @@ def _check_random(guide_trace: dict) -> None:
         )
 
 
-def _check_auxiliary(guide_trace: dict, dependences: Callable[[], dict[str, Dependence]]) -> None:
+def _check_auxiliary(guide_trace: dict, dependences: Callable[[], Dependences]) -> None:
     """Refuses auxiliary guide sites that are not integrated out.
 
     They are sound if latents are functions of them (Delta sites, as in AutoGuides); otherwise
     log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
     """
-    sites = latent_sites(guide_trace)
-    auxiliary = {n for n, site in random_sites(guide_trace).items() if is_auxiliary(site)}
+    auxiliary = {n: site for n, site in random_sites(guide_trace).items() if is_auxiliary(site)}
     if not auxiliary:
         return
-    used = [of_site.draws for name, of_site in dependences().items() if name in sites]
-    unused = sorted(auxiliary.difference(*used))
-    if unused:
+    latents = {n: site for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
+    functions = {n: found for n, found in dependences().computed.items() if n in latents}
+    unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
+    # What has a density must have somewhere to go: sums of draws are no function that has one.
+    sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
+    if unused or sum(sizes.values()) > sum(jnp.size(latents[name]["value"]) for name in functions):
         raise ValueError(
-            f"Expected a guide whose density is known; it has auxiliary sites {unused} beside "
-            f"{sorted(set(sites) - auxiliary)}. Use ReverseKL with a HierarchicalGuide, which "
-            "integrates them out."
+            f"Expected a guide whose density is known; it has auxiliary sites "
+            f"{sorted(unused or sizes)} beside {sorted(latents)}. Use ReverseKL with a "
+            "HierarchicalGuide, which integrates them out."
         )
 
 

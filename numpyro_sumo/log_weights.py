@@ -1,6 +1,7 @@
 """Log-weights of draws from a guide under a model, as their traces have it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ class Proposal(NamedTuple):
             return jnp.where(chosen, value, stop_gradient(value))
 
         sites = {
-            name: _with_value(site, lambda value, site=site: choose(value, site["fn"].event_dim))
+            name: _with_value(site, partial(choose, event_dim=getattr(site["fn"], "event_dim", 0)))
             for name, site in self.trace.items()
         }
         log_density = jnp.where(counts, self.log_density, stop_gradient(self.log_density))

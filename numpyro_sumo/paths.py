@@ -36,8 +36,10 @@ class along_path(Messenger):
     def __init__(self, guide: Callable, draws: dict[str, dict]):
         super().__init__(guide)
         self.draws = draws
+        self.met_control_flow = False
 
     def process_message(self, msg):
+        self.met_control_flow |= msg["type"] == "control_flow"
         if msg["type"] == "sample" and msg["name"] in self.draws:
             site = self.draws[msg["name"]]
             msg["value"] = site["value"]
@@ -48,7 +50,7 @@ class along_path(Messenger):
 
 
 class Dependence(NamedTuple):
-    """What a computed site of a guide, a Delta or a factor, depends on.
+    """What the value, density or support of a site of a guide depends on.
 
     :param on_parameters: whether on parameters otherwise than through random draws.
     :param draws: names of the random sites.
@@ -58,10 +60,22 @@ class Dependence(NamedTuple):
     draws: frozenset[str]
 
 
-def dependences(
-    guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> dict[str, Dependence]:
-    """What the value and the density of each computed site of a guide depend on, by its name."""
+class Dependences(NamedTuple):
+    """Dependences of the sites of a guide, by their names.
+
+    :param computed: of value and density of the sites that are not drawn: Deltas and factors.
+    :param supports: of the supports of those that are.
+    :param control_flow: whether there is a scan or a cond, into which this does not look.
+    """
+
+    computed: dict[str, Dependence]
+    supports: dict[str, Dependence]
+    control_flow: bool
+
+
+def dependences(guide: Callable, params: Params, args: tuple, kwargs: dict) -> Dependences:
+    """Runs a guide abstractly, and finds what depends on what."""
+    runs: list[along_path] = []
 
     def draw(params):
         sites = trace(substitute(seed(guide, random.key(0)), data=params)).get_trace(
@@ -73,9 +87,10 @@ def dependences(
         }
 
     def compute(params, draws):
-        program = along_path(seed(guide, random.key(0)), draws)
-        log_probs, sites = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
-        return {n: (sites[n]["value"], log_probs[n]) for n in log_probs if n not in draws}
+        runs.append(along_path(seed(guide, random.key(0)), draws))
+        log_probs, sites = compute_log_probs(runs[0], args, kwargs, params, sum_log_prob=False)
+        computed = {n: (sites[n]["value"], log_probs[n]) for n in log_probs if n not in draws}
+        return computed, {n: jax.tree.leaves(sites[n]["fn"].support) for n in draws}
 
     draws = jax.eval_shape(draw, params)
     traced, shape = jax.make_jaxpr(compute, return_shape=True)(params, draws)
@@ -86,21 +101,32 @@ def dependences(
             for name, site in draws.items()
         },
     )
-    leaves = jax.tree.leaves(sources, is_leaf=lambda leaf: isinstance(leaf, frozenset))
-    found = jax.tree.unflatten(jax.tree.structure(shape), _origins(traced.jaxpr, leaves))
-    return {
-        name: Dependence(_PARAMETERS in value | density, (value | density) - {_PARAMETERS})
-        for name, (value, density) in found.items()
-    }
+    is_set = lambda leaf: isinstance(leaf, frozenset)
+    origins = _origins(traced.jaxpr, jax.tree.leaves(sources, is_leaf=is_set))
+    parts = jax.tree.unflatten(jax.tree.structure(shape), origins)
+
+    def together(leaves):
+        found = frozenset().union(*leaves)
+        return Dependence(_PARAMETERS in found, found - {_PARAMETERS})
+
+    computed, supports = ({n: together(leaves) for n, leaves in p.items()} for p in parts)
+    return Dependences(computed, supports, runs[0].met_control_flow)
 
 
-def site_without_path(guide: Callable, params: Params, args: tuple, kwargs: dict) -> str | None:
-    """A site through which the guide depends on parameters otherwise than by random draws, if any.
+def obstacle_to_path(guide: Callable, params: Params, args: tuple, kwargs: dict) -> str | None:
+    """What keeps a guide from being differentiated along its draws alone, in words, if anything.
 
-    A Delta at a parameter has no density whose score could be left out; nor has a factor.
+    The score has mean zero, and may be left out, if parameters act through reparameterised draws
+    only: a Delta at a parameter has no density, and a support that moves carries probability.
     """
     found = dependences(guide, params, args, kwargs)
-    return next((name for name, of_site in found.items() if of_site.on_parameters), None)
+    for name, of_site in found.computed.items():
+        if of_site.on_parameters:
+            return f"site '{name}', a Delta or a factor, depends on them otherwise"
+    for name, of_support in found.supports.items():
+        if of_support.on_parameters:
+            return f"site '{name}' has a support that depends on them"
+    return "draws are made inside a scan or a cond" if found.control_flow else None
 
 
 #: No site has this name: NumPyro's are strings.
@@ -148,9 +174,12 @@ def _pull_back(transform: Transform, x: jax.Array, dy: jax.Array) -> jax.Array:
     columns = stop_gradient(jax.vmap(push)(basis))
     dy = dy.reshape(*batch, -1)
     jacobian = jnp.moveaxis(columns.reshape(len(basis), *dy.shape), 0, -1)
+    # Where a transform is flat, float32 saturated, nothing can be said: nothing is passed on.
     if jacobian.shape[-2:] == (1, 1):
-        return (dy / jacobian[..., 0]).reshape(x.shape)
+        flat = jacobian[..., 0] == 0.0
+        return jnp.where(flat, 0.0, dy / jnp.where(flat, 1.0, jacobian[..., 0])).reshape(x.shape)
     q, r = jnp.linalg.qr(jacobian)
+    flat = jnp.any(jnp.diagonal(r, axis1=-2, axis2=-1) == 0.0, axis=-1)[..., None, None]
     rotated = jnp.einsum("...ij,...i->...j", q, dy)[..., None]
-    dx = jax.scipy.linalg.solve_triangular(r, rotated)
-    return dx.reshape(x.shape)
+    dx = jax.scipy.linalg.solve_triangular(jnp.where(flat, jnp.eye(r.shape[-1]), r), rotated)
+    return jnp.where(flat, 0.0, dx).reshape(x.shape)

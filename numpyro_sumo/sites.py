@@ -27,9 +27,20 @@ def random_sites(guide_trace: dict) -> dict[str, dict]:
 
 def is_delta(distribution: Distribution) -> bool:
     """Whether draws are a function of what came before: a Delta, under whatever shape or mask."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
+    return any(isinstance(layer, Delta) for layer in _layers(distribution))
+
+
+def is_masked_out(distribution: Distribution) -> bool:
+    """Whether the density counts for nothing, whatever the draw."""
+    return any(getattr(layer, "_mask", None) is False for layer in _layers(distribution))
+
+
+def _layers(distribution: Distribution) -> list[Distribution]:
+    """A distribution and those that it wraps."""
+    layers = [distribution]
+    while hasattr(layers[-1], "base_dist"):
+        layers.append(layers[-1].base_dist)
+    return layers
 
 
 def is_auxiliary(site: dict) -> bool:

@@ -10,6 +10,7 @@ from numpyro.handlers import block, scale, seed, trace
 from numpyro.infer import autoguide
 
 from numpyro_sumo.inspection import JOINT, inspect_programs
+from tests.models import AUXILIARY
 
 
 def test_plate_of_another_full_size_in_the_guide_is_refused():
@@ -113,3 +114,23 @@ def test_guide_sites_with_scales_of_their_own_are_refused():
 
     with pytest.raises(ValueError, match=message):
         inspect_programs(seed(guide, 0), seed(guide, 1), {}, (), {})
+
+
+def guide_with_an_auxiliary_function():
+    u = numpyro.sample("u", dist.Normal(), infer=AUXILIARY)
+    numpyro.sample("v", dist.Delta(u), infer=AUXILIARY)
+    numpyro.sample("x", dist.Normal(u, 1.0))
+
+
+def guide_with_a_sum_of_draws():
+    u = numpyro.sample("u", dist.Normal().expand([2]).to_event(1), infer=AUXILIARY)
+    numpyro.sample("x", dist.Delta(u.sum()))
+
+
+@pytest.mark.parametrize("guide", [guide_with_an_auxiliary_function, guide_with_a_sum_of_draws])
+def test_auxiliary_sites_whose_density_goes_nowhere_are_refused(guide):
+    def model():
+        numpyro.sample("x", dist.Normal())
+
+    with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['x'\]. Use ReverseKL"):
+        inspect_programs(model, guide, {}, (), {})

@@ -10,6 +10,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 
 import numpyro
+from numpyro.contrib.control_flow import scan
 import numpyro.distributions as dist
 from numpyro.distributions import transforms
 from numpyro.handlers import seed, substitute, trace
@@ -173,6 +174,28 @@ def test_density_of_a_transformed_draw_moves_with_the_draw_as_its_inverse_says(f
     assert abs(float(slope)) > 1e-3
 
 
+SATURATED = {
+    "elementwise": lambda loc: transformed(dist.Normal(loc, 4.0), transforms.SigmoidTransform()),
+    "vector": lambda loc: transformed(
+        dist.Normal(loc, 4.0).expand([3]).to_event(1), transforms.StickBreakingTransform()
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SATURATED.values(), ids=SATURATED.keys())
+def test_where_a_transform_is_flat_the_gradient_is_finite(family):
+    """In float32 a sigmoid of 17 is one, and its derivative nought."""
+
+    def guide():
+        numpyro.sample("z", family(numpyro.param("loc", 30.0)))
+
+    along = lambda loc, key: (
+        propose(guide, (), {}, JOINT, key, {"loc": loc}, score_free=True).log_density
+    )
+    slopes = jax.vmap(jax.grad(along), in_axes=(None, 0))(30.0, random.split(random.key(0), 50))
+    assert np.all(np.isfinite(slopes))
+
+
 def plane():
     numpyro.sample("z", dist.Normal().expand([2]).to_event(1))
     numpyro.sample("scale", dist.HalfNormal())
@@ -265,6 +288,11 @@ def delta_model():
     numpyro.sample("w", dist.Normal())
 
 
+def scanning_model():
+    numpyro.sample("z", dist.Normal())
+    scan(lambda w, _: (numpyro.sample("w", dist.Normal(w, 1.0)), None), 0.0, None, length=3)
+
+
 def guide_with_a_delta():
     numpyro.sample("z", dist.Normal(numpyro.param("loc", 0.0), 1.0))
     numpyro.sample("w", dist.Delta(numpyro.param("point", 0.0)))
@@ -278,12 +306,44 @@ def guide_with_a_factor():
 
 AUTO_DELTA = autoguide.AutoDelta(delta_model)
 
+
+def guide_with_a_moving_support():
+    numpyro.sample("z", dist.Uniform(-1.0, numpyro.param("high", 0.7)))
+    numpyro.sample("w", dist.Normal())
+
+
+def guide_with_a_shifted_support():
+    low = numpyro.param("low", 0.2)
+    shift = transforms.AffineTransform(low, 1.0, domain=dist.constraints.positive)
+    numpyro.sample("z", dist.TransformedDistribution(dist.Exponential(1.0), shift))
+    numpyro.sample("w", dist.Normal())
+
+
+def guide_with_a_truncated_normal():
+    numpyro.sample("z", dist.TruncatedNormal(low=numpyro.param("low", -0.5)))
+    numpyro.sample("w", dist.Normal())
+
+
+def guide_that_scans():
+    slope = numpyro.param("slope", 0.6)
+
+    def step(w, _):
+        w = numpyro.sample("w", dist.Normal(slope * w, 1.0))
+        return w, None
+
+    scan(step, numpyro.sample("z", dist.Normal(slope, 1.0)), None, length=3)
+
+
 WITHOUT_PATH = {
-    "auto_delta": (AUTO_DELTA, "'w'"),
-    "auto_laplace": (autoguide.AutoLaplaceApproximation(delta_model), "'_auto_latent'"),
-    "auto_dais": (autoguide.AutoDAIS(delta_model, K=2), "'auto_factor'"),
-    "delta_at_a_parameter": (guide_with_a_delta, "'w'"),
-    "factor_with_a_parameter": (guide_with_a_factor, "'tilt'"),
+    "auto_delta": (AUTO_DELTA, "site 'w', a Delta"),
+    "auto_laplace": (autoguide.AutoLaplaceApproximation(delta_model), "site '_auto_latent', a"),
+    "auto_dais": (autoguide.AutoDAIS(delta_model, K=2), "site 'auto_factor', a Delta or a factor"),
+    "delta_at_a_parameter": (guide_with_a_delta, "site 'w', a Delta"),
+    "factor_with_a_parameter": (guide_with_a_factor, "site 'tilt', a Delta or a factor"),
+    "moving_support": (guide_with_a_moving_support, "site 'z' has a support"),
+    "shifted_support": (guide_with_a_shifted_support, "site 'z' has a support"),
+    "truncated_normal": (guide_with_a_truncated_normal, "site 'z' has a support"),
+    "scan": (guide_that_scans, "draws are made inside a scan or a cond"),
 }
 
 
@@ -293,12 +353,13 @@ WITHOUT_PATH = {
 def test_guides_without_a_path_are_refused_by_name_and_have_the_standard_gradient_by_default(
     guide, site, loss_class
 ):
-    svi = SVI(delta_model, guide, optax.adam(0.1), loss=loss_class(2, gradient="dreg"))
-    with pytest.raises(ValueError, match=f"its site {site}, .* gradient='standard'") as error:
+    model = scanning_model if guide is guide_that_scans else delta_model
+    svi = SVI(model, guide, optax.adam(0.1), loss=loss_class(2, gradient="dreg"))
+    with pytest.raises(ValueError, match=f"its {site}.* gradient='standard'") as error:
         svi.run(random.key(0), 2, progress_bar=False)
     assert "\n" not in str(error.value)
     by_default, standard = (
-        SVI(delta_model, guide, optax.adam(0.1), loss=loss_class(2, gradient=gradient)).run(
+        SVI(model, guide, optax.adam(0.1), loss=loss_class(2, gradient=gradient)).run(
             random.key(0), 2, progress_bar=False
         )
         for gradient in (None, "standard")
@@ -378,3 +439,8 @@ def test_gradients_that_do_not_exist_are_refused(options, message):
     for loss_class in (SUMO, MultilevelSUMO):
         with pytest.raises(ValueError, match=message):
             loss_class(4, **options)
+
+
+def test_a_marginal_whose_reverse_model_climbs_no_bound_has_no_such_gradient():
+    with pytest.raises(ValueError, match="default is 'forward_kl'; got IWELBO.* Name the obj"):
+        ReverseKL(IWELBO(4, gradient="dreg"))

@@ -20,7 +20,7 @@ from numpyro_sumo.log_weights import (
     updated_mutable_state,
     with_shared_subsample,
 )
-from numpyro_sumo.paths import site_without_path
+from numpyro_sumo.paths import obstacle_to_path
 from numpyro_sumo.sites import Params
 from numpyro_sumo.stopping_times import StoppingTime
 
@@ -138,6 +138,11 @@ class ImportanceLoss(ELBO):
         return self.num_particles + (0.0 if self.stopping_time is None else self.stopping_time.mean)
 
     @property
+    def draws_per_step(self) -> float:
+        """Expected number of log-weights in a step of training, those of the baseline included."""
+        return self.mean_draws + _BASELINE_PARTICLES * (self.guide_objective == "variance")
+
+    @property
     def num_fresh(self) -> int:
         """Draws that are always made from the guide."""
         return self.num_particles - self.from_above
@@ -151,14 +156,13 @@ class ImportanceLoss(ELBO):
         """
         if objective_name != "iwelbo" or self.gradient == "standard":
             return False
-        site = site_without_path(guide, params, args, kwargs)
-        if site is not None and self.gradient == "dreg":
+        obstacle = obstacle_to_path(guide, params, args, kwargs)
+        if obstacle is not None and self.gradient == "dreg":
             raise ValueError(
-                "Expected a guide that depends on its parameters through reparameterised draws "
-                f"alone, for gradient='dreg'; its site '{site}', a Delta or a factor, depends on "
-                "them otherwise. Pass gradient='standard'."
+                "Expected a guide whose parameters act through reparameterised draws alone, for "
+                f"gradient='dreg'; its {obstacle}. Pass gradient='standard'."
             )
-        return site is None
+        return obstacle is None
 
     def estimate(self, draws: Draws, view: str) -> jax.Array:
         """The estimate of log p(x), in nats, shape ``(num_data, ...)``: the bound over all draws.

@@ -78,6 +78,11 @@ class ReverseKL(ELBO):
                 f"Expected marginal to be one of the importance-weighted losses; got {marginal!r}. "
                 "Pass IWHVI(16) or SUMO(8), for instance."
             )
+        if marginal.gradient == "dreg" and marginal.guide_objective is None:
+            raise ValueError(
+                "Expected guide_objective='iwelbo' with gradient='dreg', for inside ReverseKL the "
+                f"default is 'forward_kl'; got {marginal!r}. Name the objective, or drop 'dreg'."
+            )
         check_positive_integer("num_particles", num_particles)
         check_one_of("gradient", gradient, ("path", "standard"))
         if gradient == "path" and marginal.num_fresh < 1:
