@@ -194,7 +194,9 @@ How far the guide's {BOUND}-particle bound is below log p(x) after training, in 
 {settings["seeds"]} seeds ± its standard error. Columns are the guide's gradient or objective, and
 the number of particles; all in a table made the same expected number of draws, those of a baseline
 included: that of {settings["steps"]} steps with the first column's loss. Adam with steps of
-{LEARNING_RATE} falling to zero, gradients clipped at {MAX_GRADIENT_NORM:.0f}.
+{LEARNING_RATE} falling to zero, gradients clipped at {MAX_GRADIENT_NORM:.0f}. A dash stands where a
+run ended with parameters that are not finite. Draws are not time: one costs somewhat more with
+"dreg" than with "standard", and a step costs something besides its draws.
 
 {sections}
 The counts' model learns two parameters besides. What they lose of the highest evidence found, in

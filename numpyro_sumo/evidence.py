@@ -18,7 +18,7 @@ from .sites import Params
 #: Log-weights behind each Pareto k-hat: its own error is then about 0.05.
 _NUM_WEIGHTS = 4_000
 
-_DEFAULT = MultilevelSUMO()
+_DEFAULT = MultilevelSUMO(8)
 
 
 class LogEvidence(NamedTuple):

@@ -26,14 +26,17 @@ class SUMO(ImportanceLoss):
     One stopping time is drawn per step, and shared by the elements of a data plate; inside
     :class:`~numpyro_sumo.ReverseKL` every draw of x has its own.
 
+    Number of particles, guide objective and gradient are by default those that left the guide nearest
+    the posterior, draw for draw, over the six models of ``benchmarks/defaults.py``.
+
     :param num_particles: m, the particles always drawn, an integer ≥ 1; the same m as in
         :class:`~numpyro_sumo.IWELBO`. The mean number of draws is m + E[K].
     :param stopping_time: the distribution of K.
     :param guide_objective: what the guide is fitted by, as the expectation of the estimate does not
         depend on it: ``"iwelbo"``, the bound over the first m particles (the default);
         ``"variance"``, the squared difference between the estimate and a baseline from 32
-        independent draws (the paper's, plus the baseline; sharper near the posterior, but blind
-        while the guide is much narrower than it: begin with a wide one); or, inside ReverseKL,
+        independent draws (the paper's, plus the baseline; quiet near the posterior, but blind while
+        the guide is much narrower than it: begin with a wide one); or, inside ReverseKL,
         ``"forward_kl"``, −log r(u | x) at the draw that generated x (the default there).
     :param gradient: how the guide climbs under ``"iwelbo"``: as in :class:`~numpyro_sumo.IWELBO`.
     :param from_above: begin from the upper bound, with the generating draw as the first of the m
@@ -64,7 +67,7 @@ class SUMO(ImportanceLoss):
 
     def __init__(
         self,
-        num_particles: int = 8,
+        num_particles: int = 4,
         *,
         stopping_time: StoppingTime = _PAPER,
         guide_objective: str | None = None,
