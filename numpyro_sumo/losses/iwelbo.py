@@ -11,8 +11,8 @@ class IWELBO(ImportanceLoss):
 
     A lower bound on log p(x) in expectation, with a bias of O(1/m); one particle gives the ELBO.
 
-    Number of particles, guide objective and gradient are by default those that left the guide nearest
-    the posterior, draw for draw, over the six models of ``benchmarks/defaults.py``.
+    Number of particles, guide objective and gradient are by default those that did best, or nearly
+    so, draw for draw, on the six models of ``benchmarks/defaults.py``.
 
     :param num_particles: m, an integer ≥ 1.
     :param guide_objective: ``"iwelbo"`` (the guide climbs the bound too, the default) or, inside

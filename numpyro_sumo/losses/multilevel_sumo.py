@@ -42,8 +42,8 @@ class MultilevelSUMO(ImportanceLoss):
     is, and some higher moments. Where weights can be zero, so does a block of nothing but zeros,
     which makes the estimate −∞ (as it does the mean of :math:`L_m`).
 
-    Number of particles, guide objective and gradient are by default those that left the guide nearest
-    the posterior, draw for draw, over the six models of ``benchmarks/defaults.py``.
+    Number of particles, guide objective and gradient are by default those that did best, or nearly
+    so, draw for draw, on the six models of ``benchmarks/defaults.py``.
 
     :param num_particles: m, the block size, an integer ≥ 1. The mean number of draws is
         :math:`m\, E[2^K]`, 4.7 m by default.

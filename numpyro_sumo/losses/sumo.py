@@ -26,8 +26,8 @@ class SUMO(ImportanceLoss):
     One stopping time is drawn per step, and shared by the elements of a data plate; inside
     :class:`~numpyro_sumo.ReverseKL` every draw of x has its own.
 
-    Number of particles, guide objective and gradient are by default those that left the guide nearest
-    the posterior, draw for draw, over the six models of ``benchmarks/defaults.py``.
+    Number of particles, guide objective and gradient are by default those that did best, or nearly
+    so, draw for draw, on the six models of ``benchmarks/defaults.py``.
 
     :param num_particles: m, the particles always drawn, an integer ≥ 1; the same m as in
         :class:`~numpyro_sumo.IWELBO`. The mean number of draws is m + E[K].
