@@ -482,3 +482,18 @@ def test_predictive_and_sample_posterior_after_training(loss):
     np.testing.assert_allclose(predictive(random.key(2), X)["z"].mean(axis=0), mean, atol=0.1)
     with_data = Predictive(plated_model, guide=guide, params=params, num_samples=100)
     assert with_data(random.key(3), X)["x"].shape == (100, 4)
+
+
+TRACE_ELBO_ALONE = {
+    "losses_by_site": {"sum_sites": False},
+    "guides_of_many_samples": {"multi_sample_guide": True},
+}
+
+
+@pytest.mark.parametrize("option", TRACE_ELBO_ALONE.values(), ids=TRACE_ELBO_ALONE.keys())
+@every_loss
+def test_what_only_a_mean_of_log_weights_can_do_is_no_option(option, loss):
+    """The logarithm of a mean of weights is not a sum over sites, nor over samples of a guide."""
+    Trace_ELBO(**option)
+    with pytest.raises(TypeError, match=next(iter(option))):
+        type(loss)(**option)
