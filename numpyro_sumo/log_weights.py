@@ -57,6 +57,12 @@ class Proposal(NamedTuple):
         return Proposal(sites, log_density, self.scale)
 
 
+def hold(tree: Any) -> Any:
+    """The same values, through which no gradient flows."""
+    is_array = lambda leaf: isinstance(leaf, jax.Array)
+    return jax.tree.map(lambda leaf: stop_gradient(leaf) if is_array(leaf) else leaf, tree)
+
+
 def _with_value(site: dict, change: Callable[[jax.Array], jax.Array]) -> dict:
     """A sample site with another value; any other site as it is."""
     return {**site, "value": change(site["value"])} if site["type"] == "sample" else site
@@ -75,14 +81,14 @@ def propose(
 
     :param data_dims: from :func:`inspect_programs`.
     :param params: φ, values of the guide's param sites.
-    :param score_free: whether the log-density is differentiated in φ through z alone.
+    :param score_free: whether the log-density is differentiated through z alone.
     :return: the draw; its log-density is a scalar where there are no data plates.
     """
     program = seed(guide, rng_key)
     if score_free:
         live = trace(substitute(program, data=params)).get_trace(*args, **kwargs)
         program = along_path(seed(guide, rng_key), random_sites(live))
-        params = jax.tree.map(stop_gradient, params)
+        params, args, kwargs = hold((params, args, kwargs))
     log_probs, guide_trace = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
     scales = scales_of(guide_trace)
     unscaled = {name: _relative(log_prob, scales[name]) for name, log_prob in log_probs.items()}

@@ -16,7 +16,7 @@ from numpyro_sumo.reports import pareto_k
 from tests.compiling import quick_jit
 from tests.models import linear_gaussian_problem, plated_problem
 from tests.models import log_evidence as exact_log_evidence
-from tests.statistics import assert_mean
+from tests.statistics import assert_mean, assert_same_mean
 
 UNBIASED = {
     "sumo": SUMO(4),
@@ -158,11 +158,28 @@ def test_score_of_the_bound_is_its_gradient_at_a_fixed_key():
     problem, step = linear_gaussian_problem(1), 1e-5
     with jax.enable_x64(True):
         x = jnp.array([0.3])
-        value = lambda x: IWELBO(3).log_evidence(
+        value = lambda x: IWELBO(3, gradient="standard").log_evidence(
             random.key(2), problem.params, problem.model, problem.guide, x
         )
         slope = (value(x + step) - value(x - step)) / (2 * step)
         assert float(jax.grad(value)(x)[0]) == pytest.approx(float(slope), rel=1e-5)
+
+
+def test_score_of_the_bound_has_one_mean_whichever_gradient_the_guide_gets():
+    """The data move the bound through the guide's draws too, which are far from the posterior."""
+    problem = linear_gaussian_problem(1, shift=1.5)
+    (x,) = problem.args
+    scores = {}
+    for gradient, key in zip(("dreg", "standard"), random.split(random.key(4))):
+        loss = IWELBO(2, gradient=gradient)
+        score = jax.grad(
+            lambda x, key, loss=loss: loss.log_evidence(
+                key, {**problem.params, "shift": 1.5 * x}, problem.model, problem.guide, x
+            )
+        )
+        at_keys = quick_jit(lambda keys, score=score: jax.vmap(score, (None, 0))(x, keys))
+        scores[gradient] = at_keys(random.split(key, 20_000))
+    assert_same_mean(scores["dreg"], scores["standard"])
 
 
 def test_pareto_k_sees_weights_of_infinite_variance():

@@ -15,6 +15,7 @@ from numpyro_sumo.draws import evaluate_log_weights
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.inspection import inspect_programs
 from numpyro_sumo.log_weights import (
+    hold,
     log_weight,
     propose,
     updated_mutable_state,
@@ -180,7 +181,7 @@ class ImportanceLoss(ELBO):
         """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`.
 
         Differentiable in the parameters, and in arrays among ``args`` and ``kwargs`` (x itself,
-        say), of which the guide objective sees none.
+        say), of which the guide objective sees none unless it is the estimate itself.
         """
         self._check_from_below()
         objective_name = self.guide_objective or self.guide_objectives[0]
@@ -190,7 +191,9 @@ class ImportanceLoss(ELBO):
         propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
         seen = _subsampled(guide, plate_key, 0)
         score_free = self.is_score_free(objective_name, seen, param_map, args, kwargs)
-        together = objective_name == "iwelbo" and self.stopping_time is None and not score_free
+        # Model and guide climb one and the same bound, and the data move it through both.
+        same_bound = objective_name == "iwelbo" and self.stopping_time is None
+        together = same_bound and not score_free
         live = Inputs(param_map, args, kwargs)
         held = live.held()
 
@@ -200,7 +203,7 @@ class ImportanceLoss(ELBO):
         def views(i, key):
             model_key, guide_key = random.split(key)
             # One draw of the guide serves both views.
-            guide_inputs = live if together else Inputs(param_map, held.args, held.kwargs)
+            guide_inputs = live if same_bound else Inputs(param_map, held.args, held.kwargs)
             proposal = propose(i, guide_key, guide_inputs, score_free)
             if together:
                 counts = weigh(i, model_key, proposal.held(), held) > -jnp.inf
@@ -379,8 +382,7 @@ class Inputs(NamedTuple):
 
     def held(self) -> "Inputs":
         """The same values, through which no gradient flows."""
-        hold = lambda leaf: stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
-        return Inputs(*jax.tree.map(hold, tuple(self)))
+        return Inputs(*hold(tuple(self)))
 
 
 def _weighing(plate_key, param_map, model, guide, args, kwargs):
