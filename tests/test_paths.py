@@ -347,25 +347,39 @@ WITHOUT_PATH = {
 }
 
 
+def at_start(loss, model, guide):
+    """The loss at the parameters that training begins with."""
+    svi = SVI(model, guide, optax.adam(0.1), loss=loss)
+    return quick_jit(svi.evaluate)(svi.init(random.key(0)))
+
+
 @pytest.mark.filterwarnings("ignore:Expected a guide that draws at random")
-@every_loss
-@pytest.mark.parametrize("guide, site", WITHOUT_PATH.values(), ids=WITHOUT_PATH.keys())
-def test_guides_without_a_path_are_refused_by_name_and_have_the_standard_gradient_by_default(
-    guide, site, loss_class
+@pytest.mark.parametrize("guide, obstacle", WITHOUT_PATH.values(), ids=WITHOUT_PATH.keys())
+def test_guides_without_a_path_are_refused_in_words_and_have_the_standard_gradient_by_default(
+    guide, obstacle
 ):
     model = scanning_model if guide is guide_that_scans else delta_model
-    svi = SVI(model, guide, optax.adam(0.1), loss=loss_class(2, gradient="dreg"))
-    with pytest.raises(ValueError, match=f"its {site}.* gradient='standard'") as error:
-        svi.run(random.key(0), 2, progress_bar=False)
+    with pytest.raises(ValueError, match=f"its {obstacle}.* gradient='standard'") as error:
+        at_start(IWELBO(2, gradient="dreg"), model, guide)
     assert "\n" not in str(error.value)
     by_default, standard = (
-        SVI(model, guide, optax.adam(0.1), loss=loss_class(2, gradient=gradient)).run(
-            random.key(0), 2, progress_bar=False
-        )
-        for gradient in (None, "standard")
+        at_start(IWELBO(2, gradient=gradient), model, guide) for gradient in (None, "standard")
     )
-    np.testing.assert_array_equal(by_default.losses, standard.losses)
-    assert np.all(np.isfinite(standard.losses))
+    assert by_default == standard and np.isfinite(standard)
+
+
+@every_loss
+def test_every_loss_refuses_a_guide_without_a_path_or_takes_the_standard_gradient(loss_class):
+    with pytest.raises(ValueError, match="its site 'w', a Delta"):
+        at_start(loss_class(2, gradient="dreg"), delta_model, guide_with_a_delta)
+    params = {"loc": jnp.array(0.2), "point": jnp.array(0.4)}
+
+    def gradient_by(gradient):
+        loss = loss_class(2, gradient=gradient)
+        value = lambda params: loss.loss(random.key(1), params, delta_model, guide_with_a_delta)
+        return quick_jit(jax.grad(value))(params)
+
+    assert gradient_by(None) == gradient_by("standard")
 
 
 def test_a_reverse_model_without_a_path_is_refused_by_name():
