@@ -5,7 +5,6 @@ loss, one option changed at a time, at the same expected number of draws in all.
 far the guide's 8-particle bound is below log p(x) at the end.
 """
 
-import json
 import math
 from pathlib import Path
 import sys
@@ -23,7 +22,7 @@ from numpyro.infer import SVI
 
 from benchmarks.command_line import benchmark_parser, positive_integer, refused
 from benchmarks.everyday import MODELS, Everyday
-from benchmarks.results_folder import write_json, written_whole
+from benchmarks.results_folder import resumed, write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.estimators import importance_weighted_bound
@@ -66,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if refused("defaults", options.out):
         return 2
-    settings = {"steps": options.steps, "seeds": options.seeds}
-    results = resumed(options.out / "defaults.json", settings)
+    fresh = {"settings": {"steps": options.steps, "seeds": options.seeds}, "models": {}}
+    results = resumed(options.out / "defaults.json", fresh, "settings")
     try:
         for model, name, variant in missing(results):
             cells = results["models"].setdefault(model, {}).setdefault(name, {})
@@ -78,15 +77,6 @@ def main(arguments: list[str] | None = None) -> int:
     write_results(options.out, results)
     print(f"Wrote {options.out / 'report.md'}.")
     return 0
-
-
-def resumed(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The results so far of an earlier call with the same settings, or none."""
-    if file.exists():
-        earlier = json.loads(file.read_text())
-        if earlier["settings"] == settings:
-            return earlier
-    return {"settings": settings, "models": {}}
 
 
 def missing(results: dict[str, Any]) -> Any:

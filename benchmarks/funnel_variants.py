@@ -5,7 +5,6 @@ tail of its stopping time, the gradient, rotations, levels in place of single dr
 reverse model, Adam's memory, clipping, twice the steps.
 """
 
-import json
 from pathlib import Path
 import sys
 from typing import Any
@@ -28,7 +27,7 @@ from benchmarks.funnel import (
     train_arm,
 )
 from benchmarks.judge import judge
-from benchmarks.results_folder import write_json, written_whole
+from benchmarks.results_folder import resumed, write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from numpyro_sumo import IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
@@ -96,13 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if refused("funnel_variants", options.out):
         return 2
-    file = options.out / "variants.json"
-    results: dict[str, Any] = {"steps": options.steps, "exact": EXACT, "variants": {}}
-    if file.exists():
-        # An interrupted run goes on where it stopped.
-        earlier = json.loads(file.read_text())
-        if earlier["steps"] == options.steps:
-            results["variants"] = earlier["variants"]
+    fresh = {"steps": options.steps, "exact": EXACT, "variants": {}}
+    results = resumed(options.out / "variants.json", fresh, "steps")
     for name, (loss, optimiser_options, times) in VARIANTS.items():
         done = results["variants"].setdefault(name, [])
         for seed in range(len(done), options.seeds):

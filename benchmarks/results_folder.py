@@ -40,6 +40,18 @@ def write_json(file: Path, values: Any) -> None:
     file.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
 
 
+def resumed(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:
+    """The results of an earlier run, to go on with; or ``fresh`` ones if there are none.
+
+    :param same: the entry that says how the run was made: it must be that of ``fresh``.
+    """
+    if file.exists():
+        earlier = json.loads(file.read_text())
+        if earlier.get(same) == fresh[same]:
+            return earlier
+    return fresh
+
+
 def _finite(values: Any) -> Any:
     """The same, with null for what JSON cannot say."""
     if isinstance(values, dict):

@@ -16,6 +16,7 @@ from .paths import Dependences, dependences
 from .sites import (
     Params,
     is_auxiliary,
+    is_masked,
     is_masked_out,
     latent_sites,
     random_sites,
@@ -64,6 +65,7 @@ def check_programs(
     guide_trace, model_trace = traces
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
+    _check_masks(model_trace, guide_trace)
     return model_trace, guide_trace
 
 
@@ -153,6 +155,16 @@ def _check_reparameterised(guide_trace: dict) -> None:
             raise ValueError(
                 f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
                 "which has no reparameterised sampler. Choose a distribution that has one."
+            )
+
+
+def _check_masks(model_trace: dict, guide_trace: dict) -> None:
+    """Refuses draws that count in the model and whose density does not in the guide."""
+    for name, site in random_sites(guide_trace).items():
+        if name in model_trace and is_masked(site["fn"]) > is_masked(model_trace[name]["fn"]):
+            raise ValueError(
+                f"Expected site '{name}' to be masked in model and guide alike; it is in the guide "
+                "alone. Mask it in the model too, or in neither."
             )
 
 

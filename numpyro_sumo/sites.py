@@ -35,6 +35,12 @@ def is_masked_out(distribution: Distribution) -> bool:
     return any(getattr(layer, "_mask", None) is False for layer in _layers(distribution))
 
 
+def is_masked(distribution: Distribution) -> bool:
+    """Whether the density counts for some elements only."""
+    masks = [getattr(layer, "_mask", None) for layer in _layers(distribution)]
+    return any(mask is not None and mask is not True for mask in masks)
+
+
 def _layers(distribution: Distribution) -> list[Distribution]:
     """A distribution and those that it wraps."""
     layers = [distribution]

@@ -1,0 +1,22 @@
+import json
+
+from benchmarks import gradients
+from benchmarks.tractable import MODELS
+from numpyro_sumo import IWELBO
+
+
+def test_run_writes_means_that_agree_and_variances_that_do_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(gradients, "MODELS", {"beta": MODELS["beta"]})
+    monkeypatch.setattr(gradients, "MISMATCHES", (0.0, 0.1))
+    monkeypatch.setattr(gradients, "LOSSES", {"IWELBO": IWELBO})
+    assert gradients.main(["--keys", "950", "--out", str(tmp_path)]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"gradients.json", "report.md"}
+    results = json.loads((tmp_path / "gradients.json").read_text())
+    assert results["keys"] == 1_000
+    exact, near = results["cells"]
+    assert exact["dreg"]["variance"] < 1e-8 < 0.1 < exact["standard"]["variance"]
+    difference = near["dreg"]["mean"] - near["standard"]["mean"]
+    error = (near["dreg"]["mean_se"] ** 2 + near["standard"]["mean_se"] ** 2) ** 0.5
+    assert abs(difference) < 4 * error
+    assert near["dreg"]["variance"] < 0.2 * near["standard"]["variance"]
+    assert "| beta-Bernoulli | IWELBO | 0.1 |" in (tmp_path / "report.md").read_text()
