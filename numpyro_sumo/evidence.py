@@ -131,7 +131,7 @@ def log_evidence(
         totals.append((values * scales).reshape(len(values), -1).sum(axis=1))
         moments.add(values)
         whole &= bool(np.all(scales == 1.0))
-    pairs = batches(IWELBO(1), weights_key, _NUM_WEIGHTS, "weights")
+    pairs = batches(IWELBO(1, data_axes=estimator.data_axes), weights_key, _NUM_WEIGHTS, "weights")
     log_weights = np.concatenate([values for values, _ in pairs])
     pareto_ks = pareto_k(np.moveaxis(log_weights, 0, -1)) if whole else np.array(np.nan)
     total = np.concatenate(totals)

@@ -1,7 +1,7 @@
 """What model and guide must be for their draws to be weighed, and over which plates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 import warnings
 
 import numpy as np
@@ -27,21 +27,56 @@ from .sites import (
 JOINT: frozenset[int] = frozenset()
 
 
+class Inspection(NamedTuple):
+    """What was found in model and guide.
+
+    :param data_plates: the plates, as frames of NumPyro's, that enclose every sample site of model
+        and guide, so that a weight can be kept for each of their elements.
+    :param model_trace: abstract; its arrays are of no use outside. Likewise ``guide_trace``.
+    """
+
+    data_plates: frozenset
+    model_trace: dict
+    guide_trace: dict
+
+    @property
+    def data_dims(self) -> frozenset[int]:
+        """Batch dimensions (negative) of the data plates."""
+        return frozenset(frame.dim for frame in self.data_plates)
+
+    @property
+    def sample_sites(self) -> dict[tuple[str, str], dict]:
+        """The sample sites of both, by program and name."""
+        traces = {"model": self.model_trace, "guide": self.guide_trace}
+        return {
+            (program, name): site
+            for program, program_trace in traces.items()
+            for name, site in program_trace.items()
+            if site["type"] == "sample"
+        }
+
+    def full_size(self, frame: Any) -> int:
+        """The number of elements that a plate has been subsampled from."""
+        for program_trace in (self.model_trace, self.guide_trace):
+            if frame.name in program_trace:
+                return program_trace[frame.name]["args"][0]
+        return frame.size
+
+
 def inspect_programs(
     model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> frozenset[int]:
+) -> Inspection:
     """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
 
-    :return: batch dimensions (negative) of the plates that enclose every sample site of model and
-        guide, so that a weight can be kept for each of their elements.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
     model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
     _check_random(guide_trace)
     _check_auxiliary(guide_trace, lambda: dependences(guide, params, args, kwargs))
-    data_dims = _data_plates(model_trace, guide_trace)
-    _check_scales(guide_trace, data_dims)
-    return data_dims
+    found = Inspection(_data_plates(model_trace, guide_trace), model_trace, guide_trace)
+    _check_subsamples(found)
+    _check_scales(guide_trace, found.data_dims)
+    return found
 
 
 def check_programs(
@@ -196,34 +231,33 @@ def _known(scale: Any) -> np.ndarray | None:
     return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
 
 
-def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset[int]:
-    stacks = [
+def _plates_of_sites(model_trace: dict, guide_trace: dict) -> list[frozenset]:
+    return [
         frozenset(site["cond_indep_stack"])
         for program_trace in (model_trace, guide_trace)
         for site in program_trace.values()
         if site["type"] == "sample"
     ]
-    if not stacks:
-        return JOINT
-    enclosing = frozenset.intersection(*stacks)
-    for frame in enclosing:
-        sizes = [t[frame.name]["args"][0] for t in (model_trace, guide_trace) if frame.name in t]
+
+
+def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset:
+    stacks = _plates_of_sites(model_trace, guide_trace)
+    return frozenset.intersection(*stacks) if stacks else frozenset()
+
+
+def _check_subsamples(found: Inspection) -> None:
+    """Refuses plates whose subsampling has no meaning for a weight, or one in each program."""
+    traces = (found.model_trace, found.guide_trace)
+    for frame in found.data_plates:
+        sizes = [t[frame.name]["args"][0] for t in traces if frame.name in t]
         if len(set(sizes)) > 1:
             raise ValueError(
                 f"Expected plate '{frame.name}' to have one full size in model and guide; got "
                 f"{sizes[0]} and {sizes[1]}. Give both the same size and subsample_size."
             )
-    for frame in frozenset.union(*stacks) - enclosing:
-        if _full_size(frame, model_trace, guide_trace) > frame.size:
+    for frame in frozenset().union(*_plates_of_sites(*traces)) - found.data_plates:
+        if found.full_size(frame) > frame.size:
             raise ValueError(
                 f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
                 "model and guide; it does not. Move all sites into it, or do not subsample it."
             )
-    return frozenset(frame.dim for frame in enclosing)
-
-
-def _full_size(frame, *traces):
-    for program_trace in traces:
-        if frame.name in program_trace:
-            return program_trace[frame.name]["args"][0]
-    return frame.size

@@ -68,9 +68,9 @@ class StoppingTime(ABC):
     def sample(self, rng_key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Draws K = max{k : P(K ≥ k) ≥ u}, u uniform in (0, 1]; int32 of the given shape."""
         u = _uniform_fine_near_zero(rng_key, shape)
-        # A descending table searched as an ascending one: the count of k with S(k) >= u.
+        # The count of k with S(k) >= u: a descending table searched as an ascending one.
         table = -jnp.asarray(self.survival, u.dtype)
-        return jnp.searchsorted(table, -u, side="right").astype(jnp.int32)
+        return jnp.searchsorted(table, -u, side="right", method="scan_unrolled").astype(jnp.int32)
 
 
 def _uniform_fine_near_zero(rng_key, shape):

@@ -103,7 +103,7 @@ def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
             for name, site in trace(guide).get_trace(*args).items()
             if site["type"] == "param"
         }
-    data_dims = inspect_programs(seed(model, 0), seed(guide, 0), params, args, {})
+    data_dims = inspect_programs(seed(model, 0), seed(guide, 0), params, args, {}).data_dims
     assert data_dims == frozenset(expected)
 
     plate_size = args[1] if expected_scale > 1 else 8
@@ -161,7 +161,7 @@ def test_subsampling_scale_is_taken_out_of_the_weights():
     key = random.key(5)
     model = with_shared_subsample(lambda x: problem.model(x, 3), key)
     guide = with_shared_subsample(lambda x: problem.guide(x, 3), key)
-    data_dims = inspect_programs(model, guide, problem.exact_params, problem.args, {})
+    data_dims = inspect_programs(model, guide, problem.exact_params, problem.args, {}).data_dims
     weights = weight_of(
         problem._replace(model=model, guide=guide), problem.exact_params, key, data_dims
     )
@@ -238,7 +238,7 @@ def test_masked_sites_do_not_count():
     )
     data_dims = inspect_programs(
         seed(masked.model, 0), seed(masked.guide, 0), problem.exact_params, problem.args, {}
-    )
+    ).data_dims
     weights = weight_of(masked, problem.exact_params, random.key(0), data_dims)
     expected = np.where(observed, log_evidence(problem.args[0]), 0.0)
     np.testing.assert_allclose(weights, expected, atol=1e-5)

@@ -1,31 +1,25 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 from jax import random
 from jax.lax import stop_gradient
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from numpyro.infer import ELBO
 
 from numpyro_sumo.draws import evaluate_log_weights
 from numpyro_sumo.estimators import importance_weighted_bound
-from numpyro_sumo.inspection import inspect_programs
-from numpyro_sumo.log_weights import (
-    hold,
-    log_weight,
-    propose,
-    updated_mutable_state,
-    with_shared_subsample,
-)
+from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 from numpyro_sumo.paths import obstacle_to_path
 from numpyro_sumo.sites import Params
 from numpyro_sumo.stopping_times import StoppingTime
+from numpyro_sumo.weighing import Inputs, Weighing
 
-from .checks import check_one_of, check_positive_integer, options_repr
+from .checks import check_one_of, check_positive_integer, check_sharding, options_repr
 
 #: Tail draws of each datum that every step makes whatever was drawn: P(K <= 2) is 2/3 under the
 #: reciprocal tail, and a fixed block under plain automatic differentiation is cheaper than a loop.
@@ -112,6 +106,8 @@ class ImportanceLoss(ELBO):
         guide_objective: str | None,
         chunk_size: int | None,
         gradient: str | None = None,
+        data_axes: Any = None,
+        sharding: NamedSharding | None = None,
     ):
         check_positive_integer("num_particles", num_particles)
         if chunk_size is not None:
@@ -125,10 +121,14 @@ class ImportanceLoss(ELBO):
                 "Expected gradient='dreg' with guide_objective='iwelbo', a bound that the guide "
                 f"climbs; got {guide_objective!r}. Pass gradient='standard', or leave it out."
             )
+        if sharding is not None:
+            check_sharding(sharding)
         super().__init__(num_particles=num_particles)
         self.guide_objective = guide_objective
         self.gradient = gradient
         self.chunk_size = chunk_size
+        self.data_axes = data_axes
+        self.sharding = sharding
 
     def __repr__(self) -> str:
         return options_repr(self)
@@ -188,32 +188,32 @@ class ImportanceLoss(ELBO):
         if objective_name in ("iwhvi", "forward_kl"):
             self._refuse_alone()
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
-        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
-        seen = _subsampled(guide, plate_key, 0)
-        score_free = self.is_score_free(objective_name, seen, param_map, args, kwargs)
+        live = Inputs(param_map, args, kwargs)
+        held = live.held()
+        weighing = self._weighing(plate_key, model, guide, live)
+        seen, seen_args = weighing.example(guide, args)
+        score_free = self.is_score_free(objective_name, seen, param_map, seen_args, kwargs)
         # Model and guide climb one and the same bound, and the data move it through both.
         same_bound = objective_name == "iwelbo" and self.stopping_time is None
         together = same_bound and not score_free
-        live = Inputs(param_map, args, kwargs)
-        held = live.held()
-
-        # The same for all draws, so any will do. As a power of the weights it would be wrong.
-        scale = propose(jnp.array(0), draws_key, live).scale
+        scale = weighing.scale(live)
 
         def views(i, key):
-            model_key, guide_key = random.split(key)
+            model_key = key_of_model(key)
             # One draw of the guide serves both views.
             guide_inputs = live if same_bound else Inputs(param_map, held.args, held.kwargs)
-            proposal = propose(i, guide_key, guide_inputs, score_free)
+            proposal = weighing.propose(i, key, guide_inputs, score_free)
             if together:
-                counts = weigh(i, model_key, proposal.held(), held) > -jnp.inf
-                return {"both": weigh(i, model_key, proposal, live, counts)}
-            of_model = weigh(i, model_key, proposal.held()._replace(scale=scale), live)
+                counts = weighing.weigh(i, model_key, proposal.held(), held) > -jnp.inf
+                return {"both": weighing.weigh(i, model_key, proposal, live, counts=counts)}
+            of_model = weighing.weigh(i, model_key, proposal.held(), live, scale=scale[i])
             counts = stop_gradient(of_model) > -jnp.inf
-            of_guide = weigh(i, model_key, proposal, held, counts)
+            of_guide = weighing.weigh(i, model_key, proposal, held, counts=counts)
             return {"model": of_model, "path" if score_free else "guide": of_guide}
 
-        draws = self.draw(draws_key, views, fresh_only=fresh_only(objective_name))
+        draws = self.draw(
+            draws_key, views, weighing.num_data, fresh_only=fresh_only(objective_name)
+        )
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
             return -jnp.sum(scale * self.estimate(draws, "both"))
@@ -221,13 +221,26 @@ class ImportanceLoss(ELBO):
         objective = self.objective(objective_name, draws, baseline_key, views)
         return jnp.sum(scale * (gradient_only(objective) - estimate))
 
+    def _weighing(self, plate_key, model, guide, inputs, num_estimates=1):
+        """How model and guide are run: datum by datum, where that saves draws or was asked for."""
+        return Weighing(
+            plate_key,
+            model,
+            guide,
+            inputs,
+            num_estimates=num_estimates,
+            data_axes=self.data_axes,
+            one_by_one=self.stopping_time is not None,
+        )
+
     def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):
         """The loss, and mutable state (batch statistics, say) updated by one draw of the guide.
 
         The draw is one besides those of the loss; it sees the same subsample of the data.
         """
         plate_key, draws_key, _ = random.split(rng_key, 3)
-        programs = (_subsampled(program, plate_key, 0) for program in (model, guide))
+        first = random.fold_in(plate_key, 0)
+        programs = (with_shared_subsample(program, first) for program in (model, guide))
         return {
             "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
             "mutable_state": updated_mutable_state(*programs, draws_key, param_map, args, kwargs),
@@ -252,19 +265,19 @@ class ImportanceLoss(ELBO):
         """
         self._check_from_below()
         plate_key, draws_key = random.split(rng_key)
-        propose, weigh = _weighing(plate_key, param_map, model, guide, args, kwargs)
         inputs = Inputs(param_map, args, kwargs)
+        weighing = self._weighing(plate_key, model, guide, inputs, num_estimates)
 
         def views(i, key):
-            model_key, guide_key = random.split(key)
-            return {"model": weigh(i, model_key, propose(i, guide_key, inputs), inputs)}
+            proposal = weighing.propose(i, key, inputs)
+            return {"model": weighing.weigh(i, key_of_model(key), proposal, inputs)}
 
-        draws = self.draw(draws_key, views, num_estimates)
-        replicates = jnp.arange(num_estimates)
-        scales = jax.vmap(lambda i: propose(i, draws_key, inputs).scale)(replicates)
+        draws = self.draw(draws_key, views, weighing.num_data)
         estimates = self.estimate(draws, "model")
+        scales = weighing.scale(inputs)
         scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
-        return estimates, jnp.broadcast_to(scales, estimates.shape)
+        scales = jnp.broadcast_to(scales, estimates.shape)
+        return weighing.by_estimate(estimates), weighing.by_estimate(scales)
 
     def _check_from_below(self) -> None:
         """Refuses estimates that contain the generating draw."""
@@ -311,10 +324,10 @@ class ImportanceLoss(ELBO):
         :param given: views of the generating draws' log-weights, for losses begun from above.
         :param fresh_only: names of views that are wanted of the draws that are always made, alone.
         """
-        stopping_key, draws_key = random.split(rng_key)
         if self.stopping_time is None:
-            cap, stopping_times = 0, jnp.zeros(num_data, jnp.int32)
+            cap, stopping_times, draws_key = 0, jnp.zeros(num_data, jnp.int32), rng_key
         else:
+            stopping_key, draws_key = random.split(rng_key)
             cap = self.stopping_time.cap
             stopping_times = self.stopping_time.sample(stopping_key, (num_data,))
         max_count = self.num_fresh + cap
@@ -330,6 +343,7 @@ class ImportanceLoss(ELBO):
             num_head=num_head,
             chunk_size=chunk_size,
             head_only=fresh_only if num_head >= self.num_fresh else (),
+            sharding=self.sharding,
         )
         return Draws(log_weights, stopping_times, given or {})
 
@@ -373,46 +387,12 @@ def fresh_only(objective_name: str) -> tuple[str, ...]:
     return ("guide", "path") if objective_name == "iwelbo" else ()
 
 
-class Inputs(NamedTuple):
-    """What model and guide are functions of."""
+def key_of_model(key: jax.Array) -> jax.Array:
+    """The model's key, made from that of the guide, which is itself split by small numbers.
 
-    params: Params
-    args: tuple
-    kwargs: dict
-
-    def held(self) -> "Inputs":
-        """The same values, through which no gradient flows."""
-        return Inputs(*hold(tuple(self)))
-
-
-def _weighing(plate_key, param_map, model, guide, args, kwargs):
-    """Checks model and guide, and returns how to propose and how to weigh.
-
-    Both take the index of an estimate, which has a subsample of its own, and a key.
+    Models seldom draw anything, and then it costs nothing.
     """
-
-    subsampled = partial(_subsampled, plate_key=plate_key)
-    data_dims = inspect_programs(
-        subsampled(model, i=0), subsampled(guide, i=0), param_map, args, kwargs
-    )
-
-    def propose_one(i, key, inputs, score_free=False):
-        params, args, kwargs = inputs
-        return propose(subsampled(guide, i=i), args, kwargs, data_dims, key, params, score_free)
-
-    def weigh_one(i, key, proposal, inputs, counts=None):
-        params, args, kwargs = inputs
-        if counts is not None:
-            proposal = proposal.held_unless(counts, data_dims)
-        program = subsampled(model, i=i)
-        return log_weight(program, proposal, args, kwargs, data_dims, key, params)
-
-    return propose_one, weigh_one
-
-
-def _subsampled(program, plate_key, i):
-    """The program as estimate i sees it, with a subsample of its own."""
-    return with_shared_subsample(program, random.fold_in(plate_key, i))
+    return random.fold_in(key, 2**32 - 1)
 
 
 def gradient_only(x: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ import inspect
 from numbers import Integral
 from typing import Any
 
+from jax.sharding import AxisType, NamedSharding
+
 from numpyro_sumo.stopping_times import StoppingTime
 
 
@@ -29,6 +31,22 @@ def check_stopping_time(value: Any) -> None:
             "Pass ReciprocalTail() or GeometricTail(), for instance."
         )
     value.survival  # noqa: B018 - it checks itself when it is made
+
+
+def check_sharding(value: Any) -> None:
+    """Refuses what does not name one axis of a mesh along which XLA may split the work."""
+    names = tuple(value.spec) if isinstance(value, NamedSharding) else ()
+    if len(names) != 1 or not isinstance(names[0], str):
+        raise ValueError(
+            f"Expected sharding to be a NamedSharding over one axis of a mesh; got {value!r}. Pass "
+            'NamedSharding(mesh, PartitionSpec("draws")), for instance.'
+        )
+    kind = dict(zip(value.mesh.axis_names, value.mesh.axis_types))[names[0]]
+    if kind != AxisType.Auto:
+        raise ValueError(
+            f"Expected mesh axis '{names[0]}' to be of type Auto; it is {kind.name}. Make "
+            "the mesh with axis_types=(AxisType.Auto,)."
+        )
 
 
 def options_repr(instance: object) -> str:

@@ -1,5 +1,9 @@
 """The importance-weighted bound as a loss."""
 
+from typing import Any
+
+from jax.sharding import NamedSharding
+
 from .base import ImportanceLoss
 
 
@@ -47,6 +51,8 @@ class IWELBO(ImportanceLoss):
         *,
         guide_objective: str | None = None,
         gradient: str | None = None,
+        data_axes: Any = None,
         chunk_size: int | None = None,
+        sharding: NamedSharding | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size, gradient)
+        super().__init__(num_particles, guide_objective, chunk_size, gradient, data_axes, sharding)

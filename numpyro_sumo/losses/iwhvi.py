@@ -1,5 +1,7 @@
 """The importance-weighted upper bound on a hierarchical sampler's log-density."""
 
+from jax.sharding import NamedSharding
+
 from .base import ImportanceLoss
 
 
@@ -39,5 +41,6 @@ class IWHVI(ImportanceLoss):
         *,
         guide_objective: str | None = None,
         chunk_size: int | None = None,
+        sharding: NamedSharding | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size)
+        super().__init__(num_particles, guide_objective, chunk_size, sharding=sharding)

@@ -9,6 +9,7 @@ import numpy as np
 import jax
 from jax import random
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from numpyro_sumo.draws import LevelSums, evaluate_levels
 from numpyro_sumo.estimators import TRUNCATIONS, importance_weighted_bound, multilevel
@@ -89,9 +90,11 @@ class MultilevelSUMO(ImportanceLoss):
         guide_objective: str | None = None,
         gradient: str | None = None,
         from_above: bool = False,
+        data_axes: Any = None,
         chunk_size: int | None = None,
+        sharding: NamedSharding | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size, gradient)
+        super().__init__(num_particles, guide_objective, chunk_size, gradient, data_axes, sharding)
         check_one_of("truncation", truncation, TRUNCATIONS)
         self.truncation = truncation
         self.stopping_time = _BEST_TAILS[truncation] if stopping_time is None else stopping_time
@@ -142,6 +145,7 @@ class MultilevelSUMO(ImportanceLoss):
             max_level=self.stopping_time.cap,
             chunk_size=max(1, (self.chunk_size or max(8, 2 * num_data)) // self.num_fresh),
             head_only=fresh_only,
+            sharding=self.sharding,
         )
         kept = {view: LevelSums(*(part[view] for part in sums)) for view in sums.reference}
         return Draws(kept, levels, given)

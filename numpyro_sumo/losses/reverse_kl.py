@@ -13,7 +13,7 @@ from numpyro_sumo.hierarchical_guide import check_hierarchical
 from numpyro_sumo.inspection import JOINT
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 
-from .base import ImportanceLoss, fresh_only, gradient_only
+from .base import ImportanceLoss, fresh_only, gradient_only, key_of_model
 from .checks import check_one_of, check_positive_integer, options_repr
 from .iwhvi import IWHVI
 
@@ -83,6 +83,11 @@ class ReverseKL(ELBO):
                 "Expected guide_objective='iwelbo' with gradient='dreg', for inside ReverseKL the "
                 f"default is 'forward_kl'; got {marginal!r}. Name the objective, or drop 'dreg'."
             )
+        if marginal.data_axes is not None:
+            raise ValueError(
+                "Expected no data_axes inside ReverseKL, where every draw of x has its own draws "
+                f"as it is; got {marginal!r}. Leave data_axes out."
+            )
         check_positive_integer("num_particles", num_particles)
         check_one_of("gradient", gradient, ("path", "standard"))
         if gradient == "path" and marginal.num_fresh < 1:
@@ -126,13 +131,11 @@ class ReverseKL(ELBO):
             x_i = jax.tree.map(lambda leaf: leaf[i], x)
             x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
 
-            sampler_key, reverse_key = random.split(key)
-
             def propose(x, u, params, score_free=False):
-                return guide.propose(reverse_key, x, args, kwargs, params, u, score_free)
+                return guide.propose(key, x, args, kwargs, params, u, score_free)
 
             def weigh(x, proposal, params):
-                return guide.log_weight(sampler_key, x, proposal, args, kwargs, params)
+                return guide.log_weight(key_of_model(key), x, proposal, args, kwargs, params)
 
             proposal = propose(x_i, u, held)
             named = {}

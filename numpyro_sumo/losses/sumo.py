@@ -1,6 +1,9 @@
 """SUMO: the importance-weighted bound made unbiased by a Russian-roulette tail."""
 
+from typing import Any
+
 import jax
+from jax.sharding import NamedSharding
 
 from numpyro_sumo.estimators import russian_roulette
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
@@ -74,9 +77,11 @@ class SUMO(ImportanceLoss):
         gradient: str | None = None,
         from_above: bool = False,
         rotations: int = 1,
+        data_axes: Any = None,
         chunk_size: int | None = None,
+        sharding: NamedSharding | None = None,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size, gradient)
+        super().__init__(num_particles, guide_objective, chunk_size, gradient, data_axes, sharding)
         check_stopping_time(stopping_time)
         check_positive_integer("rotations", rotations)
         self.stopping_time = stopping_time
