@@ -100,17 +100,29 @@ def _weighted_surprise_forward(inverse_survival, sizes, log_sum, rows, expected,
     def add_increment(state):
         j, log_sum, tail, log_sums = state
         drawn = j < times
-        # log(S + w) - log S, without ever subtracting two large bounds from each other
-        growth = jax.nn.softplus(jnp.where(drawn, rows[j], -jnp.inf) - log_sum)
-        surprise = growth - sizes[j] - (0.0 if expected is None else expected[j])
+        increment = _increment(jnp.where(drawn, rows[j], -jnp.inf) - log_sum, sizes[j])
+        surprise = increment - (0.0 if expected is None else expected[j])
         tail = tail + jnp.where(drawn, inverse_survival[j] * surprise, 0.0)
-        return j + 1, log_sum + growth, tail, log_sums.at[j].set(log_sum)
+        return j + 1, log_sum + increment + sizes[j], tail, log_sums.at[j].set(log_sum)
 
     start = (0, log_sum, jnp.zeros_like(log_sum), jnp.zeros_like(rows))
     _, _, tail, log_sums = lax.while_loop(
         lambda state: state[0] < jnp.max(times), add_increment, start
     )
     return tail, (inverse_survival, log_sums, rows, expected, times)
+
+
+def _increment(log_ratio, size):
+    r"""What one more weight adds to the bound, :math:`L_{n+1} - L_n`.
+
+    :param log_ratio: log of the weight over the sum of the n before it.
+    :param size: :math:`\log (n + 1) / n`.
+    """
+    # Of a weight near the mean of the others little is left: (nw/S − 1) / (n + 1), which must not
+    # come out of a difference, for it may be multiplied by millions.
+    from_mean = log_ratio - jnp.log(jnp.expm1(size))
+    near = jnp.log1p(jnp.expm1(jnp.minimum(from_mean, 1.0)) * -jnp.expm1(-size))
+    return jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - size)
 
 
 def _weighted_surprise_backward(residuals, cotangent):

@@ -199,7 +199,7 @@ class ImportanceLoss(ELBO):
         scale = weighing.scale(live)
 
         def views(i, key):
-            model_key = key_of_model(key)
+            model_key = key_apart(key)
             # One draw of the guide serves both views.
             guide_inputs = live if same_bound else Inputs(param_map, held.args, held.kwargs)
             proposal = weighing.propose(i, key, guide_inputs, score_free)
@@ -270,7 +270,7 @@ class ImportanceLoss(ELBO):
 
         def views(i, key):
             proposal = weighing.propose(i, key, inputs)
-            return {"model": weighing.weigh(i, key_of_model(key), proposal, inputs)}
+            return {"model": weighing.weigh(i, key_apart(key), proposal, inputs)}
 
         draws = self.draw(draws_key, views, weighing.num_data)
         estimates = self.estimate(draws, "model")
@@ -325,11 +325,10 @@ class ImportanceLoss(ELBO):
         :param fresh_only: names of views that are wanted of the draws that are always made, alone.
         """
         if self.stopping_time is None:
-            cap, stopping_times, draws_key = 0, jnp.zeros(num_data, jnp.int32), rng_key
+            cap, stopping_times = 0, jnp.zeros(num_data, jnp.int32)
         else:
-            stopping_key, draws_key = random.split(rng_key)
             cap = self.stopping_time.cap
-            stopping_times = self.stopping_time.sample(stopping_key, (num_data,))
+            stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
         max_count = self.num_fresh + cap
         num_head = min(self.num_fresh + _TAIL_DRAWS_IN_HEAD, max_count)
         chunk_size = self.chunk_size or max(8, 2 * num_data)
@@ -337,7 +336,7 @@ class ImportanceLoss(ELBO):
             num_head = min(num_head, self.chunk_size // num_data)
         log_weights = evaluate_log_weights(
             views,
-            draws_key,
+            rng_key,
             self.num_fresh + stopping_times,
             max_count=max_count,
             num_head=num_head,
@@ -387,10 +386,10 @@ def fresh_only(objective_name: str) -> tuple[str, ...]:
     return ("guide", "path") if objective_name == "iwelbo" else ()
 
 
-def key_of_model(key: jax.Array) -> jax.Array:
-    """The model's key, made from that of the guide, which is itself split by small numbers.
+def key_apart(key: jax.Array) -> jax.Array:
+    """Another key, from one that is itself split or folded with small numbers.
 
-    Models seldom draw anything, and then it costs nothing.
+    What is made of it costs nothing where it is not used: models seldom draw.
     """
     return random.fold_in(key, 2**32 - 1)
 

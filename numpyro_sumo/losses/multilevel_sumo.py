@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 import jax
-from jax import random
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
@@ -15,7 +14,7 @@ from numpyro_sumo.draws import LevelSums, evaluate_levels
 from numpyro_sumo.estimators import TRUNCATIONS, importance_weighted_bound, multilevel
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
 
-from .base import Draws, ImportanceLoss, Views
+from .base import Draws, ImportanceLoss, Views, key_apart
 from .checks import check_one_of, check_stopping_time
 
 #: Where work times variance is least, for each way of cutting the sum short.
@@ -121,8 +120,7 @@ class MultilevelSUMO(ImportanceLoss):
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
-        stopping_key, draws_key = random.split(rng_key)
-        levels = self.stopping_time.sample(stopping_key, (num_data,))
+        levels = self.stopping_time.sample(key_apart(rng_key), (num_data,))
         given = given or {}
 
         def block(i: jax.Array, keys: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,7 +137,7 @@ class MultilevelSUMO(ImportanceLoss):
 
         sums = evaluate_levels(
             block,
-            draws_key,
+            rng_key,
             levels,
             block_size=self.num_fresh,
             max_level=self.stopping_time.cap,

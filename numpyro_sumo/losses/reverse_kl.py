@@ -13,7 +13,7 @@ from numpyro_sumo.hierarchical_guide import check_hierarchical
 from numpyro_sumo.inspection import JOINT
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 
-from .base import ImportanceLoss, fresh_only, gradient_only, key_of_model
+from .base import ImportanceLoss, fresh_only, gradient_only, key_apart
 from .checks import check_one_of, check_positive_integer, options_repr
 from .iwhvi import IWHVI
 
@@ -135,7 +135,7 @@ class ReverseKL(ELBO):
                 return guide.propose(key, x, args, kwargs, params, u, score_free)
 
             def weigh(x, proposal, params):
-                return guide.log_weight(key_of_model(key), x, proposal, args, kwargs, params)
+                return guide.log_weight(key_apart(key), x, proposal, args, kwargs, params)
 
             proposal = propose(x_i, u, held)
             named = {}
