@@ -103,13 +103,18 @@ def _weighted_surprise_forward(inverse_survival, sizes, log_sum, rows, expected,
         increment = _increment(jnp.where(drawn, rows[j], -jnp.inf) - log_sum, sizes[j])
         surprise = increment - (0.0 if expected is None else expected[j])
         tail = tail + jnp.where(drawn, inverse_survival[j] * surprise, 0.0)
-        return j + 1, log_sum + increment + sizes[j], tail, log_sums.at[j].set(log_sum)
+        return j + 1, log_sum + increment + sizes[j], tail, _with_row(log_sums, log_sum, j)
 
     start = (0, log_sum, jnp.zeros_like(log_sum), jnp.zeros_like(rows))
     _, _, tail, log_sums = lax.while_loop(
         lambda state: state[0] < jnp.max(times), add_increment, start
     )
     return tail, (inverse_survival, log_sums, rows, expected, times)
+
+
+def _with_row(rows, row, j):
+    """The rows with another in place j, which exists: a scatter would copy them all to make sure."""
+    return lax.dynamic_update_index_in_dim(rows, row, j, 0)
 
 
 def _increment(log_ratio, size):
@@ -135,7 +140,7 @@ def _weighted_surprise_backward(residuals, cotangent):
         weighted = jnp.where(drawn, inverse_survival[j] * cotangent, 0.0)
         of_row = share * (weighted + of_log_sum)
         # The increment falls with the sum so far by as much as it rises with the draw.
-        return j - 1, of_log_sum - of_row, of_rows.at[j].set(of_row)
+        return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
 
     start = (jnp.max(times) - 1, jnp.zeros_like(cotangent), jnp.zeros_like(rows))
     _, of_log_sum, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)

@@ -50,8 +50,7 @@ def test_particles_of_the_same_keys_give_the_value_and_gradient_of_renyi_elbo(pr
     monkeypatch.setattr(
         "numpyro_sumo.losses.base.evaluate_log_weights",
         lambda log_weight, *args, **options: jax.tree.map(
-            lambda rows: rows[:, None],
-            jax.vmap(lambda key: log_weight(0, random.split(key)[1]))(keys),
+            lambda rows: rows[:, None], jax.vmap(weigh_as_renyi(log_weight))(keys)
         ),
     )
     renyi = RenyiELBO(alpha=0, num_particles=4)
