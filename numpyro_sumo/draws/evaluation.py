@@ -27,6 +27,7 @@ def evaluate_log_weights(
     max_count: int,
     num_head: int,
     chunk_size: int,
+    first_chunk: int = 0,
     head_only: Collection[str] = (),
     sharding: NamedSharding | None = None,
 ) -> Any:
@@ -36,9 +37,10 @@ def evaluate_log_weights(
     ``num_head``, ``chunk_size`` or the other data's counts.
 
     The first ``num_head`` draws of every datum are evaluated together under ordinary automatic
-    differentiation. The rest form one queue of slots, worked off ``chunk_size`` at a time; the
-    backward pass goes over the queue once more and re-evaluates each chunk, so the memory needed is
-    that of one chunk however many slots there are.
+    differentiation. The rest form one queue of slots. Its first ``first_chunk`` are evaluated
+    together as well; the others are worked off ``chunk_size`` at a time, and the backward pass goes
+    over them once more and re-evaluates each chunk, so that the memory needed does not depend on
+    how many slots there are.
 
     :param log_weight: maps (datum, key), an int32 scalar and a key, to a pytree of arrays. May
         close over traced values, and is differentiable with respect to them. Traced once.
@@ -47,6 +49,7 @@ def evaluate_log_weights(
     :param max_count: the largest possible count.
     :param num_head: draws of each datum that are made whatever the counts.
     :param chunk_size: slots evaluated at a time in the loop.
+    :param first_chunk: slots evaluated before it.
     :param sharding: splits the head and each chunk over the devices along one axis of a mesh: slots
         and not data, so that none waits for another's long stopping time.
     :param head_only: entries of a dict from ``log_weight`` that are wanted of the first draws
@@ -58,7 +61,7 @@ def evaluate_log_weights(
         lambda i, j, datum_key: log_weight(i, random.fold_in(datum_key, j)),
         rng_key,
         counts,
-        layout=Layout(num_head, chunk_size, sharding),
+        layout=Layout(num_head, first_chunk, chunk_size, sharding),
         keep=EachSlot(num_head, max_count - num_head, frozenset(head_only)),
     )
     return head if tail is None else _appended(head, tail)
@@ -92,6 +95,7 @@ def evaluate_levels(
     block_size: int,
     max_level: int,
     chunk_size: int,
+    first_chunk: int = 0,
     head_only: Collection[str] = (),
     sharding: NamedSharding | None = None,
 ) -> LevelSums:
@@ -104,7 +108,7 @@ def evaluate_levels(
         arrays, alike in structure: logarithms of the block's sum of weights, and its bounds.
     :param levels: integers in 1 … ``max_level`` of shape ``(num_data,)``.
     :param block_size: draws in a block.
-    :param chunk_size: blocks evaluated at a time in the loop.
+    :param chunk_size: blocks evaluated at a time in the loop; likewise ``first_chunk``.
     :param head_only: entries of the dicts from ``block`` that are wanted of the first two blocks
         alone: log-sums of two rows, and no bounds but theirs.
     """
@@ -117,7 +121,7 @@ def evaluate_levels(
         evaluate_block,
         rng_key,
         jnp.left_shift(1, levels),
-        layout=Layout(2, chunk_size, sharding),
+        layout=Layout(2, first_chunk, chunk_size, sharding),
         keep=Levels(max_level - 1, frozenset(head_only)),
     )
     log_sums, bounds = jax.tree.map(jnp.subtract, head, (reference, reference))

@@ -26,12 +26,15 @@ class Layout(NamedTuple):
     """How a queue is cut up: of no consequence for the numbers.
 
     :param num_head: draws of each datum that are not in the queue.
-    :param chunk_size: slots that are evaluated together.
+    :param first_chunk: slots at the start of the queue that are evaluated together, once: what
+        their derivative needs is kept.
+    :param chunk_size: slots that are evaluated together after that, once more on the way back.
     :param sharding: along which axis of which mesh a chunk is split over devices; None leaves it
         whole.
     """
 
     num_head: int
+    first_chunk: int
     chunk_size: int
     sharding: NamedSharding | None
 
@@ -65,7 +68,23 @@ def work_off(
     :param of_data: a pytree of arrays with a leading axis of data.
     :param datum_keys: shape ``(num_data,)``, as are ``counts``.
     """
+    return _forward(evaluate, keep, layout, constants, of_data, datum_keys, counts)[0]
+
+
+def _forward(evaluate, keep, layout, constants, of_data, datum_keys, counts):
     lengths = jnp.maximum(counts - layout.num_head, 0)
+    first = jax.tree.map(lambda leaf: leaf[0], (datum_keys, of_data))
+    shapes = jax.eval_shape(evaluate, counts[0], first[0], constants, first[1])
+    kept = keep.nothing(shapes, counts.shape[0])
+    floats, with_floats = _floats_of((constants, of_data))
+    first_values = pull_back_first = None
+    if layout.first_chunk:
+        slots = _slots(layout, lengths, None)
+        evaluate_first = lambda floats: _evaluate_chunk(
+            evaluate, slots, *with_floats(floats), datum_keys
+        )
+        first_values, pull_back_first = jax.vjp(evaluate_first, floats)
+        kept = keep.add(kept, first_values, slots)
 
     def work_chunk(state):
         index, kept = state
@@ -73,29 +92,14 @@ def work_off(
         values = _evaluate_chunk(evaluate, slots, constants, of_data, datum_keys)
         return index + 1, keep.add(kept, values, slots)
 
-    first = jax.tree.map(lambda leaf: leaf[0], (datum_keys, of_data))
-    shapes = jax.eval_shape(evaluate, counts[0], first[0], constants, first[1])
-    nothing = keep.nothing(shapes, counts.shape[0])
-    return lax.while_loop(_not_done(layout, lengths), work_chunk, (0, nothing))[1]
-
-
-def _forward(evaluate, keep, layout, *inputs):
-    kept = work_off(evaluate, keep, layout, *inputs)
-    return kept, (inputs, kept)
+    _, kept = lax.while_loop(_not_done(layout, lengths), work_chunk, (0, kept))
+    inputs = (constants, of_data, datum_keys, lengths)
+    return kept, (inputs, kept, first_values, pull_back_first)
 
 
 def _backward(evaluate, keep, layout, residuals, cotangents):
-    (constants, of_data, datum_keys, counts), kept = residuals
-    lengths = jnp.maximum(counts - layout.num_head, 0)
-    leaves, treedef = jax.tree.flatten((constants, of_data))
-    is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-    floats = [leaf for leaf, keep_it in zip(leaves, is_float) if keep_it]
-
-    def with_floats(floats):
-        floats = iter(floats)
-        return treedef.unflatten(
-            [next(floats) if keep_it else leaf for leaf, keep_it in zip(leaves, is_float)]
-        )
+    (constants, of_data, datum_keys, lengths), kept, first_values, pull_back_first = residuals
+    floats, with_floats = _floats_of((constants, of_data))
 
     def add_chunk(state):
         index, gradients = state
@@ -107,14 +111,33 @@ def _backward(evaluate, keep, layout, residuals, cotangents):
         (of_chunk,) = pull_back(keep.pull_back(cotangents, kept, values, slots))
         return index + 1, jax.tree.map(jnp.add, gradients, of_chunk)
 
-    zeros = jax.tree.map(jnp.zeros_like, floats)
-    gradients = lax.while_loop(_not_done(layout, lengths), add_chunk, (0, zeros))[1]
-    gradients = iter(gradients)
-    gradients = treedef.unflatten([next(gradients) if keep_it else None for keep_it in is_float])
-    return *gradients, None, None
+    gradients = jax.tree.map(jnp.zeros_like, floats)
+    if layout.first_chunk:
+        slots = _slots(layout, lengths, None)
+        (gradients,) = pull_back_first(keep.pull_back(cotangents, kept, first_values, slots))
+    _, gradients = lax.while_loop(_not_done(layout, lengths), add_chunk, (0, gradients))
+    return *with_floats(gradients, others=False), None, None
 
 
 work_off.defvjp(_forward, _backward)
+
+
+def _floats_of(tree):
+    """The leaves that have derivatives, and what puts others in their places.
+
+    Of the leaves that have none the second keeps the values, or leaves nothing.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def with_floats(floats, others=True):
+        floats = iter(floats)
+        return treedef.unflatten(
+            next(floats) if has_derivative else (leaf if others else None)
+            for leaf, has_derivative in zip(leaves, is_float)
+        )
+
+    return [leaf for leaf, keep_it in zip(leaves, is_float) if keep_it], with_floats
 
 
 def _evaluate_chunk(evaluate, slots, constants, of_data, datum_keys):
@@ -124,16 +147,19 @@ def _evaluate_chunk(evaluate, slots, constants, of_data, datum_keys):
 
 
 def _not_done(layout, lengths):
-    return lambda state: state[0] * layout.chunk_size < jnp.sum(lengths)
+    return lambda state: layout.first_chunk + state[0] * layout.chunk_size < jnp.sum(lengths)
 
 
 def _slots(layout, lengths, index):
-    """Chunk ``index`` of the queue."""
+    """Chunk ``index`` of the queue after the first; the first for None."""
+    size = layout.first_chunk if index is None else layout.chunk_size
+    start = 0 if index is None else layout.first_chunk + index * layout.chunk_size
     ends = jnp.cumsum(lengths)
-    slot = index * layout.chunk_size + layout.split(jnp.arange(layout.chunk_size))
+    slot = start + layout.split(jnp.arange(size))
     valid = slot < ends[-1]
     # Slots past the end repeat the last one: a sound draw, of which nothing is kept.
-    slot = jnp.minimum(slot, ends[-1] - 1)
+    slot = jnp.maximum(jnp.minimum(slot, ends[-1] - 1), 0)
     datum = jnp.searchsorted(ends, slot, side="right", method="scan_unrolled").astype(jnp.int32)
+    datum = jnp.minimum(datum, len(lengths) - 1)
     draw = layout.num_head + (slot - (ends[datum] - lengths[datum])).astype(jnp.int32)
     return Slots(datum, draw, valid)

@@ -97,37 +97,25 @@ def _weighted_surprise(inverse_survival, sizes, log_sum, rows, expected, times):
 
 
 def _weighted_surprise_forward(inverse_survival, sizes, log_sum, rows, expected, times):
+    log_shares, shares = jnp.log(jnp.expm1(sizes)), -jnp.expm1(-sizes)
+
     def add_increment(state):
         j, log_sum, tail, log_sums = state
         drawn = j < times
-        increment = _increment(jnp.where(drawn, rows[j], -jnp.inf) - log_sum, sizes[j])
+        log_ratio = jnp.where(drawn, rows[j], -jnp.inf) - log_sum
+        # Of a weight w near the mean of those before it little is left: (nw/S - 1) / (n + 1), which
+        # must not come out of a difference, for it may be multiplied by millions.
+        from_mean = log_ratio - log_shares[j]
+        near = jnp.log1p(shares[j] * jnp.expm1(jnp.minimum(from_mean, 1.0)))
+        increment = jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - sizes[j])
         surprise = increment - (0.0 if expected is None else expected[j])
         tail = tail + jnp.where(drawn, inverse_survival[j] * surprise, 0.0)
         return j + 1, log_sum + increment + sizes[j], tail, _with_row(log_sums, log_sum, j)
 
     start = (0, log_sum, jnp.zeros_like(log_sum), jnp.zeros_like(rows))
-    _, _, tail, log_sums = lax.while_loop(
-        lambda state: state[0] < jnp.max(times), add_increment, start
-    )
+    longest = jnp.max(times)
+    *_, tail, log_sums = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
     return tail, (inverse_survival, log_sums, rows, expected, times)
-
-
-def _with_row(rows, row, j):
-    """The rows with another in place j, which exists: a scatter would copy them all to make sure."""
-    return lax.dynamic_update_index_in_dim(rows, row, j, 0)
-
-
-def _increment(log_ratio, size):
-    r"""What one more weight adds to the bound, :math:`L_{n+1} - L_n`.
-
-    :param log_ratio: log of the weight over the sum of the n before it.
-    :param size: :math:`\log (n + 1) / n`.
-    """
-    # Of a weight near the mean of the others little is left: (nw/S − 1) / (n + 1), which must not
-    # come out of a difference, for it may be multiplied by millions.
-    from_mean = log_ratio - jnp.log(jnp.expm1(size))
-    near = jnp.log1p(jnp.expm1(jnp.minimum(from_mean, 1.0)) * -jnp.expm1(-size))
-    return jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - size)
 
 
 def _weighted_surprise_backward(residuals, cotangent):
@@ -137,8 +125,7 @@ def _weighted_surprise_backward(residuals, cotangent):
         j, of_log_sum, of_rows = state
         drawn = j < times
         share = jax.nn.sigmoid(jnp.where(drawn, rows[j], -jnp.inf) - log_sums[j])
-        weighted = jnp.where(drawn, inverse_survival[j] * cotangent, 0.0)
-        of_row = share * (weighted + of_log_sum)
+        of_row = share * (inverse_survival[j] * cotangent + of_log_sum)
         # The increment falls with the sum so far by as much as it rises with the draw.
         return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
 
@@ -153,6 +140,11 @@ def _weighted_surprise_backward(residuals, cotangent):
 
 
 _weighted_surprise.defvjp(_weighted_surprise_forward, _weighted_surprise_backward)
+
+
+def _with_row(rows, row, j):
+    """The rows with another in place j; a scatter would copy them all."""
+    return lax.dynamic_update_index_in_dim(rows, row, j, 0)
 
 
 def _rotate(log_weights, num_draws, num_given, rotations):

@@ -21,9 +21,12 @@ from numpyro_sumo.weighing import Inputs, Weighing
 
 from .checks import check_one_of, check_positive_integer, check_sharding, options_repr
 
-#: Tail draws of each datum that every step makes whatever was drawn: P(K <= 2) is 2/3 under the
-#: reciprocal tail, and a fixed block under plain automatic differentiation is cheaper than a loop.
-_TAIL_DRAWS_IN_HEAD = 2
+#: Tail draws of each datum that every step makes whatever was drawn, under plain automatic
+#: differentiation, which is cheaper than a loop: of an only datum, and of each of many.
+_TAIL_DRAWS_IN_HEAD = (2, 1)
+
+#: Size of the first chunk of the tails of many data, as a share of what it is expected to hold.
+_SHARE_OF_FIRST_CHUNK = 1.0
 
 #: Independent draws behind the baseline of the variance objective.
 _BASELINE_PARTICLES = 32
@@ -330,8 +333,11 @@ class ImportanceLoss(ELBO):
             cap = self.stopping_time.cap
             stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
         max_count = self.num_fresh + cap
-        num_head = min(self.num_fresh + _TAIL_DRAWS_IN_HEAD, max_count)
-        chunk_size = self.chunk_size or max(8, 2 * num_data)
+        in_head = _TAIL_DRAWS_IN_HEAD[num_data > 1]
+        num_head = min(self.num_fresh + in_head, max_count)
+        tail = self.stopping_time
+        mean_tail = 0.0 if tail is None else float(tail.survival[in_head:].sum())
+        first_chunk, chunk_size = self.chunks(num_data, mean_tail)
         if self.chunk_size is not None:
             num_head = min(num_head, self.chunk_size // num_data)
         log_weights = evaluate_log_weights(
@@ -340,11 +346,24 @@ class ImportanceLoss(ELBO):
             self.num_fresh + stopping_times,
             max_count=max_count,
             num_head=num_head,
+            first_chunk=first_chunk,
             chunk_size=chunk_size,
             head_only=fresh_only if num_head >= self.num_fresh else (),
             sharding=self.sharding,
         )
         return Draws(log_weights, stopping_times, given or {})
+
+    def chunks(self, num_data: int, mean_tail: float) -> tuple[int, int]:
+        """Sizes of the first chunk and of the others.
+
+        :param mean_tail: expected draws of each datum beyond the head.
+        """
+        chunk_size = self.chunk_size or max(8, num_data // 2)
+        if num_data == 1:
+            # An only datum seldom has a tail, and what is evaluated before the loop always is.
+            return 0, chunk_size
+        first_chunk = int(_SHARE_OF_FIRST_CHUNK * num_data * mean_tail)
+        return min(first_chunk, self.chunk_size or first_chunk), chunk_size
 
     def objective(
         self, name: str, draws: Draws, baseline_key: jax.Array, views: Views

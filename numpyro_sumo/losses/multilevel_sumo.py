@@ -135,13 +135,16 @@ class MultilevelSUMO(ImportanceLoss):
                 bounds[view] = importance_weighted_bound(particles)
             return log_sums, bounds
 
+        mean_tail = self.mean_draws - self.from_above - 2 * self.num_fresh
+        first_chunk, chunk_size = self.chunks(num_data, mean_tail)
         sums = evaluate_levels(
             block,
             rng_key,
             levels,
             block_size=self.num_fresh,
             max_level=self.stopping_time.cap,
-            chunk_size=max(1, (self.chunk_size or max(8, 2 * num_data)) // self.num_fresh),
+            first_chunk=first_chunk // self.num_fresh,
+            chunk_size=max(1, chunk_size // self.num_fresh),
             head_only=fresh_only,
             sharding=self.sharding,
         )
