@@ -25,8 +25,9 @@ from .checks import check_one_of, check_positive_integer, check_sharding, option
 #: differentiation, which is cheaper than a loop: of an only datum, and of each of many.
 _TAIL_DRAWS_IN_HEAD = (2, 1)
 
-#: Size of the first chunk of the tails of many data, as a share of what it is expected to hold.
-_SHARE_OF_FIRST_CHUNK = 1.0
+#: The first chunk of the tails of many data is as large as what it is expected to hold, but no
+#: larger than this many draws of each.
+_LARGEST_FIRST_CHUNK = 8
 
 #: Independent draws behind the baseline of the variance objective.
 _BASELINE_PARTICLES = 32
@@ -358,12 +359,12 @@ class ImportanceLoss(ELBO):
 
         :param mean_tail: expected draws of each datum beyond the head.
         """
-        chunk_size = self.chunk_size or max(8, num_data // 2)
+        chunk_size = self.chunk_size or max(8, num_data)
         if num_data == 1:
             # An only datum seldom has a tail, and what is evaluated before the loop always is.
             return 0, chunk_size
-        first_chunk = int(_SHARE_OF_FIRST_CHUNK * num_data * mean_tail)
-        return min(first_chunk, self.chunk_size or first_chunk), chunk_size
+        largest = self.chunk_size or _LARGEST_FIRST_CHUNK * num_data
+        return min(int(num_data * mean_tail), largest), chunk_size
 
     def objective(
         self, name: str, draws: Draws, baseline_key: jax.Array, views: Views

@@ -25,6 +25,11 @@ class IWELBO(ImportanceLoss):
         same mean, with no noise where the guide is the posterior; or ``"standard"``. None is "dreg"
         for guides that depend on their parameters through random draws alone, and "standard" for
         the others (AutoDelta, AutoDAIS). The model's parameters get the same from either.
+    :param data_axes: the axis of the data in each positional argument of model and guide, with the
+        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split). Programs
+        with a plate over that axis are run for batches of one, others for single data.
+    :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
+        draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights evaluated at a time; None evaluates all of them at once.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.

@@ -22,6 +22,7 @@ class IWHVI(ImportanceLoss):
         did better in ``benchmarks/funnel_variants.py``), −log r(u₀ | x); or ``"iwhvi"``, the bound
         itself.
     :param chunk_size: log-weights evaluated at a time; None evaluates all of them at once.
+    :param sharding: as in :class:`~numpyro_sumo.SUMO`.
     :raises ValueError: for options outside these; in ``loss``, outside ReverseKL.
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational

@@ -42,6 +42,8 @@ class MultilevelSUMO(ImportanceLoss):
     is, and some higher moments. Where weights can be zero, so does a block of nothing but zeros,
     which makes the estimate −∞ (as it does the mean of :math:`L_m`).
 
+    Data have stopping times of their own, or share one, as in :class:`~numpyro_sumo.SUMO`.
+
     Number of particles, guide objective and gradient are by default those that did best, or nearly
     so, draw for draw, on the six models of ``benchmarks/defaults.py``.
 
@@ -56,9 +58,15 @@ class MultilevelSUMO(ImportanceLoss):
     :param gradient: how the guide climbs under ``"iwelbo"``: as in :class:`~numpyro_sumo.IWELBO`.
     :param from_above: begin from the upper bound, inside ReverseKL only: the generating draw is one
         of the m particles of each block, and of every bound over several.
+    :param data_axes: the axis of the data in each positional argument of model and guide, with the
+        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum then
+        has a stopping time of its own. Programs
+        with a plate over that axis are run for batches of one, others for single data.
+    :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
+        draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights of the tail evaluated at a time, rounded down to blocks, and
-        never less than one; memory is that of a chunk, of the first two blocks of each datum, and
-        of c scalars for each.
+        never less than one; memory is that of two chunks, of the first two blocks of each datum,
+        and of c scalars for each.
     :raises ValueError: for options outside these, for a stopping time under which the mean number
         of draws is not finite, and in ``loss`` for a guide that does not fit the model.
 

@@ -26,8 +26,12 @@ class SUMO(ImportanceLoss):
     finite** as c grows: the squared increments fall only as 1/k² against a survival of 1/k, and
     single estimates can be off by thousands of nats. Its mean is right all the same.
 
-    One stopping time is drawn per step, and shared by the elements of a data plate; inside
-    :class:`~numpyro_sumo.ReverseKL` every draw of x has its own.
+    Each element of a subsampled plate that encloses all sites has a stopping time of its own, if
+    model and guide follow the plate's indices (data by ``numpyro.subsample`` or indexing) and have
+    no mutable state; so has each datum that ``data_axes`` splits off, and every draw of x inside
+    :class:`~numpyro_sumo.ReverseKL`. Work is then what was drawn for each. Otherwise one stopping
+    time is drawn per step and shared by all data, whose estimates are large or small together: the
+    variance of their sum grows as the square of their number (``benchmarks/speed.py``).
 
     Number of particles, guide objective and gradient are by default those that did best, or nearly
     so, draw for draw, on the six models of ``benchmarks/defaults.py``.
@@ -47,7 +51,13 @@ class SUMO(ImportanceLoss):
     :param rotations: average the estimate over this many rotations of the order of the draws.
         Given K the draws are exchangeable, so its mean stays; its variance falls, at the cost of
         arithmetic on scalars and of no further draw.
-    :param chunk_size: log-weights evaluated at a time; memory is that of one chunk.
+    :param data_axes: the axis of the data in each positional argument of model and guide, with the
+        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum then
+        has a stopping time of its own. Programs
+        with a plate over that axis are run for batches of one, others for single data.
+    :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
+        draws that are evaluated together are split over its devices. The numbers stay the same.
+    :param chunk_size: log-weights of the tail evaluated at a time; memory is that of two chunks.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.
 
