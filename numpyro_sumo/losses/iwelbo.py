@@ -26,8 +26,8 @@ class IWELBO(ImportanceLoss):
         for guides that depend on their parameters through random draws alone, and "standard" for
         the others (AutoDelta, AutoDAIS). The model's parameters get the same from either.
     :param data_axes: the axis of the data in each positional argument of model and guide, with the
-        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split). Programs
-        with a plate over that axis are run for batches of one, others for single data.
+        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split). Programs with
+        a plate over that axis are run for batches of one, others for single data.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights evaluated at a time; None evaluates all of them at once.

@@ -59,9 +59,9 @@ class MultilevelSUMO(ImportanceLoss):
     :param from_above: begin from the upper bound, inside ReverseKL only: the generating draw is one
         of the m particles of each block, and of every bound over several.
     :param data_axes: the axis of the data in each positional argument of model and guide, with the
-        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum then
-        has a stopping time of its own. Programs
-        with a plate over that axis are run for batches of one, others for single data.
+        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
+        then has a stopping time of its own. Programs with a plate over that axis are run for
+        batches of one, others for single data.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights of the tail evaluated at a time, rounded down to blocks, and

@@ -52,9 +52,9 @@ class SUMO(ImportanceLoss):
         Given K the draws are exchangeable, so its mean stays; its variance falls, at the cost of
         arithmetic on scalars and of no further draw.
     :param data_axes: the axis of the data in each positional argument of model and guide, with the
-        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum then
-        has a stopping time of its own. Programs
-        with a plate over that axis are run for batches of one, others for single data.
+        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
+        then has a stopping time of its own. Programs with a plate over that axis are run for
+        batches of one, others for single data.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights of the tail evaluated at a time; memory is that of two chunks.
