@@ -114,7 +114,7 @@ def refuse_scales(*traces: dict) -> None:
                     "subsampled. Subsample in the target alone."
                 )
         for name, scale in scales_of(program_trace).items():
-            known = _known(scale)
+            known = known_scale(scale)
             if known is None or np.any(known != 1.0):
                 raise ValueError(
                     f"Expected no scaled site in sampler and reverse model; '{name}' has scale "
@@ -206,7 +206,7 @@ def _check_masks(model_trace: dict, guide_trace: dict) -> None:
 def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
     """Refuses guides whose sites are scaled apart, for then their density is not the draw's."""
     scales = scales_of(guide_trace)
-    known = {name: _known(scale) for name, scale in scales.items()}
+    known = {name: known_scale(scale) for name, scale in scales.items()}
     for name, scale in known.items():
         first_name, first = next(iter(known.items()))
         if scale is None or first is None:
@@ -226,7 +226,7 @@ def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
             )
 
 
-def _known(scale: Any) -> np.ndarray | None:
+def known_scale(scale: Any) -> np.ndarray | None:
     """The value of a scale, or None while it is being traced."""
     return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
 

@@ -105,8 +105,7 @@ class Weighing:
         params, args, kwargs = inputs
         dims = self.elements.data_dims
         if scale is not None:
-            scale = self._expanded(scale * self.elements.scale_ratio)
-            proposal = proposal._replace(scale=scale)
+            proposal = proposal._replace(scale=self._expanded(scale))
         if counts is not None:
             proposal = proposal.held_unless(self._expanded(counts), dims)
         model, args = self._cut(self.model, args, datum)
@@ -116,13 +115,12 @@ class Weighing:
         """What finished estimates are multiplied by, shape ``(num_data, *rest)``."""
 
         of_datum = lambda datum: self.propose(datum, self.plate_key, inputs).scale
-        scales = jax.vmap(lambda datum: self._squeezed(of_datum(datum)))(jnp.arange(self.num_data))
-        return scales / self.elements.scale_ratio
+        return jax.vmap(lambda datum: self._squeezed(of_datum(datum)))(jnp.arange(self.num_data))
 
     def by_estimate(self, of_data: jax.Array) -> jax.Array:
         """Shape ``(num_data, *rest)`` as ``(num_estimates, *data)``, in the order of the plates."""
         values = of_data.reshape(self.num_estimates, -1, *of_data.shape[1:])
-        if self.elements.size == 1:
+        if not self.elements.are_split:
             return values[:, 0]
         return jnp.moveaxis(values, 1, 1 + (self.elements.axis or 0))
 

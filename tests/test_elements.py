@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import mask
+from numpyro.handlers import mask, scale
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, ReverseKL, log_evidence
@@ -233,7 +233,24 @@ def model_with_mutable_state(x):
     subsampled_model(x)
 
 
+def model_scaled_by_its_length(x):
+    with numpyro.plate("data", len(x), subsample_size=SIZE) as index:
+        with scale(scale=1 / len(x[index])):
+            z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=x[index])
+
+
+def model_that_looks_at_its_length(x):
+    with numpyro.plate("data", len(x), subsample_size=SIZE) as index:
+        z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+        numpyro.sample("x", dist.Normal(z, NOISE), obs=x[index])
+        if len(index) == 1:
+            numpyro.factor("alone", jnp.zeros(1))
+
+
 WHOLE = {
+    "a_scale_by_the_length": model_scaled_by_its_length,
+    "another_site_for_one": model_that_looks_at_its_length,
     "data_that_do_not_follow": model_of_the_first,
     "a_mask_that_does_not_follow": model_with_a_mask,
     "mutable_state": model_with_mutable_state,
@@ -243,6 +260,99 @@ WHOLE = {
 @pytest.mark.parametrize("model", WHOLE.values(), ids=WHOLE.keys())
 def test_programs_that_do_not_follow_the_plate_are_run_as_they_are(model):
     assert weighing_of(model, subsampled_guide, (X,)).num_data == 1
+
+
+def test_stopping_times_are_shared_if_so_wished():
+    """For programs whose elements look at each other, which nothing else can tell."""
+
+    def model(x):
+        with numpyro.plate("data", len(x), subsample_size=SIZE) as index:
+            centred = x[index] - x[index].mean()
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=centred)
+
+    def guide(x):
+        with numpyro.plate("data", len(x), subsample_size=SIZE) as index:
+            centred = x[index] - x[index].mean()
+            mean, sd = posterior(centred, 0.0)
+            numpyro.sample("z", dist.Normal(mean, sd))
+
+    loss = SUMO(2, share_stopping_times=True)
+    whole = quick_jit(lambda key: loss.loss(key, {}, model, guide, X))(random.key(0))
+    bound = quick_jit(lambda key: IWELBO(2).loss(key, {}, model, guide, X))(random.key(0))
+    np.testing.assert_allclose(whole, bound, rtol=1e-5)
+
+
+def test_a_guide_without_the_plate_of_the_model_is_run_as_it_is():
+    def model(x):
+        with numpyro.plate("data", len(x), subsample_size=SIZE):
+            numpyro.sample("x", dist.Normal(LOC, NOISE), obs=numpyro.subsample(x, event_dim=0))
+
+    value = SUMO(2).loss(random.key(0), {}, model, lambda x: None, X)
+    assert np.isfinite(value)
+
+
+def test_local_parameters_follow_a_plate_as_long_as_the_data():
+    """The model's plate is as long as what it is given, the AutoGuide's as the data were."""
+
+    def model(x):
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=x)
+
+    guide = autoguide.AutoNormal(model)
+    state = SVI(model, guide, optax.sgd(1.0), IWELBO(2)).init(random.key(0), FIVE)
+    mean, sd = posterior(FIVE)
+    params = {"z_auto_loc": mean, "z_auto_scale": jnp.broadcast_to(sd, mean.shape)}
+    del state
+    value = quick_jit(lambda key: SUMO(2, data_axes=0).loss(key, params, model, guide, FIVE))
+    np.testing.assert_allclose(value(random.key(0)), exact_loss(FIVE)(LOC), rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_a_plate_within_the_data_may_be_as_long_as_the_batch(length):
+    rows = jnp.linspace(-1.0, 1.0, 6 * length).reshape(length, 6)
+
+    def model(row):
+        with numpyro.plate("columns", 6):
+            z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=row)
+
+    def guide(row):
+        with numpyro.plate("columns", 6):
+            numpyro.sample("z", dist.Normal(*posterior(row)))
+
+    estimates, _ = SUMO(2, data_axes=0).estimates(random.key(0), {}, model, guide, (rows,), {}, 2)
+    expected = np.broadcast_to(exact_log_evidence(rows), (2, length, 6))
+    np.testing.assert_allclose(estimates, expected, rtol=1e-5)
+
+
+def model_of_a_plate_of_twelve(x):
+    loc = numpyro.sample("loc", dist.Normal())
+    with numpyro.plate("data", 12):
+        numpyro.sample("x", dist.Normal(loc, NOISE), obs=x)
+
+
+def model_of_a_scaled_batch(x):
+    with scale(scale=100 / len(x)):
+        model_of_a_batch(x)
+
+
+def guide_of_a_scaled_batch(x):
+    with scale(scale=100 / len(x)):
+        guide_of_a_batch(x)
+
+
+def subsampled_rows(rows):
+    with numpyro.plate("rows", len(rows), subsample_size=2):
+        z = numpyro.sample("z", dist.Normal())
+        batch = numpyro.subsample(rows, event_dim=1)
+        numpyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=batch)
+
+
+def guide_of_subsampled_rows(rows):
+    with numpyro.plate("rows", len(rows), subsample_size=2):
+        numpyro.sample("z", dist.Normal())
 
 
 def model_with_a_global_latent(x):
@@ -295,6 +405,22 @@ REFUSED = {
     "a_global_latent": (
         (model_with_a_global_latent, guide_of_a_global_latent, (X,), 0),
         "plate 'data', over what data_axes splits, to enclose every sample site",
+    ),
+    "a_plate_of_constant_size": (
+        (model_of_a_plate_of_twelve, guide_of_a_global_latent, (X,), 0),
+        "plate 'data', over what data_axes splits, to enclose every sample site",
+    ),
+    "a_scale_by_the_length": (
+        (model_of_a_scaled_batch, guide_of_a_scaled_batch, (X,), 0),
+        "follow it; 'z' does not. Split all arguments .* and scale by no number of them",
+    ),
+    "a_subsampled_plate": (
+        (subsampled_rows, guide_of_subsampled_rows, (X.reshape(6, 2).repeat(3, 1),), 0),
+        "no subsampled plate over what data_axes splits; 'rows' is. Leave data_axes out",
+    ),
+    "no_data": (
+        (model_of_a_batch, guide_of_a_batch, (X[:0],), 0),
+        "Expected data in what data_axes splits; got none. Pass at least one",
     ),
     "half_of_the_data": (
         (pair_model, pair_guide, (X, X), (0, None)),

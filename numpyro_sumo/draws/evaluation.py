@@ -101,8 +101,8 @@ def evaluate_levels(
 ) -> LevelSums:
     """Evaluates ``2**levels[i]`` blocks of log-weights for every datum i, and keeps their sums.
 
-    Memory is that of one chunk and of ``max_level`` scalars for each datum, and draws have the keys
-    they have in :func:`evaluate_log_weights`.
+    Memory is that of two chunks and of ``max_level`` scalars for each datum, and draws have the
+    keys they have in :func:`evaluate_log_weights`.
 
     :param block: maps (datum, keys), keys of shape ``(block_size,)``, to a pair of pytrees of
         arrays, alike in structure: logarithms of the block's sum of weights, and its bounds.

@@ -42,7 +42,14 @@ class Layout(NamedTuple):
         """The arrays, split over devices along their leading axis."""
         if self.sharding is None:
             return tree
-        split = partial(lax.with_sharding_constraint, shardings=self.sharding)
+        num_devices = self.sharding.mesh.shape[self.sharding.spec[0]]
+
+        def split(leaf):
+            # Outside jit JAX has no way to split what does not divide.
+            if leaf.shape[0] % num_devices and not isinstance(leaf, jax.core.Tracer):
+                return leaf
+            return lax.with_sharding_constraint(leaf, self.sharding)
+
         return jax.tree.map(split, tree)
 
 
@@ -58,8 +65,8 @@ def work_off(
 ) -> Any:
     """What is kept of all draws beyond the head.
 
-    The backward pass goes over the queue once more and evaluates each chunk again, so that memory
-    is that of one chunk however many slots there are.
+    The backward pass goes over the queue once more and, but for the first chunk, evaluates it
+    again, so that memory is that of two chunks however many slots there are.
 
     :param evaluate: maps (draw, datum's key, constants, what is known of the datum) to values.
         Closes over nothing that is traced: a custom derivative could not see it.

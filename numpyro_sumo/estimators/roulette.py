@@ -30,6 +30,8 @@ def russian_roulette(
     Its variance with respect to a tail like 1/k is not finite as cap grows, because
     :math:`E[(L_{k+1} - L_k)^2]` falls only as :math:`1/k^2`.
 
+    Differentiable in reverse mode only, for it goes no further than the longest stopping time.
+
     :param log_weights: log-weights, shape ``(m + cap, *batch)``, in nats. Rows from m + K on are
         never read, whatever they hold.
     :param num_particles: m, the draws that are always made.

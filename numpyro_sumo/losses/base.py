@@ -112,6 +112,7 @@ class ImportanceLoss(ELBO):
         gradient: str | None = None,
         data_axes: Any = None,
         sharding: NamedSharding | None = None,
+        share_stopping_times: bool = False,
     ):
         check_positive_integer("num_particles", num_particles)
         if chunk_size is not None:
@@ -133,6 +134,7 @@ class ImportanceLoss(ELBO):
         self.chunk_size = chunk_size
         self.data_axes = data_axes
         self.sharding = sharding
+        self.share_stopping_times = share_stopping_times
 
     def __repr__(self) -> str:
         return options_repr(self)
@@ -234,7 +236,7 @@ class ImportanceLoss(ELBO):
             inputs,
             num_estimates=num_estimates,
             data_axes=self.data_axes,
-            one_by_one=self.stopping_time is not None,
+            one_by_one=self.stopping_time is not None and not self.share_stopping_times,
         )
 
     def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):
@@ -334,13 +336,14 @@ class ImportanceLoss(ELBO):
             cap = self.stopping_time.cap
             stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
         max_count = self.num_fresh + cap
-        in_head = _TAIL_DRAWS_IN_HEAD[num_data > 1]
-        num_head = min(self.num_fresh + in_head, max_count)
-        tail = self.stopping_time
-        mean_tail = 0.0 if tail is None else float(tail.survival[in_head:].sum())
-        first_chunk, chunk_size = self.chunks(num_data, mean_tail)
+        num_head = min(self.num_fresh + _TAIL_DRAWS_IN_HEAD[num_data > 1], max_count)
         if self.chunk_size is not None:
             num_head = min(num_head, self.chunk_size // num_data)
+        tail_in_head = num_head - self.num_fresh
+        mean_tail = float(max(-tail_in_head, 0))
+        if self.stopping_time is not None:
+            mean_tail += float(self.stopping_time.survival[max(tail_in_head, 0) :].sum())
+        first_chunk, chunk_size = self.chunks(num_data, mean_tail)
         log_weights = evaluate_log_weights(
             views,
             rng_key,
@@ -394,6 +397,7 @@ class ImportanceLoss(ELBO):
             max_count=_BASELINE_PARTICLES,
             num_head=_BASELINE_PARTICLES,
             chunk_size=1,
+            sharding=self.sharding,
         )
         baseline = importance_weighted_bound(independent)
         difference = self.estimate(draws, "guide") - baseline

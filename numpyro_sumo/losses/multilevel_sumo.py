@@ -62,6 +62,8 @@ class MultilevelSUMO(ImportanceLoss):
         meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
         then has a stopping time of its own. Programs with a plate over that axis are run for
         batches of one, others for single data.
+    :param share_stopping_times: one stopping time for all data, where elements of a subsampled
+        plate would have their own: for programs in which they look at each other.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights of the tail evaluated at a time, rounded down to blocks, and
@@ -100,8 +102,17 @@ class MultilevelSUMO(ImportanceLoss):
         data_axes: Any = None,
         chunk_size: int | None = None,
         sharding: NamedSharding | None = None,
+        share_stopping_times: bool = False,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size, gradient, data_axes, sharding)
+        super().__init__(
+            num_particles,
+            guide_objective,
+            chunk_size,
+            gradient,
+            data_axes,
+            sharding,
+            share_stopping_times,
+        )
         check_one_of("truncation", truncation, TRUNCATIONS)
         self.truncation = truncation
         self.stopping_time = _BEST_TAILS[truncation] if stopping_time is None else stopping_time

@@ -28,10 +28,13 @@ class SUMO(ImportanceLoss):
 
     Each element of a subsampled plate that encloses all sites has a stopping time of its own, if
     model and guide follow the plate's indices (data by ``numpyro.subsample`` or indexing) and have
-    no mutable state; so has each datum that ``data_axes`` splits off, and every draw of x inside
-    :class:`~numpyro_sumo.ReverseKL`. Work is then what was drawn for each. Otherwise one stopping
-    time is drawn per step and shared by all data, whose estimates are large or small together: the
-    variance of their sum grows as the square of their number (``benchmarks/speed.py``).
+    no mutable state. They are then run for one element at a time, and what they make of the
+    batch's length or of statistics over it would be that of one element: pass
+    ``share_stopping_times=True`` where that matters. So has each datum that ``data_axes`` splits
+    off, and every draw of x inside :class:`~numpyro_sumo.ReverseKL`. Work is then what was drawn
+    for each. Otherwise one stopping time is drawn per step and shared by all data, whose estimates
+    are large or small together: the variance of their sum grows as the square of their number
+    (``benchmarks/speed.py``).
 
     Number of particles, guide objective and gradient are by default those that did best, or nearly
     so, draw for draw, on the six models of ``benchmarks/defaults.py``.
@@ -55,6 +58,8 @@ class SUMO(ImportanceLoss):
         meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
         then has a stopping time of its own. Programs with a plate over that axis are run for
         batches of one, others for single data.
+    :param share_stopping_times: one stopping time for all data, where elements of a subsampled
+        plate would have their own: for programs in which they look at each other.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights of the tail evaluated at a time; memory is that of two chunks.
@@ -90,8 +95,17 @@ class SUMO(ImportanceLoss):
         data_axes: Any = None,
         chunk_size: int | None = None,
         sharding: NamedSharding | None = None,
+        share_stopping_times: bool = False,
     ):
-        super().__init__(num_particles, guide_objective, chunk_size, gradient, data_axes, sharding)
+        super().__init__(
+            num_particles,
+            guide_objective,
+            chunk_size,
+            gradient,
+            data_axes,
+            sharding,
+            share_stopping_times,
+        )
         check_stopping_time(stopping_time)
         check_positive_integer("rotations", rotations)
         self.stopping_time = stopping_time
