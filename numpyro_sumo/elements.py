@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from numpyro.primitives import Messenger
 
+from .data_axes import checked_axes, element_of
 from .inspection import JOINT, inspect_programs, known_scale
 from .sites import Params
 
@@ -55,16 +55,7 @@ class Elements(NamedTuple):
         """The arguments for one element: of a plate, with an axis of length one in its place."""
         if self.data_axes is None:
             return args
-        return _element_of(args, self.data_axes, element, keep_axes=self.dim is not None)
-
-
-def _element_of(args, data_axes, element, keep_axes):
-    def cut(axis, leaf):
-        if axis is None:
-            return leaf
-        return jax.lax.dynamic_index_in_dim(leaf, element, axis, keepdims=keep_axes)
-
-    return jax.tree.map(cut, data_axes, args, is_leaf=_is_none)
+        return element_of(args, self.data_axes, element, keep_axes=self.dim is not None)
 
 
 class at_index(Messenger):
@@ -112,7 +103,7 @@ def find_elements(
     :raises ValueError: if model and guide do not fit each other, or ``data_axes`` the arguments.
     """
     if data_axes is not None:
-        return _split_arguments(model, guide, params, kwargs, args, *_checked_axes(data_axes, args))
+        return _split_arguments(model, guide, params, kwargs, args, *checked_axes(data_axes, args))
     whole = inspect_programs(model, guide, params, args, kwargs)
     programs = (model, guide, params, kwargs)
     if one_by_one and not _has_mutable_state(whole):
@@ -228,7 +219,7 @@ def _refuse_plates_of_arguments(whole, one, model, guide, params, kwargs, args, 
 
     :param one: what was found in them for one datum; None if they could not be run.
     """
-    kept = _element_of(args, data_axes, jnp.array(0), keep_axes=True)
+    kept = element_of(args, data_axes, jnp.array(0), keep_axes=True)
     sizes: dict[str, int] = {}
     with suppress(Exception):  # written for one datum, they need not run for a batch of one
         sizes = _plate_sizes(inspect_programs(model, guide, params, kept, kwargs))
@@ -277,53 +268,3 @@ def _without_mutable_state(found):
 def _has_mutable_state(found):
     traces = (found.model_trace, found.guide_trace)
     return any(site["type"] == "mutable" for each in traces for site in each.values())
-
-
-def _checked_axes(data_axes: Any, args: tuple) -> tuple[Any, int]:
-    """An axis or None for each leaf of the arguments, and the length that all these axes have."""
-    if isinstance(data_axes, list):
-        data_axes = tuple(data_axes)
-    try:
-        axes = jax.tree.broadcast(data_axes, args, is_leaf=_is_none)
-    except ValueError:
-        raise ValueError(
-            f"Expected data_axes shaped as the {len(args)} positional arguments, or a prefix of "
-            f"that; got {data_axes!r}. Give an integer or None for each argument."
-        ) from None
-    sizes = {}
-
-    def measure(path, axis, leaf):
-        if axis is None:
-            return
-        where = f"args{jax.tree_util.keystr(path)}"
-        if not isinstance(axis, Integral) or isinstance(axis, bool):
-            raise ValueError(
-                f"Expected data_axes of integers and None; got {axis!r} for {where}. Give the "
-                "axis of the data in each argument."
-            )
-        shape = jnp.shape(leaf) if hasattr(leaf, "shape") else ()
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(
-                f"Expected {where} to have an axis {axis}, as data_axes says; its shape is "
-                f"{shape}. Give None for arguments that are not split."
-            )
-        sizes[where] = shape[axis]
-
-    jax.tree_util.tree_map_with_path(measure, axes, args, is_leaf=_is_none)
-    if not sizes:
-        raise ValueError(
-            f"Expected data_axes to name an axis of some positional argument; got {data_axes!r} "
-            f"for {len(args)} of them. Give the axis of the data, 0 for instance."
-        )
-    if 0 in sizes.values():
-        raise ValueError("Expected data in what data_axes splits; got none. Pass at least one.")
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{size} in {where}" for where, size in sizes.items())
-        raise ValueError(
-            f"Expected data_axes to have one length; got {listed}. Pass as many data in each."
-        )
-    return axes, next(iter(sizes.values()))
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
