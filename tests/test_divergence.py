@@ -152,8 +152,8 @@ def normal():
 
 
 def fitted(loss):
-    svi = SVI(mixture, normal, optax.adam(optax.cosine_decay_schedule(0.01, 6_000)), loss)
-    run = jax.jit(lambda key: svi.run(key, 6_000, progress_bar=False).params)
+    svi = SVI(mixture, normal, optax.adam(optax.cosine_decay_schedule(0.01, 20_000)), loss)
+    run = jax.jit(lambda key: svi.run(key, 20_000, progress_bar=False).params)
     params = run(random.key(8))
     return float(params["loc"]), float(params["scale"])
 
@@ -173,6 +173,6 @@ def test_more_particles_fit_a_wider_normal(loss):
     loc, wide = fitted(loss)
     assert narrow + 0.02 < wide < 1.2
     params = {"loc": loc, "scale": wide}
-    estimates, _ = loss.estimates(random.key(9), params, mixture, normal, (), {}, 20_000)
+    estimates, _ = loss.estimates(random.key(9), params, mixture, normal, (), {}, 80_000)
     mean, se = mean_and_se(estimates)
     assert abs(mean) < 4.0 * se < 0.1
