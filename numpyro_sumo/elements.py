@@ -13,7 +13,7 @@ from numpyro.primitives import Messenger
 
 from .data_axes import checked_axes, element_of
 from .inspection import JOINT, inspect_programs, known_scale
-from .sites import Params
+from .sites import Params, scale_of
 
 
 class Elements(NamedTuple):
@@ -80,8 +80,7 @@ class at_index(Messenger):
             frame.name == self.plate for frame in msg["cond_indep_stack"]
         ):
             # The plate has scaled one element up to as many as it was declared with.
-            scale = 1.0 if msg["scale"] is None else msg["scale"]
-            msg["scale"] = scale / self.declared_size * (self.full_size / self.size)
+            msg["scale"] = scale_of(msg) / self.declared_size * (self.full_size / self.size)
 
 
 def find_elements(
@@ -182,9 +181,6 @@ def _of_plate(frame, whole, model, guide, params, kwargs, args, data_axes=None):
 
 def _misfit(elements, whole, found):
     """A site that has another shape or scale than one element of it should have, if any."""
-
-    def scale_of(site):
-        return 1.0 if site["scale"] is None else site["scale"]
 
     def shapes(site):
         return site["fn"].batch_shape, jnp.shape(scale_of(site)), jnp.shape(site["value"])

@@ -54,10 +54,13 @@ def is_auxiliary(site: dict) -> bool:
     return bool(site["infer"].get("is_auxiliary", False))
 
 
+def scale_of(site: dict) -> Any:
+    """The scale of a sample site: that of its plates and handlers together."""
+    return 1.0 if site["scale"] is None else site["scale"]
+
+
 def scales_of(program_trace: dict) -> dict[str, Any]:
-    """The scale of each sample site: that of its plates and handlers together."""
+    """The scale of each sample site, by name."""
     return {
-        name: 1.0 if site["scale"] is None else site["scale"]
-        for name, site in program_trace.items()
-        if site["type"] == "sample"
+        name: scale_of(site) for name, site in program_trace.items() if site["type"] == "sample"
     }
