@@ -60,15 +60,15 @@ class FixedSUMO(SUMO):
         super().__init__(num_particles, data_axes=0)
         self.num_tail, self.times = num_tail, times
 
-    def draw(self, rng_key, views, num_data=1, given=None, fresh_only=()):
+    def draw(self, rng_key, particle, num_data=1, given=None, fresh_only=()):
         """The stopping times, and the rows of so many draws."""
         if self.times is None:
-            times = super().draw(rng_key, views, num_data, given, fresh_only).stopping_times
+            times = super().draw(rng_key, particle, num_data, given, fresh_only).stopping_times
         else:
             times = jnp.full(num_data, self.times)
         count = self.num_fresh + self.num_tail
         rows = evaluate_log_weights(
-            views,
+            particle,
             rng_key,
             jnp.full(num_data, count),
             max_count=count,

@@ -1,8 +1,9 @@
 """Log-weights of draws from a guide under a model, as their traces have it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import random
@@ -13,59 +14,48 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
 from .paths import along_path
-from .sites import Params, random_sites, scales_of
+from .sites import Params, latent_sites, random_sites, scales_of
+
+_PROPOSED = ["values", "indices", "log_density", "scale"]
 
 
-class Proposal(NamedTuple):
-    """What a guide proposed.
+@partial(jax.tree_util.register_dataclass, meta_fields=["event_dims"], data_fields=_PROPOSED)
+@dataclass(frozen=True)
+class Proposal:
+    """What a guide proposed: a pytree of arrays.
 
-    :param trace: of the guide.
+    :param values: of the guide's latent sites, by name; likewise ``event_dims``, as pairs.
+    :param indices: of its plates, by name.
     :param log_density: log q(z | x) in nats, one element for each of the data plates'.
     :param scale: what the guide's sites are scaled by (subsampling, ``handlers.scale``), of the
         same shape. It multiplies finished estimates: a scaled log-weight would be a power of one.
     """
 
-    trace: dict
+    values: dict[str, jax.Array]
+    indices: dict[str, jax.Array]
     log_density: jax.Array
     scale: jax.Array
+    event_dims: tuple[tuple[str, int], ...]
 
-    def held(self) -> "Proposal":
-        """The same values, through which no gradient flows."""
-        sites = {name: _with_value(site, stop_gradient) for name, site in self.trace.items()}
-        return Proposal(sites, stop_gradient(self.log_density), stop_gradient(self.scale))
-
-    def held_unless(self, counts: jax.Array, data_dims: frozenset[int]) -> "Proposal":
-        """The same values, through which gradients flow only where ``counts``.
-
-        For weights that are zero: their log-density is −∞ by overflow, say, and has no derivative,
-        and nought times that would be no number.
-
-        :param counts: booleans shaped as the log-density.
-        """
-        sizes = dict(zip(sorted(data_dims), counts.shape))
+    def spread(self, of_data: jax.Array, data_dims: frozenset[int]) -> "Proposal":
+        """Numbers of the data, shaped as the log-density, such that they broadcast to all else."""
+        sizes = dict(zip(sorted(data_dims), of_data.shape))
         shape = [sizes.get(dim, 1) for dim in range(min(data_dims, default=0), 0)]
+        spread = {n: of_data.reshape(*shape, *[1] * dims) for n, dims in self.event_dims}
+        ones = dict.fromkeys(self.indices, jnp.ones(()))
+        return Proposal(spread, ones, of_data, of_data, self.event_dims)
 
-        def choose(value, event_dim=0):
-            chosen = counts.reshape(*shape, *[1] * event_dim)
-            return jnp.where(chosen, value, stop_gradient(value))
-
-        sites = {
-            name: _with_value(site, partial(choose, event_dim=getattr(site["fn"], "event_dim", 0)))
-            for name, site in self.trace.items()
-        }
-        log_density = jnp.where(counts, self.log_density, stop_gradient(self.log_density))
-        return Proposal(sites, log_density, self.scale)
+    def sites(self) -> dict[str, dict]:
+        """The messages that :class:`numpyro.handlers.replay` asks for."""
+        plates = {n: {"type": "plate", "value": value} for n, value in self.indices.items()}
+        latent = {"type": "sample", "is_observed": False, "infer": {}}
+        return plates | {n: {**latent, "value": value} for n, value in self.values.items()}
 
 
 def hold(tree: Any) -> Any:
     """The same values, through which no gradient flows."""
     is_array = lambda leaf: isinstance(leaf, jax.Array)
     return jax.tree.map(lambda leaf: stop_gradient(leaf) if is_array(leaf) else leaf, tree)
-
-
-def _with_value(site: dict, change: Callable[[jax.Array], jax.Array]) -> dict:
-    """A sample site with another value; any other site as it is."""
-    return {**site, "value": change(site["value"])} if site["type"] == "sample" else site
 
 
 def propose(
@@ -96,7 +86,14 @@ def propose(
     scale = jnp.asarray(_common_scale(scales), log_density.dtype)
     others = tuple(d for d in range(-scale.ndim, 0) if d not in data_dims)
     scale = jnp.broadcast_to(jnp.squeeze(scale, others), log_density.shape)
-    return Proposal(guide_trace, log_density, scale)
+    latent = latent_sites(guide_trace)
+    return Proposal(
+        values={name: site["value"] for name, site in latent.items()},
+        indices={n: site["value"] for n, site in guide_trace.items() if site["type"] == "plate"},
+        log_density=log_density,
+        scale=scale,
+        event_dims=tuple((n, getattr(site["fn"], "event_dim", 0)) for n, site in latent.items()),
+    )
 
 
 def log_weight(
@@ -118,7 +115,7 @@ def log_weight(
     :return: the log-weight in nats, shaped as the proposal's log-density.
     """
     log_probs, _ = compute_log_probs(
-        replay(seed(model, rng_key), proposal.trace), args, kwargs, params, sum_log_prob=False
+        replay(seed(model, rng_key), proposal.sites()), args, kwargs, params, sum_log_prob=False
     )
     return _relative(_sum_to_data(log_probs, data_dims), proposal.scale) - proposal.log_density
 

@@ -1,6 +1,7 @@
 """How the draws behind some estimates are proposed and weighed, datum by datum."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +63,7 @@ class Weighing:
                 plate_key,
                 params,
             )
-            in_plate = lambda estimate: whole(estimate).trace[self.elements.plate]["value"]
+            in_plate = lambda estimate: whole(estimate).indices[self.elements.plate]
             self.indices = jax.vmap(in_plate)(jnp.arange(num_estimates))
 
     @property
@@ -94,22 +95,22 @@ class Weighing:
         proposal: Proposal,
         inputs: Inputs,
         *,
-        counts: jax.Array | None = None,
         scale: jax.Array | None = None,
     ) -> jax.Array:
         """The log-weight of a draw, in nats, shape ``(*rest)``: data plates without the elements'.
 
-        :param counts: where gradients may flow into the draw, of that shape; None is everywhere.
         :param scale: the datum's, from :meth:`scale`; None is the proposal's own.
         """
         params, args, kwargs = inputs
         dims = self.elements.data_dims
         if scale is not None:
-            proposal = proposal._replace(scale=self._expanded(scale))
-        if counts is not None:
-            proposal = proposal.held_unless(self._expanded(counts), dims)
+            proposal = replace(proposal, scale=self._expanded(scale))
         model, args = self._cut(self.model, args, datum)
         return self._squeezed(log_weight(model, proposal, args, kwargs, dims, rng_key, params))
+
+    def spread(self, of_data: jax.Array, proposal: Proposal) -> Proposal:
+        """Numbers shaped as the log-weight, such that they broadcast to all of a proposal."""
+        return proposal.spread(self._expanded(of_data), self.elements.data_dims)
 
     def scale(self, inputs: Inputs) -> jax.Array:
         """What finished estimates are multiplied by, shape ``(num_data, *rest)``."""

@@ -11,7 +11,7 @@ from jax import random
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from numpyro_sumo.draws import evaluate_levels, evaluate_log_weights
+from numpyro_sumo.draws import Particle, evaluate_levels, evaluate_log_weights
 from tests.compiling import quick_jit
 
 KEY = random.key(3)
@@ -23,6 +23,8 @@ LAYOUTS = {
     "no_head": {"num_head": 0, "chunk_size": 4},
     "one_at_a_time": {"num_head": 1, "chunk_size": 1},
     "chunks_that_do_not_divide": {"num_head": 2, "chunk_size": 7},
+    "a_first_chunk": {"num_head": 1, "chunk_size": 3, "first_chunk": 8},
+    "a_first_chunk_for_all": {"num_head": 2, "chunk_size": 3, "first_chunk": 40},
 }
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 
@@ -33,22 +35,28 @@ def params_for(scale):
 
 
 def weigh(params, datum, key):
-    """Two leaves of different shapes that depend on params, on the datum and on the key."""
+    """Two numbers that depend on params, on the datum and on the key."""
     scale, pair = params["nested"]
     noise = random.normal(key, (2,))
     vector = jnp.sin(scale * noise + datum) * pair + params["shift"]
-    return {"scalar": params["count"] * jnp.sum(vector) ** 2, "vector": vector}
+    return vector * jnp.array([params["count"], jnp.sum(vector)])
 
 
-def evaluate(params, counts, *, num_head, chunk_size, key=KEY):
+def particle_of(weigh):
+    """What has one view, by a function of (datum, key) alone."""
+    return Particle(lambda datum, key, *_: weigh(datum, key))
+
+
+def evaluate(params, counts, *, num_head, chunk_size, first_chunk=0, key=KEY):
     return evaluate_log_weights(
-        partial(weigh, params),
+        particle_of(partial(weigh, params)),
         key,
         jnp.asarray(counts),
         max_count=MAX_COUNT,
         num_head=num_head,
+        first_chunk=first_chunk,
         chunk_size=chunk_size,
-    )
+    )["model"]
 
 
 def evaluate_plainly(params, key=KEY):
@@ -64,18 +72,18 @@ def drawn(counts):
 
 
 def total(rows, counts):
-    """A scalar that reads the drawn rows of both leaves, each with a factor of its own."""
+    """A scalar that reads the drawn rows, each number with a factor of its own."""
     factors = jnp.cos(jnp.arange(MAX_COUNT)[:, None] + jnp.arange(len(counts)))
-    read = factors * rows["scalar"] + factors**2 * rows["vector"][..., 1]
+    read = factors * rows[..., 0] + factors**2 * rows[..., 1]
     return jnp.sum(jnp.where(drawn(counts), read, 0.0))
 
 
-def total_evaluated(scale, counts, num_head, chunk_size, key=KEY):
-    rows = evaluate(params_for(scale), counts, num_head=num_head, chunk_size=chunk_size, key=key)
-    return total(rows, counts)
+def total_evaluated(scale, counts, num_head, chunk_size, first_chunk=0, key=KEY):
+    layout = {"num_head": num_head, "chunk_size": chunk_size, "first_chunk": first_chunk}
+    return total(evaluate(params_for(scale), counts, **layout, key=key), counts)
 
 
-LAYOUT = ("num_head", "chunk_size")
+LAYOUT = ("num_head", "chunk_size", "first_chunk")
 rows_of = quick_jit(evaluate, static_argnames=LAYOUT)
 plain_rows_of = quick_jit(evaluate_plainly)
 value_and_gradient_of = quick_jit(jax.value_and_grad(total_evaluated), static_argnames=LAYOUT)
@@ -89,17 +97,16 @@ def test_every_draw_is_that_of_its_datum_and_index_alone(layout):
     params = params_for(jnp.array(0.7))
     rows = rows_of(params, COUNTS, **layout)
     expected = plain_rows_of(params)
-    assert rows["scalar"].shape == (MAX_COUNT, 5) and rows["vector"].shape == (MAX_COUNT, 5, 2)
-    for name in rows:
-        got, wanted = (np.asarray(leaf[name])[drawn(COUNTS)] for leaf in (rows, expected))
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    assert rows.shape == (MAX_COUNT, 5, 2)
+    got, wanted = (np.asarray(each)[drawn(COUNTS)] for each in (rows, expected))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 @every_layout
 def test_draws_do_not_change_when_other_counts_do(layout):
     params = params_for(jnp.array(0.7))
     others = np.array([4, 2, 9, 12, 1])
-    rows, other_rows = (rows_of(params, counts, **layout)["vector"] for counts in (COUNTS, others))
+    rows, other_rows = (rows_of(params, counts, **layout) for counts in (COUNTS, others))
     in_both = drawn(COUNTS) & drawn(others)
     np.testing.assert_array_equal(np.asarray(rows)[in_both], np.asarray(other_rows)[in_both])
 
@@ -144,54 +151,47 @@ def test_gradients_reach_every_leaf_closed_over():
 def test_old_style_keys_give_the_draws_of_new_style_ones():
     params = params_for(jnp.array(0.7))
     layout = LAYOUTS["chunks_that_do_not_divide"]
-    old = rows_of(params, COUNTS, key=random.PRNGKey(3), **layout)["scalar"]
-    new = plain_rows_of(params, random.key(3))["scalar"]
+    old = rows_of(params, COUNTS, key=random.PRNGKey(3), **layout)
+    new = plain_rows_of(params, random.key(3))
     read = drawn(COUNTS)
     np.testing.assert_allclose(np.asarray(old)[read], np.asarray(new)[read], rtol=1e-5, atol=1e-6)
 
 
 LEVELS = np.array([1, 4, 2, 3, 1])
 BLOCK_SIZE, MAX_LEVEL = 3, 4
-CHUNKS_OF_BLOCKS = [1, 5, 64]
+CHUNKS_OF_BLOCKS = [(1, 0), (5, 7), (64, 0)]
 
 
-def block_of(params, datum, keys):
-    """Log-sums and a bound of a block, for two leaves that differ in shape."""
-    rows = jax.vmap(lambda key: weigh(params, datum, key))(keys)
-    log_sums = {"scalar": logsumexp(rows["scalar"]), "vector": logsumexp(rows["vector"], axis=0)}
-    return log_sums, {name: jnp.sin(leaf) for name, leaf in log_sums.items()}
-
-
-def levels_in_chunks(params, levels, chunk_size):
+def levels_in_chunks(params, levels, chunk_size, first_chunk=0):
     return evaluate_levels(
-        partial(block_of, params),
+        particle_of(partial(weigh, params)),
         KEY,
         jnp.asarray(levels),
         block_size=BLOCK_SIZE,
         max_level=MAX_LEVEL,
+        first_chunk=first_chunk,
         chunk_size=chunk_size,
-    )
+    )["model"]
 
 
 def plain_levels(params, levels):
     """The same by hand: every draw on its own, summed by level."""
 
     def draw(i, j):
-        return random.fold_in(random.fold_in(KEY, i), j)
+        return weigh(params, i, random.fold_in(random.fold_in(KEY, i), j))
 
     log_sums, bounds = [], []
     for i, level in enumerate(levels):
-        keys = [[draw(i, b * BLOCK_SIZE + t) for t in range(BLOCK_SIZE)] for b in range(2**level)]
-        blocks = [block_of(params, i, jnp.stack(block)) for block in keys]
+        rows = [[draw(i, b * BLOCK_SIZE + t) for t in range(BLOCK_SIZE)] for b in range(2**level)]
+        blocks = [log_sum_of(rows_of_block) for rows_of_block in rows]
         ends = [0, 1, *(2**k for k in range(1, level + 1))]
-        log_sums.append([sum_blocks(blocks[first:last]) for first, last in zip(ends, ends[1:])])
-        bounds.append(sum(b[1]["vector"] for b in blocks))
+        log_sums.append([log_sum_of(blocks[first:last]) for first, last in zip(ends, ends[1:])])
+        bounds.append(sum(blocks) - len(blocks) * np.log(BLOCK_SIZE))
     return log_sums, bounds
 
 
-def sum_blocks(blocks):
-    add = lambda *rows: logsumexp(jnp.stack(rows), axis=0)
-    return jax.tree.map(add, *(log_sums for log_sums, _ in blocks))
+def log_sum_of(rows):
+    return logsumexp(jnp.stack(rows), axis=0)
 
 
 def read_levels(log_sums_of, bound_of, levels):
@@ -199,19 +199,16 @@ def read_levels(log_sums_of, bound_of, levels):
     total = 0.0
     for i, level in enumerate(levels):
         for k in range(1 + level):
-            log_sums = log_sums_of(i, k)
-            total += jnp.cos(k + 2.0 * i) * (log_sums["scalar"] + log_sums["vector"][1])
+            total += jnp.cos(k + 2.0 * i) * jnp.sum(log_sums_of(i, k) * jnp.array([1.0, 0.3]))
         total += (1.0 + i) * jnp.sum(bound_of(i) * jnp.array([1.0, 0.5]))
     return total
 
 
-def levels_total(scale, levels, chunk_size):
-    sums = levels_in_chunks(params_for(scale), levels, chunk_size)
+def levels_total(scale, levels, chunk_size, first_chunk=0):
+    sums = levels_in_chunks(params_for(scale), levels, chunk_size, first_chunk)
     return read_levels(
-        lambda i, k: {
-            name: leaf[k, i] + sums.reference[name][i] for name, leaf in sums.log_sums.items()
-        },
-        lambda i: sums.bounds["vector"][i] + 2 ** LEVELS[i] * sums.reference["vector"][i],
+        lambda i, k: sums.log_sums[k, i] + sums.reference[i],
+        lambda i: sums.bounds[i] + 2 ** LEVELS[i] * sums.reference[i],
         LEVELS,
     )
 
@@ -226,30 +223,29 @@ def expected_of_levels():
     return quick_jit(jax.value_and_grad(plain_levels_total))(0.7)
 
 
-@pytest.mark.parametrize("chunk_size", CHUNKS_OF_BLOCKS)
-def test_levels_are_sums_of_the_very_draws_and_so_are_their_gradients(chunk_size):
-    function = jax.value_and_grad(lambda scale: levels_total(scale, LEVELS, chunk_size))
+@pytest.mark.parametrize("chunk_size, first_chunk", CHUNKS_OF_BLOCKS)
+def test_levels_are_sums_of_the_very_draws_and_so_are_their_gradients(chunk_size, first_chunk):
+    function = jax.value_and_grad(
+        lambda scale: levels_total(scale, LEVELS, chunk_size, first_chunk)
+    )
     np.testing.assert_allclose(quick_jit(function)(0.7), expected_of_levels(), rtol=2e-4)
 
 
 def test_levels_have_the_shapes_of_what_is_kept_and_nothing_more():
     sums = jax.eval_shape(lambda: levels_in_chunks(params_for(jnp.array(0.7)), LEVELS, 4))
-    shapes = jax.tree.map(lambda leaf: leaf.shape, sums)
-    assert shapes.log_sums == {"scalar": (1 + MAX_LEVEL, 5), "vector": (1 + MAX_LEVEL, 5, 2)}
-    assert shapes.bounds == shapes.reference == {"scalar": (5,), "vector": (5, 2)}
+    assert sums.log_sums.shape == (1 + MAX_LEVEL, 5, 2)
+    assert sums.bounds.shape == sums.reference.shape == (5, 2)
+    assert sums.bounds_with_given is None
 
 
 def test_sums_of_many_blocks_keep_their_digits_far_from_zero():
     """Where float32 resolves 2⁻⁷ only, blocks alike must sum to as many as there are."""
 
-    def block(datum, keys):
-        log_sum = jnp.asarray(-1e5) + 0.0 * random.normal(keys[0])
-        return log_sum, log_sum
-
+    far = particle_of(lambda datum, key: jnp.asarray(-1e5) + 0.0 * random.normal(key))
     function = lambda levels: evaluate_levels(
-        block, KEY, levels, block_size=1, max_level=12, chunk_size=1
+        far, KEY, levels, block_size=1, max_level=12, chunk_size=1
     )
-    sums = quick_jit(function)(jnp.array([12]))
+    sums = quick_jit(function)(jnp.array([12]))["model"]
     expected = np.log(2.0) * np.maximum(np.arange(13) - 1, 0)
     np.testing.assert_allclose(sums.log_sums[:, 0], expected, atol=1e-3)
     assert (sums.reference[0], sums.bounds[0]) == (-1e5, 0.0)
@@ -259,28 +255,24 @@ def test_sums_of_many_blocks_keep_their_digits_far_from_zero():
 def test_no_more_blocks_are_evaluated_than_were_drawn_rounded_up_to_chunks(levels, num_chunks):
     evaluations = []
 
-    def counted(datum, keys):
-        jax.debug.callback(lambda *_: evaluations.append(1), datum, random.key_data(keys))
-        value = random.normal(keys[0])
-        return value, value
+    def counted(datum, key):
+        jax.debug.callback(lambda *_: evaluations.append(1), datum, random.key_data(key))
+        return random.normal(key)
 
     function = lambda: evaluate_levels(
-        counted, KEY, jnp.array(levels), block_size=2, max_level=5, chunk_size=4
+        particle_of(counted), KEY, jnp.array(levels), block_size=2, max_level=5, chunk_size=4
     )
     jax.block_until_ready(quick_jit(function)())
     jax.effects_barrier()
-    assert len(evaluations) == 2 * len(levels) + 4 * num_chunks
+    assert len(evaluations) == 2 * (2 * len(levels) + 4 * num_chunks)
 
 
 def test_blocks_of_zero_weights_are_nothing_in_a_sum_of_levels():
-    def block(datum, keys):
-        log_sum = jnp.log(jnp.maximum(random.normal(keys[0]), 0.0))
-        return log_sum, log_sum
-
+    often_zero = particle_of(lambda _, key: jnp.log(jnp.maximum(random.normal(key), 0.0)))
     function = lambda levels: evaluate_levels(
-        block, KEY, levels, block_size=1, max_level=5, chunk_size=3
+        often_zero, KEY, levels, block_size=1, max_level=5, chunk_size=3
     )
-    sums = quick_jit(function)(jnp.array([5]))
+    sums = quick_jit(function)(jnp.array([5]))["model"]
     weights = [
         max(float(random.normal(random.fold_in(random.fold_in(KEY, 0), b))), 0.0) for b in range(32)
     ]
@@ -318,13 +310,13 @@ def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
 
     def summed(scale):
         rows = evaluate_log_weights(
-            partial(counted, scale),
+            particle_of(partial(counted, scale)),
             KEY,
             jnp.asarray(counts),
             max_count=MAX_COUNT,
             num_head=num_head,
             chunk_size=chunk_size,
-        )
+        )["model"]
         return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
 
     quick_jit(summed)(0.5).block_until_ready()
@@ -352,8 +344,13 @@ def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():
     @quick_jit
     def summed(scale, counts):
         rows = evaluate_log_weights(
-            partial(traced, scale), KEY, counts, max_count=MAX_COUNT, num_head=2, chunk_size=3
-        )
+            particle_of(partial(traced, scale)),
+            KEY,
+            counts,
+            max_count=MAX_COUNT,
+            num_head=2,
+            chunk_size=3,
+        )["model"]
         return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
 
     values = {float(summed(0.5, jnp.array(c))) for c in ([1, 2], [12, 1], [5, 5], [0, 0])}
@@ -370,13 +367,13 @@ def captured_of_every_kind(scale, key, data):
         return scale * noise * data[i]
 
     rows = evaluate_log_weights(
-        log_weight,
+        particle_of(log_weight),
         random.key(0),
         jnp.array([2, 5, 3]),
         max_count=6,
         num_head=2,
         chunk_size=4,
-    )
+    )["model"]
     drawn = jnp.arange(6)[:, None] < jnp.array([2, 5, 3])
     return jnp.sum(jnp.where(drawn, rows, 0.0) ** 2)
 
@@ -402,3 +399,83 @@ def test_keys_and_integers_may_be_captured_under_any_order_of_transformations(or
     gradient = ORDERS[order](captured_of_every_kind)(*arguments)
     # The sum of squares of something linear in the scale.
     np.testing.assert_allclose(gradient, 2.0 * value / arguments[0], rtol=1e-5)
+
+
+def two_steps(of_guide, of_model):
+    """A particle whose proposal depends on one number, and whose weight on another besides."""
+
+    def propose(datum, key):
+        z = of_guide * random.normal(key, (2,)) + datum
+        return {"guide": {"z": z, "index": datum, "log_density": -jnp.sum(z**2) + of_guide}}
+
+    def weigh(datum, key, proposal, held):
+        scale = jax.lax.stop_gradient(of_model) if held else of_model
+        log_joint = jnp.sum(jnp.cos(scale * proposal["z"])) + scale * proposal["index"]
+        return log_joint - 0.1 * proposal["log_density"]
+
+    return Particle(weigh, propose)
+
+
+def factors_of_views():
+    """Cotangents of both views, of all sizes, some of them zero where the other's are not."""
+    factors = jnp.cos(1.0 + jnp.arange(MAX_COUNT)[:, None] ** 2 + jnp.arange(5))
+    of_model = jnp.where(factors > 0.5, 0.0, factors)
+    of_guide = jnp.where(jnp.abs(factors) < 0.3, 0.0, 1e-3 * factors**2)
+    return {"model": of_model, "guide": of_guide}
+
+
+@pytest.mark.parametrize("head_only", [(), ("guide",)])
+@pytest.mark.parametrize("first_chunk", [0, 8])
+def test_one_pass_back_gives_each_view_the_gradient_of_its_own(head_only, first_chunk):
+    factors, read = factors_of_views(), drawn(COUNTS)
+
+    def evaluated(numbers):
+        return evaluate_log_weights(
+            two_steps(*numbers),
+            KEY,
+            jnp.asarray(COUNTS),
+            max_count=MAX_COUNT,
+            num_head=2,
+            first_chunk=first_chunk,
+            chunk_size=3,
+            head_only=head_only,
+        )
+
+    def plainly(numbers):
+        particle = two_steps(*numbers)
+        draw = lambda i, j: particle.views(i, random.fold_in(random.fold_in(KEY, i), j))
+        over_data = jax.vmap(draw, in_axes=(0, None))
+        return jax.vmap(over_data, in_axes=(None, 0))(jnp.arange(5), jnp.arange(MAX_COUNT))
+
+    def summed(evaluate, view, numbers):
+        rows = evaluate(numbers)[view]
+        rows = rows[:2] if view in head_only else rows
+        return jnp.sum(jnp.where(read, factors[view], 0.0)[: len(rows)] * rows)
+
+    numbers = (jnp.array(0.4), jnp.array(0.8))
+    for views in (["model"], ["guide"], ["model", "guide"]):
+        got, expected = (
+            quick_jit(jax.grad(lambda n: sum(summed(evaluate, view, n) for view in views)))(numbers)
+            for evaluate in (evaluated, plainly)
+        )
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+        flows = tuple(bool(abs(gradient) > 1e-12) for gradient in got)
+        assert flows == ("guide" in views, "model" in views)
+
+
+def test_draws_of_weight_zero_send_nothing_back_to_the_guide():
+    """Their log-weights have no derivative: nought times that would be no number."""
+    counts = jnp.array([5, 3])
+
+    def total(scale):
+        particle = Particle(
+            weigh=lambda datum, key, z, held: jnp.log(jnp.maximum(z, 0.0)),
+            propose=lambda datum, key: {"guide": scale * random.normal(key)},
+        )
+        rows = evaluate_log_weights(particle, KEY, counts, max_count=5, num_head=2, chunk_size=2)[
+            "guide"
+        ]
+        return jnp.sum(jnp.where(jnp.arange(5)[:, None] < counts, jnp.exp(rows), 0.0))
+
+    value, gradient = jax.value_and_grad(total)(0.7)
+    np.testing.assert_allclose(gradient, value / 0.7, rtol=1e-5)

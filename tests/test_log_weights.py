@@ -203,7 +203,7 @@ def test_weight_is_relative_to_the_scale_of_the_guide(traced):
     def weigh(beta):
         proposal = propose(annealed_guide, (beta,), {}, JOINT, random.key(3), {})
         weight = log_weight(annealed_model, proposal, (beta,), {}, JOINT, random.key(4), {})
-        return proposal.trace["z"]["value"], weight, proposal.scale
+        return proposal.values["z"], weight, proposal.scale
 
     z, weight, common = (quick_jit(weigh) if traced else weigh)(0.25)
     expected = (
@@ -275,7 +275,7 @@ def test_a_held_proposal_has_the_same_weight_and_no_gradient_in_the_guide():
 
     def weigh(params, held):
         proposal = propose(guide, (), {}, JOINT, random.key(1), params)
-        proposal = proposal.held() if held else proposal
+        proposal = jax.lax.stop_gradient(proposal) if held else proposal
         return log_weight(model, proposal, (), {}, JOINT, random.key(1), {})
 
     params = {"loc": jnp.array(0.3)}

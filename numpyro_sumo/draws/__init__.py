@@ -1,5 +1,14 @@
 """A random number of log-weights inside ``jit``, at the cost of what was drawn."""
 
-from .evaluation import LevelSums, evaluate_levels, evaluate_log_weights
+from .evaluation import evaluate_levels, evaluate_log_weights
+from .kept import LevelSums
+from .particle import MODEL, Particle, held_unless
 
-__all__ = ["LevelSums", "evaluate_levels", "evaluate_log_weights"]
+__all__ = [
+    "MODEL",
+    "LevelSums",
+    "Particle",
+    "evaluate_levels",
+    "evaluate_log_weights",
+    "held_unless",
+]

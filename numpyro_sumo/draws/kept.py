@@ -1,92 +1,169 @@
 """What is kept of the log-weights that a queue works off, and how derivatives go back to them."""
 
 from dataclasses import dataclass
+from functools import partial
+import math
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from numpyro_sumo.estimators import importance_weighted_bound
+
+#: A view of log-weights whose bounds are differentiated without their score.
+PATH = "path"
+
 
 @dataclass(frozen=True)
 class EachSlot:
-    """Keeps the value of every slot in a row of its own."""
+    """Keeps the log-weight of every slot in a row of its own.
 
-    first: int
+    :param num_rows: the largest possible number of draws.
+    :param num_head: how many of them are always made.
+    :param views: names of the views; those in ``head_only`` have the rows that are always made.
+    """
+
     num_rows: int
+    num_head: int
+    views: tuple[str, ...]
     head_only: frozenset[str]
 
-    def reference(self, head):
-        return None
+    @property
+    def views_in_loop(self):
+        return tuple(view for view in self.views if view not in self.head_only)
 
-    def relative(self, values, reference):
-        return without(values, self.head_only)
+    def nothing(self, first, num_data):
+        return jnp.zeros((self.num_rows, num_data, *first.shape[2:]), first.dtype)
 
-    def nothing(self, shapes, num_data):
-        shape = (self.num_rows, num_data)
-        return jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), shapes)
+    def add(self, kept, values, slots, given):
+        row = jnp.where(slots.valid, slots.block, self.num_rows)
+        return kept.at[row, slots.datum].set(values[:, 0], mode="drop")
 
-    def add(self, kept, values, slots):
-        row = jnp.where(slots.valid, slots.draw - self.first, self.num_rows)
-        write = lambda rows, value: rows.at[row, slots.datum].set(value, mode="drop")
-        return jax.tree.map(write, kept, values)
+    def by_view(self, kept):
+        rows = lambda view: kept[: self.num_head] if view in self.head_only else kept
+        return {view: rows(view) for view in self.views}
 
-    def pull_back(self, cotangents, kept, values, slots):
-        row = slots.draw - self.first
-        return jax.tree.map(lambda leaf: slots.mask(leaf[row, slots.datum]), cotangents)
+    def pull_back(self, cotangents, kept, values, slots, given, views):
+        def of_slots(rows):
+            there = slots.valid & (slots.block < len(rows))
+            of_rows = rows[jnp.minimum(slots.block, len(rows) - 1), slots.datum]
+            return slots._replace(valid=there).mask(of_rows)[:, None]
+
+        return {view: of_slots(cotangents[view]) for view in views}, None
+
+
+class LevelSums(NamedTuple):
+    """What is kept of log-weights that come in blocks, 2 to the power of a level of them.
+
+    All of it is relative to a reference, so that float32 sums of many keep their digits far from
+    zero.
+
+    :param log_sums: log of the sum of the weights in block 0 (row 0) and in blocks
+        :math:`2^{k-1} … 2^k - 1` (row k), less the reference: shape
+        ``(1 + max_level, num_data, ...)``. Rows beyond the datum's level are not to be read.
+    :param bounds: sum of the blocks' importance-weighted bounds, each less the reference, over all
+        blocks of a datum: shape ``(num_data, ...)``.
+    :param bounds_with_given: the same, where the log-weight of the draw that generated the datum is
+        among the particles of each block; None without such a draw.
+    :param reference: log of the sum of the weights in block 0, or 0 where that is not finite; no
+        gradient flows through it. Shape ``(num_data, ...)``.
+    """
+
+    log_sums: jax.Array
+    bounds: Any
+    bounds_with_given: Any
+    reference: jax.Array
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Keeps log-sums of the blocks from the third on by level, and sums over all of them."""
+    """Keeps log-sums of blocks by level, and sums of bounds over all of them.
+
+    :param num_rows: one more than the largest possible level.
+    :param views: names of the views; those in ``head_only`` have the log-sums of the first two
+        blocks alone.
+    :param with_given: whether draws that generated the data are among the particles.
+    """
 
     num_rows: int
+    views: tuple[str, ...]
     head_only: frozenset[str]
+    with_given: bool
 
-    def reference(self, head):
-        first = jax.tree.map(lambda leaf: lax.stop_gradient(leaf[0]), head[0])
-        return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0), first)
+    @property
+    def views_in_loop(self):
+        return tuple(view for view in self.views if view not in self.head_only)
 
-    def relative(self, values, reference):
-        here = without(reference, self.head_only)
-        values = tuple(without(part, self.head_only) for part in values)
-        return jax.tree.map(jnp.subtract, values, (here, here))
+    def nothing(self, first, num_data):
+        first_block = jnp.moveaxis(first[:num_data], 1, 0)
+        reference = importance_weighted_bound(first_block) + math.log(len(first_block))
+        reference = jnp.where(jnp.isfinite(reference), reference, 0.0)
+        log_sums = jnp.full((self.num_rows, *reference.shape), -jnp.inf, first.dtype)
+        bounds = jnp.zeros_like(reference)
+        return LevelSums(log_sums, bounds, bounds if self.with_given else None, reference)
 
-    def nothing(self, shapes, num_data):
-        log_sums, bounds = shapes
-        rows = lambda leaf: jnp.full((self.num_rows, num_data, *leaf.shape), -jnp.inf, leaf.dtype)
-        sums = lambda leaf: jnp.zeros((num_data, *leaf.shape), leaf.dtype)
-        return jax.tree.map(rows, log_sums), jax.tree.map(sums, bounds)
+    def add(self, kept, values, slots, given):
+        one = next(iter(given.values())) if given else None  # views of the same numbers
+        values = self._relative(values, one, kept.reference, slots)
+        row = self._row(slots.block)
+        block_sums = slots.mask(values.log_sums, -jnp.inf)
+        top = kept.log_sums.at[row, slots.datum].max(block_sums)
+        shift = jnp.where(jnp.isneginf(top), 0.0, top)
+        terms = jnp.exp(block_sums - shift[row, slots.datum])
+        sums = jnp.exp(kept.log_sums - shift).at[row, slots.datum].add(terms)
+        add = lambda total, values: total.at[slots.datum].add(slots.mask(values))
+        return LevelSums(
+            shift + jnp.log(sums),
+            add(kept.bounds, values.bounds),
+            None if one is None else add(kept.bounds_with_given, values.bounds_with_given),
+            kept.reference,
+        )
 
-    def add(self, kept, values, slots):
-        row = self._row(slots.draw)
+    def by_view(self, kept):
+        head = LevelSums(kept.log_sums[:2], None, None, kept.reference)
+        return {view: head if view in self.head_only else kept for view in self.views}
 
-        def add_log(log_sum, value):
-            value = slots.mask(value, -jnp.inf)
-            top = log_sum.at[row, slots.datum].max(value)
-            shift = jnp.where(jnp.isneginf(top), 0.0, top)
-            terms = jnp.exp(value - shift[row, slots.datum])
-            return shift + jnp.log(jnp.exp(log_sum - shift).at[row, slots.datum].add(terms))
-
-        add = lambda bound, value: bound.at[slots.datum].add(slots.mask(value))
-        return jax.tree.map(add_log, kept[0], values[0]), jax.tree.map(add, kept[1], values[1])
-
-    def pull_back(self, cotangents, kept, values, slots):
-        row = self._row(slots.draw)
-
-        def share(cotangent, log_sum, value):
-            """The log-sum's derivative in one of its terms is that term's share."""
-            log_share = jnp.where(jnp.isneginf(value), -jnp.inf, value - log_sum[row, slots.datum])
-            return slots.mask(cotangent[row, slots.datum] * jnp.exp(log_share))
-
+    def pull_back(self, cotangents, kept, values, slots, given, views):
+        of_slots, of_given = {}, jax.tree.map(jnp.zeros_like, given)
+        row = self._row(slots.block)
         whole = lambda cotangent: slots.mask(cotangent[slots.datum])
-        of_log_sums = jax.tree.map(share, cotangents[0], kept[0], values[0])
-        return of_log_sums, jax.tree.map(whole, cotangents[1])
+        for view in views:
+            relative = partial(self._relative, reference=kept.reference, slots=slots, view=view)
+            of_view = cotangents[view]
+            blocks, pull_back = jax.vjp(relative, values, given.get(view))
+            # A log-sum's derivative in one of its terms is that term's share.
+            of_rows = jnp.pad(of_view.log_sums, _up_to(self.num_rows, of_view.log_sums))
+            log_share = blocks.log_sums - kept.log_sums[row, slots.datum]
+            share = jnp.exp(jnp.where(jnp.isneginf(blocks.log_sums), -jnp.inf, log_share))
+            of_blocks = LevelSums(
+                slots.mask(of_rows[row, slots.datum] * share),
+                *jax.tree.map(whole, (of_view.bounds, of_view.bounds_with_given)),
+                None,
+            )
+            if view in self.head_only:
+                of_blocks = of_blocks._replace(bounds=jnp.zeros_like(blocks.bounds))
+            of_slots[view], here = pull_back(of_blocks)
+            if view in given:
+                of_given[view] = here
+        return of_slots, of_given
+
+    def _relative(self, values, given, reference, slots, view=None):
+        """Log-sums and bounds of blocks, from log-weights of shape ``(slots, draws, ...)``."""
+        rows, reference = jnp.moveaxis(values, 1, 0), reference[slots.datum]
+        bounds = importance_weighted_bound(rows, score_free=view == PATH)
+        with_given = None
+        if given is not None and view not in self.head_only:
+            rows = jnp.concatenate([given[slots.datum][None], rows])
+            with_given = importance_weighted_bound(rows) - reference
+        return LevelSums(
+            bounds + math.log(values.shape[1]) - reference, bounds - reference, with_given, None
+        )
 
     def _row(self, block):
-        """Blocks 2 and 3 are level 2 and row 0, blocks 4 to 7 are level 3 and row 1, and so on."""
-        return 30 - lax.clz(block)
+        """Block 0 is row 0, block 1 row 1, blocks 2 and 3 row 2, blocks 4 to 7 row 3, and so on."""
+        return 32 - lax.clz(block)
 
 
-def without(values, names):
-    """A dict without some of its entries; anything else as it is."""
-    return {n: v for n, v in values.items() if n not in names} if names else values
+def _up_to(num_rows, rows):
+    return [(0, num_rows - len(rows))] + [(0, 0)] * (rows.ndim - 1)

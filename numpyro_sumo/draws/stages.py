@@ -15,11 +15,13 @@ class Stages(NamedTuple):
     :param of_datum: maps a datum to what the last stage needs that depends on it and on no draw.
     :param of_draw: maps a draw, ``constants``, and the datum's part to the values. Closes over
         nothing that is traced.
+    :param values: shapes and types of the values.
     """
 
     constants: list[jax.Array]
     of_datum: Callable[[jax.Array], list[jax.Array]]
     of_draw: Callable[[Any, list[jax.Array], list[jax.Array]], Any]
+    values: Any
 
 
 class _Stage(IntEnum):
@@ -38,7 +40,7 @@ def in_stages(function: Callable[[jax.Array, Any], Any], datum: jax.Array, draw:
     for each draw, in loops too.
 
     :param function: maps (datum, draw), an array and a pytree of arrays, to a pytree of arrays.
-    :param datum: an example, as is ``draw``.
+    :param datum: an example, as is ``draw``: arrays, or their shapes and types.
     """
     traced, shape = jax.make_jaxpr(function, return_shape=True)(datum, draw)
     jaxpr, values_type = traced.jaxpr, jax.tree.structure(shape)
@@ -89,4 +91,5 @@ def in_stages(function: Callable[[jax.Array, Any], Any], datum: jax.Array, draw:
         lambda draw, constants, of_datum: jax.tree.unflatten(
             values_type, draw_part(*constants, *of_datum, *jax.tree.leaves(draw))
         ),
+        shape,
     )

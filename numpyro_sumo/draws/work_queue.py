@@ -5,30 +5,44 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
+from jax import lax, random
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from .particle import shared_cotangents
+
 
 class Slots(NamedTuple):
-    """Some slots of the queue: datum, draw, and whether the slot exists."""
+    """Some slots of the queue: datum, block of draws, and whether the slot exists.
+
+    :param num_rows: how often, at the start of the slots, every datum has its turn.
+    """
 
     datum: jax.Array
-    draw: jax.Array
+    block: jax.Array
     valid: jax.Array
+    num_rows: int
 
     def mask(self, leaf, otherwise=0):
         """The leaf, and ``otherwise`` where the slot does not exist."""
         return jnp.where(self.valid.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, otherwise)
 
+    def of_data(self, leaf):
+        """The elements of the slots' data."""
+        if not self.num_rows:
+            return leaf[self.datum]
+        rows = jnp.broadcast_to(leaf, (self.num_rows, *leaf.shape)).reshape(-1, *leaf.shape[1:])
+        return jnp.concatenate([rows, leaf[self.datum[len(rows) :]]])
+
 
 class Layout(NamedTuple):
-    """How a queue is cut up: of no consequence for the numbers.
+    """How the slots are cut up: of no consequence for the numbers.
 
-    :param num_head: draws of each datum that are not in the queue.
-    :param first_chunk: slots at the start of the queue that are evaluated together, once: what
-        their derivative needs is kept.
+    :param num_head: blocks of each datum that are evaluated whatever was drawn.
+    :param first_chunk: slots of the queue that are evaluated together with these, once: what their
+        derivative needs is kept.
     :param chunk_size: slots that are evaluated together after that, once more on the way back.
+    :param block_size: draws in a block.
     :param sharding: along which axis of which mesh a chunk is split over devices; None leaves it
         whole.
     """
@@ -36,6 +50,7 @@ class Layout(NamedTuple):
     num_head: int
     first_chunk: int
     chunk_size: int
+    block_size: int
     sharding: NamedSharding | None
 
     def split(self, tree: Any) -> Any:
@@ -53,114 +68,202 @@ class Layout(NamedTuple):
         return jax.tree.map(split, tree)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def work_off(
-    evaluate: Callable[..., Any],
-    keep: Any,
-    layout: Layout,
-    constants: Any,
-    of_data: Any,
-    datum_keys: jax.Array,
-    counts: jax.Array,
-) -> Any:
-    """What is kept of all draws beyond the head.
+class Steps(NamedTuple):
+    """The two steps of a particle, of one slot; they close over nothing that is traced.
 
-    The backward pass goes over the queue once more and, but for the first chunk, evaluates it
-    again, so that memory is that of two chunks however many slots there are.
+    A custom derivative could not see it.
 
-    :param evaluate: maps (draw, datum's key, constants, what is known of the datum) to values.
-        Closes over nothing that is traced: a custom derivative could not see it.
-    :param keep: what is done with the values; see ``kept``.
-    :param constants: a pytree of arrays.
-    :param of_data: a pytree of arrays with a leading axis of data.
-    :param datum_keys: shape ``(num_data,)``, as are ``counts``.
+    :param propose: maps a key, constants, and what is known of the datum, to proposals by view.
+    :param weigh: maps a key and a proposal, and likewise, to a log-weight.
+    :param spread: see :class:`~numpyro_sumo.draws.Particle`.
+    :param proposal: shapes and types of one, or None.
     """
-    return _forward(evaluate, keep, layout, constants, of_data, datum_keys, counts)[0]
+
+    propose: Callable[..., dict[str, Any]]
+    weigh: Callable[..., jax.Array]
+    spread: Callable[[jax.Array, Any], Any]
+    proposal: Any
 
 
-def _forward(evaluate, keep, layout, constants, of_data, datum_keys, counts):
-    lengths = jnp.maximum(counts - layout.num_head, 0)
-    first = jax.tree.map(lambda leaf: leaf[0], (datum_keys, of_data))
-    shapes = jax.eval_shape(evaluate, counts[0], first[0], constants, first[1])
-    kept = keep.nothing(shapes, counts.shape[0])
-    floats, with_floats = _floats_of((constants, of_data))
-    first_values = pull_back_first = None
-    if layout.first_chunk:
-        slots = _slots(layout, lengths, None)
-        evaluate_first = lambda floats: _evaluate_chunk(
-            evaluate, slots, *with_floats(floats), datum_keys
-        )
-        first_values, pull_back_first = jax.vjp(evaluate_first, floats)
-        kept = keep.add(kept, first_values, slots)
+class Inputs(NamedTuple):
+    """What log-weights are functions of, besides the slots.
+
+    :param steps: of each of the two steps constants, and what is known of the data, with a leading
+        axis: pytrees of arrays.
+    :param datum_keys: shape ``(num_data,)``.
+    :param lengths: blocks of each datum beyond the head, of that shape.
+    """
+
+    steps: tuple[Any, Any]
+    datum_keys: jax.Array
+    lengths: jax.Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def work_off(steps: Steps, keep: Any, layout: Layout, inputs: Inputs, given: Any) -> Any:
+    """What is kept of all draws, by view.
+
+    The backward pass goes over the queue once more and, but for what was evaluated before the loop,
+    evaluates it again, so that memory is that of two chunks however many slots there are.
+
+    :param keep: what is done with log-weights; see ``kept``.
+    :param given: log-weights of the draws that generated the data, by view, shape ``(num_data,)``.
+    """
+    return _forward(steps, keep, layout, inputs, given)[0]
+
+
+def _forward(steps, keep, layout, inputs, given):
+    slots = _first_slots(layout, inputs.lengths)
+    first, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
+    kept = keep.add(keep.nothing(first, len(inputs.lengths)), first, slots, given)
 
     def work_chunk(state):
         index, kept = state
-        slots = _slots(layout, lengths, index)
-        values = _evaluate_chunk(evaluate, slots, constants, of_data, datum_keys)
-        return index + 1, keep.add(kept, values, slots)
+        slots = _slots(layout, inputs.lengths, index)
+        return index + 1, keep.add(kept, _evaluated(steps, layout, inputs, slots), slots, given)
 
-    _, kept = lax.while_loop(_not_done(layout, lengths), work_chunk, (0, kept))
-    inputs = (constants, of_data, datum_keys, lengths)
-    return kept, (inputs, kept, first_values, pull_back_first)
+    _, kept = lax.while_loop(_not_done(layout, inputs.lengths), work_chunk, (0, kept))
+    return keep.by_view(kept), (inputs, given, kept, first, pull_back_first)
 
 
-def _backward(evaluate, keep, layout, residuals, cotangents):
-    (constants, of_data, datum_keys, lengths), kept, first_values, pull_back_first = residuals
-    floats, with_floats = _floats_of((constants, of_data))
+def _backward(steps, keep, layout, residuals, cotangents):
+    inputs, given, kept, first, pull_back_first = residuals
+
+    def of_chunk(slots, log_weights, pull_back, views):
+        of_slots, of_given = keep.pull_back(cotangents, kept, log_weights, slots, given, views)
+        return *_pulled_back(steps, pull_back, of_slots), of_given
 
     def add_chunk(state):
         index, gradients = state
-        slots = _slots(layout, lengths, index)
-        values, pull_back = jax.vjp(
-            lambda floats: _evaluate_chunk(evaluate, slots, *with_floats(floats), datum_keys),
-            floats,
-        )
-        (of_chunk,) = pull_back(keep.pull_back(cotangents, kept, values, slots))
-        return index + 1, jax.tree.map(jnp.add, gradients, of_chunk)
+        slots = _slots(layout, inputs.lengths, index)
+        linearised = _linearised(steps, layout, inputs, slots, keep.views_in_loop)
+        here = of_chunk(slots, *linearised, keep.views_in_loop)
+        return index + 1, jax.tree.map(jnp.add, gradients, here)
 
-    gradients = jax.tree.map(jnp.zeros_like, floats)
-    if layout.first_chunk:
-        slots = _slots(layout, lengths, None)
-        (gradients,) = pull_back_first(keep.pull_back(cotangents, kept, first_values, slots))
-    _, gradients = lax.while_loop(_not_done(layout, lengths), add_chunk, (0, gradients))
-    return *with_floats(gradients, others=False), None, None
+    slots = _first_slots(layout, inputs.lengths)
+    gradients = of_chunk(slots, first, pull_back_first, keep.views)
+    not_done = _not_done(layout, inputs.lengths)
+    _, (of_propose, of_weigh, of_given) = lax.while_loop(not_done, add_chunk, (0, gradients))
+    of_steps = tuple(map(_cotangent, inputs.steps, (of_propose, of_weigh)))
+    return Inputs(of_steps, None, None), of_given
 
 
 work_off.defvjp(_forward, _backward)
 
 
+def _evaluated(steps, layout, inputs, slots):
+    """Log-weights of slots, shape ``(slots, block_size, *rest)``."""
+    keys, (of_propose, of_weigh) = _keys(layout, inputs, slots), inputs.steps
+    proposals = _over_draws(steps.propose, slots, keys, *of_propose)
+    return _over_draws(steps.weigh, slots, (keys, any_of(proposals)), *of_weigh)
+
+
+def _linearised(steps, layout, inputs, slots, views):
+    """Log-weights of slots, and what pulls cotangents back through each of the two steps."""
+    keys, (of_propose, of_weigh) = _keys(layout, inputs, slots), inputs.steps
+
+    def propose(floats):
+        proposals = _over_draws(steps.propose, slots, keys, *_with_floats(of_propose, floats))
+        return {view: _floats_of(proposals[view]) for view in views[1:]}, any_of(proposals)
+
+    def weigh(floats, draws):
+        draws = keys, _with_floats(proposal, draws)
+        return _over_draws(steps.weigh, slots, draws, *_with_floats(of_weigh, floats))
+
+    _, pull_propose, proposal = jax.vjp(propose, _floats_of(of_propose), has_aux=True)
+    log_weights, pull_weigh = jax.vjp(weigh, _floats_of(of_weigh), _floats_of(proposal))
+    return log_weights, (pull_propose, pull_weigh)
+
+
+def _pulled_back(steps, pull_back, cotangents):
+    """Derivatives in the floats of each of the two steps, from cotangents by view."""
+    pull_propose, pull_weigh = pull_back
+    shared, ratios = shared_cotangents(cotangents)
+    of_weigh, of_draws = pull_weigh(shared)
+
+    def times(ratio, of_draw):
+        factors = zip(*map(jax.tree.leaves, (steps.spread(ratio, steps.proposal), steps.proposal)))
+        factors = [factor for factor, like in factors if _is_float(like)]
+        return [jnp.where(f == 0.0, 0.0, f * leaf) for f, leaf in zip(factors, of_draw)]
+
+    over_draws = jax.vmap(jax.vmap(times))
+    by_view = {view: over_draws(ratio, of_draws) for view, ratio in ratios.items()}
+    return *pull_propose(by_view), of_weigh
+
+
+def _keys(layout, inputs, slots):
+    """The key of each draw, shape ``(slots, block_size)``."""
+    draws = slots.block[:, None] * layout.block_size + jnp.arange(layout.block_size)
+    over_block = jax.vmap(random.fold_in, in_axes=(None, 0))
+    return jax.vmap(over_block)(inputs.datum_keys[slots.datum], draws)
+
+
+def _over_draws(function, slots, draws, constants, of_data):
+    """A function of (draw, constants, datum) at every draw of every slot."""
+    of_slots = jax.tree.map(slots.of_data, of_data)
+    if jax.tree.leaves(draws)[0].shape[1] > 1:
+        function = jax.vmap(function, in_axes=(0, None, None))
+        return jax.vmap(function, in_axes=(0, None, 0))(draws, constants, of_slots)
+    # An axis of length one under all that model and guide do would cost them a tenth.
+    only = jax.tree.map(lambda leaf: leaf[:, 0], draws)
+    values = jax.vmap(function, in_axes=(0, None, 0))(only, constants, of_slots)
+    return jax.tree.map(lambda leaf: leaf[:, None], values)
+
+
+def any_of(proposals):
+    """One of the proposals by view: they have the same values. None if there are none."""
+    return next(iter(proposals.values()), None)
+
+
+def _is_float(leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
 def _floats_of(tree):
-    """The leaves that have derivatives, and what puts others in their places.
-
-    Of the leaves that have none the second keeps the values, or leaves nothing.
-    """
-    leaves, treedef = jax.tree.flatten(tree)
-    is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-
-    def with_floats(floats, others=True):
-        floats = iter(floats)
-        return treedef.unflatten(
-            next(floats) if has_derivative else (leaf if others else None)
-            for leaf, has_derivative in zip(leaves, is_float)
-        )
-
-    return [leaf for leaf, keep_it in zip(leaves, is_float) if keep_it], with_floats
+    """The leaves that have derivatives."""
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
 
 
-def _evaluate_chunk(evaluate, slots, constants, of_data, datum_keys):
-    datum_key, of_datum = jax.tree.map(lambda leaf: leaf[slots.datum], (datum_keys, of_data))
-    over_slots = jax.vmap(evaluate, in_axes=(0, 0, None, 0))
-    return over_slots(slots.draw, datum_key, constants, of_datum)
+def _with_floats(tree, floats):
+    """The tree with others in their places."""
+    floats = iter(floats)
+    return jax.tree.map(lambda leaf: next(floats) if _is_float(leaf) else leaf, tree)
+
+
+def _cotangent(tree, of_floats):
+    """The cotangent of a tree, from those of its leaves that have one."""
+    of_floats = iter(of_floats)
+    return jax.tree.map(lambda leaf: next(of_floats) if _is_float(leaf) else None, tree)
 
 
 def _not_done(layout, lengths):
     return lambda state: layout.first_chunk + state[0] * layout.chunk_size < jnp.sum(lengths)
 
 
+def _first_slots(layout, lengths):
+    """All blocks of the head, and the first chunk of the queue."""
+    num_data = len(lengths)
+    datum, block = jnp.arange(num_data), jnp.arange(layout.num_head)
+    head = Slots(
+        jnp.tile(datum, layout.num_head).astype(jnp.int32),
+        jnp.repeat(block, num_data).astype(jnp.int32),
+        jnp.ones(num_data * layout.num_head, bool),
+        layout.num_head,
+    )
+    if not layout.first_chunk:
+        return head
+    queue = _queued(layout, lengths, 0, layout.first_chunk)
+    joined = (layout.split(jnp.concatenate(pair)) for pair in zip(head[:3], queue[:3]))
+    return Slots(*joined, layout.num_head)
+
+
 def _slots(layout, lengths, index):
-    """Chunk ``index`` of the queue after the first; the first for None."""
-    size = layout.first_chunk if index is None else layout.chunk_size
-    start = 0 if index is None else layout.first_chunk + index * layout.chunk_size
+    """A chunk of the queue after the first."""
+    start = layout.first_chunk + index * layout.chunk_size
+    return _queued(layout, lengths, start, layout.chunk_size)
+
+
+def _queued(layout, lengths, start, size):
     ends = jnp.cumsum(lengths)
     slot = start + layout.split(jnp.arange(size))
     valid = slot < ends[-1]
@@ -168,5 +271,5 @@ def _slots(layout, lengths, index):
     slot = jnp.maximum(jnp.minimum(slot, ends[-1] - 1), 0)
     datum = jnp.searchsorted(ends, slot, side="right", method="scan_unrolled").astype(jnp.int32)
     datum = jnp.minimum(datum, len(lengths) - 1)
-    draw = layout.num_head + (slot - (ends[datum] - lengths[datum])).astype(jnp.int32)
-    return Slots(datum, draw, valid)
+    block = layout.num_head + (slot - (ends[datum] - lengths[datum])).astype(jnp.int32)
+    return Slots(datum, block, valid, 0)

@@ -1,6 +1,6 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from numpyro.infer import ELBO
 
-from numpyro_sumo.draws import evaluate_log_weights
+from numpyro_sumo.draws import MODEL, Particle, evaluate_log_weights, held_unless
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 from numpyro_sumo.paths import obstacle_to_path
@@ -32,35 +32,37 @@ _LARGEST_FIRST_CHUNK = 8
 #: Independent draws behind the baseline of the variance objective.
 _BASELINE_PARTICLES = 32
 
-#: Maps (datum, key) to named views of one log-weight.
-Views = Callable[[jax.Array, jax.Array], Any]
-
 
 class Draws(NamedTuple):
     """Log-weights as they were drawn, or what was kept of them.
 
-    :param kept: by the name of the view, of the fresh draws: log-weights of shape
-        ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.draws.LevelSums`; views are the same
-        numbers, each differentiable in parameters of its own.
+    :param kept: of the fresh draws, by view (see :class:`~numpyro_sumo.draws.Particle`):
+        log-weights of shape ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.draws.LevelSums`.
     :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
-    :param given: log-weights of the draws that generated x, shape ``(num_data,)``, by the name of
-        the views they are a particle of.
+    :param given: log-weights of the draws that generated x, shape ``(num_data,)``, by view; empty
+        where they are not among the particles.
     """
 
     kept: dict[str, Any]
     stopping_times: jax.Array
     given: dict[str, jax.Array]
 
-    def rows(self, view: str) -> jax.Array:
-        """The log-weights of a view, the generating draw's first if it is one of them."""
-        rows = self.kept[view]
-        if view in self.given:
-            rows = jnp.concatenate([self.given[view][None], rows])
-        return rows
+    def seen(self, views: Sequence[str]) -> tuple[Any, jax.Array | None]:
+        """What was kept, and the given log-weights or None: differentiable in all of the views."""
+        kept = _in_all([self.kept[view] for view in views])
+        return kept, _in_all([self.given[view] for view in views]) if self.given else None
 
     def times_for(self, estimates: jax.Array) -> jax.Array:
         """K in a shape that broadcasts to that of estimates, ``(num_data, ...)``."""
         return self.stopping_times.reshape(-1, *[1] * (estimates.ndim - 1))
+
+
+def _in_all(views: list[Any]) -> Any:
+    """One and the same number, with the gradients of all its views."""
+    first, *others = views
+    for view in others:
+        first = jax.tree.map(lambda leaf, other: leaf + gradient_only(other), first, view)
+    return first
 
 
 class ImportanceLoss(ELBO):
@@ -171,12 +173,14 @@ class ImportanceLoss(ELBO):
             )
         return obstacle is None
 
-    def estimate(self, draws: Draws, view: str) -> jax.Array:
+    def estimate(self, draws: Draws, *views: str) -> jax.Array:
         """The estimate of log p(x), in nats, shape ``(num_data, ...)``: the bound over all draws.
 
-        :param draws: from :meth:`draw`; the generating draw is a particle if it has this view.
+        :param draws: from :meth:`draw`.
+        :param views: the names of those that it is differentiable in.
         """
-        return importance_weighted_bound(draws.rows(view))
+        rows, given = draws.seen(views)
+        return importance_weighted_bound(with_given(rows, given))
 
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
         """The bound over the fresh draws that are always made, in nats."""
@@ -203,28 +207,34 @@ class ImportanceLoss(ELBO):
         same_bound = objective_name == "iwelbo" and self.stopping_time is None
         together = same_bound and not score_free
         scale = weighing.scale(live)
+        # One draw of the guide serves both views.
+        of_guide = live if same_bound else Inputs(param_map, held.args, held.kwargs)
 
-        def views(i, key):
-            model_key = key_apart(key)
-            # One draw of the guide serves both views.
-            guide_inputs = live if same_bound else Inputs(param_map, held.args, held.kwargs)
-            proposal = weighing.propose(i, key, guide_inputs, score_free)
-            if together:
-                counts = weighing.weigh(i, model_key, proposal.held(), held) > -jnp.inf
-                return {"both": weighing.weigh(i, model_key, proposal, live, counts=counts)}
-            of_model = weighing.weigh(i, model_key, proposal.held(), live, scale=scale[i])
-            counts = stop_gradient(of_model) > -jnp.inf
-            of_guide = weighing.weigh(i, model_key, proposal, held, counts=counts)
-            return {"model": of_model, "path" if score_free else "guide": of_guide}
+        def propose(i, key):
+            return weighing.propose(i, key, of_guide, score_free)
 
+        def weigh(i, key, proposal, is_held):
+            inputs, scales = (held, stop_gradient(scale)) if is_held else (live, scale)
+            return weighing.weigh(i, key_apart(key), proposal, inputs, scale=scales[i])
+
+        def weigh_together(i, key, _, is_held):
+            proposal = propose(i, key)
+            counts = weigh(i, key, stop_gradient(proposal), True) > -jnp.inf
+            return weigh(i, key, held_unless(counts, proposal, weighing.spread), is_held)
+
+        if together:
+            particle = Particle(weigh_together)
+        else:
+            view = "path" if score_free else "guide"
+            particle = Particle(weigh, lambda i, key: {view: propose(i, key)}, weighing.spread)
         draws = self.draw(
-            draws_key, views, weighing.num_data, fresh_only=fresh_only(objective_name)
+            draws_key, particle, weighing.num_data, fresh_only=fresh_only(objective_name)
         )
+        estimate = self.estimate(draws, MODEL)
         if together:
             # Model and guide climb one and the same estimate: one gradient is both.
-            return -jnp.sum(scale * self.estimate(draws, "both"))
-        estimate = self.estimate(draws, "model")
-        objective = self.objective(objective_name, draws, baseline_key, views)
+            return -jnp.sum(scale * estimate)
+        objective = self.objective(objective_name, draws, baseline_key, particle)
         return jnp.sum(scale * (gradient_only(objective) - estimate))
 
     def _weighing(self, plate_key, model, guide, inputs, num_estimates=1):
@@ -274,12 +284,12 @@ class ImportanceLoss(ELBO):
         inputs = Inputs(param_map, args, kwargs)
         weighing = self._weighing(plate_key, model, guide, inputs, num_estimates)
 
-        def views(i, key):
+        def weigh(i, key, _, held):
             proposal = weighing.propose(i, key, inputs)
-            return {"model": weighing.weigh(i, key_apart(key), proposal, inputs)}
+            return weighing.weigh(i, key_apart(key), proposal, inputs)
 
-        draws = self.draw(draws_key, views, weighing.num_data)
-        estimates = self.estimate(draws, "model")
+        draws = self.draw(draws_key, Particle(weigh), weighing.num_data)
+        estimates = self.estimate(draws, MODEL)
         scales = weighing.scale(inputs)
         scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
         scales = jnp.broadcast_to(scales, estimates.shape)
@@ -319,15 +329,15 @@ class ImportanceLoss(ELBO):
     def draw(
         self,
         rng_key: jax.Array,
-        views: Views,
+        particle: Particle,
         num_data: int = 1,
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
         """Samples a stopping time for each datum and evaluates as many log-weights as that asks.
 
-        :param views: maps (datum, key) to named views of one log-weight.
-        :param given: views of the generating draws' log-weights, for losses begun from above.
+        :param particle: how one comes about.
+        :param given: the generating draws' log-weights by view, for losses begun from above.
         :param fresh_only: names of views that are wanted of the draws that are always made, alone.
         """
         if self.stopping_time is None:
@@ -345,7 +355,7 @@ class ImportanceLoss(ELBO):
             mean_tail += float(self.stopping_time.survival[max(tail_in_head, 0) :].sum())
         first_chunk, chunk_size = self.chunks(num_data, mean_tail)
         log_weights = evaluate_log_weights(
-            views,
+            particle,
             rng_key,
             self.num_fresh + stopping_times,
             max_count=max_count,
@@ -370,14 +380,14 @@ class ImportanceLoss(ELBO):
         return min(int(num_data * mean_tail), largest), chunk_size
 
     def objective(
-        self, name: str, draws: Draws, baseline_key: jax.Array, views: Views
+        self, name: str, draws: Draws, baseline_key: jax.Array, particle: Particle
     ) -> jax.Array:
         """The guide objective, to be minimised: one for each estimate, and of its shape.
 
         :param name: one of ``guide_objectives``, save "forward_kl", which needs no draws.
         :param draws: with a "guide" view; or, for the doubly reparameterised gradient, with a
             "path" view of draws that are differentiated along their path alone.
-        :param views: as in :meth:`draw`, for the baseline's own draws.
+        :param particle: as in :meth:`draw`, for the baseline's own draws.
         """
         if name == "iwhvi":
             return self.estimate(draws, "guide")
@@ -391,7 +401,7 @@ class ImportanceLoss(ELBO):
         num_data = draws.stopping_times.shape[0]
         counts = jnp.full(num_data, _BASELINE_PARTICLES)
         independent = evaluate_log_weights(
-            lambda i, key: stop_gradient(views(i, key)["model"]),
+            Particle(lambda i, key, *_: stop_gradient(particle.views(i, key)[MODEL])),
             baseline_key,
             counts,
             max_count=_BASELINE_PARTICLES,
@@ -399,10 +409,15 @@ class ImportanceLoss(ELBO):
             chunk_size=1,
             sharding=self.sharding,
         )
-        baseline = importance_weighted_bound(independent)
+        baseline = importance_weighted_bound(independent[MODEL])
         difference = self.estimate(draws, "guide") - baseline
         # Where all weights of either are zero there is nothing to learn, and no 0·∞.
         return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
+
+
+def with_given(rows: jax.Array, given: jax.Array | None) -> jax.Array:
+    """Log-weights of the fresh draws, after that of the generating draw if it is a particle."""
+    return rows if given is None else jnp.concatenate([given[None], rows])
 
 
 def fresh_only(objective_name: str) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from numpyro_sumo.draws import LevelSums, evaluate_levels
-from numpyro_sumo.estimators import TRUNCATIONS, importance_weighted_bound, multilevel
+from numpyro_sumo.draws import Particle, evaluate_levels
+from numpyro_sumo.estimators import TRUNCATIONS, multilevel
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
 
-from .base import Draws, ImportanceLoss, Views, key_apart
+from .base import Draws, ImportanceLoss, key_apart
 from .checks import check_one_of, check_stopping_time
 
 #: Where work times variance is least, for each way of cutting the sum short.
@@ -134,60 +134,46 @@ class MultilevelSUMO(ImportanceLoss):
     def draw(
         self,
         rng_key: jax.Array,
-        views: Views,
+        particle: Particle,
         num_data: int = 1,
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
         levels = self.stopping_time.sample(key_apart(rng_key), (num_data,))
-        given = given or {}
-
-        def block(i: jax.Array, keys: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-            log_weights = jax.vmap(lambda key: views(i, key))(keys)
-            log_sums, bounds = {}, {}
-            for view, rows in log_weights.items():
-                bound = importance_weighted_bound(rows, score_free=view == "path")
-                log_sums[view] = bound + math.log(self.num_fresh)
-                particles = rows
-                if view in given:
-                    particles = jnp.concatenate([given[view][i][None], rows])
-                bounds[view] = importance_weighted_bound(particles)
-            return log_sums, bounds
-
         mean_tail = self.mean_draws - self.from_above - 2 * self.num_fresh
         first_chunk, chunk_size = self.chunks(num_data, mean_tail)
         sums = evaluate_levels(
-            block,
+            particle,
             rng_key,
             levels,
             block_size=self.num_fresh,
             max_level=self.stopping_time.cap,
             first_chunk=first_chunk // self.num_fresh,
             chunk_size=max(1, chunk_size // self.num_fresh),
+            given=given,
             head_only=fresh_only,
             sharding=self.sharding,
         )
-        kept = {view: LevelSums(*(part[view] for part in sums)) for view in sums.reference}
-        return Draws(kept, levels, given)
+        return Draws(sums, levels, given or {})
 
-    def estimate(self, draws: Draws, view: str) -> jax.Array:
-        log_sums, bounds, reference = draws.kept[view]
+    def estimate(self, draws: Draws, *views: str) -> jax.Array:
+        sums, given = draws.seen(views)
+        bounds = sums.bounds if given is None else sums.bounds_with_given
         levels = draws.times_for(bounds)
-        given = draws.given[view] - reference if view in draws.given else None
         estimate = multilevel(
-            log_sums,
+            sums.log_sums,
             bounds / 2.0**levels,
             levels,
             self.num_fresh,
             self.stopping_time,
             truncation=self.truncation,
-            given=given,
+            given=None if given is None else given - sums.reference,
         )
-        return reference + estimate
+        return sums.reference + estimate
 
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
-        log_sums, _, reference = draws.kept[view]
-        return reference + jnp.mean(log_sums[:2], axis=0) - math.log(self.num_fresh)
+        sums = draws.kept[view]
+        return sums.reference + jnp.mean(sums.log_sums[:2], axis=0) - math.log(self.num_fresh)
 
 
 def _check_cost(stopping_time: StoppingTime) -> None:

@@ -9,8 +9,8 @@ from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
+from numpyro_sumo.draws import MODEL, Particle
 from numpyro_sumo.hierarchical_guide import check_hierarchical
-from numpyro_sumo.inspection import JOINT
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 
 from .base import ImportanceLoss, fresh_only, gradient_only, key_apart
@@ -124,46 +124,48 @@ class ReverseKL(ELBO):
         score_free = marginal.is_score_free(objective_name, reverse, param_map, args, kwargs)
         score_apart = self.gradient == "path"
 
-        def views(i, key, u=None):
-            """One log-weight of x_i, its u proposed by the reverse model or given."""
-            # Held here, not outside: so all views close over the same arrays, and XLA sees one
-            # computation where there would be several.
-            x_i = jax.tree.map(lambda leaf: leaf[i], x)
-            x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
+        one_view = objective_name == "forward_kl" and not (from_above and score_apart)
 
-            def propose(x, u, params, score_free=False):
-                return guide.propose(key, x, args, kwargs, params, u, score_free)
+        def particle(u=None):
+            """How a log-weight of x_i comes about, at a given u or the reverse model's."""
+            is_given = u is not None
+            has_score = is_given or from_above or not score_apart
 
-            def weigh(x, proposal, params):
-                return guide.log_weight(key_apart(key), x, proposal, args, kwargs, params)
+            def propose(i, key):
+                # Held here, not outside: so all views close over the same arrays, and XLA sees one
+                # computation where there would be several.
+                x_i = jax.tree.map(lambda leaf: leaf[i], x)
+                x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
 
-            proposal = propose(x_i, u, held)
-            named = {}
-            if score_apart and u is None:
-                named["model"] = weigh(x_i, proposal, held)
-                if from_above:
-                    named["score"] = weigh(x_i_held, proposal.held(), param_map)
-                    named["model"] += gradient_only(named["score"])
-            else:
-                named["model"] = weigh(x_i, proposal, param_map)
-            if objective_name != "forward_kl":
-                follows_path = score_free and u is None
-                guide_proposal = propose(x_i_held, u_held, param_map, follows_path)
-                counts = stop_gradient(named["model"]) > -jnp.inf
-                guide_proposal = guide_proposal.held_unless(counts, JOINT)
-                name = "path" if follows_path else "guide"
-                named[name] = weigh(x_i_held, guide_proposal, held)
-            return named
+                def propose_at(x, u, params, score_free=False):
+                    return x, guide.propose(key, x, args, kwargs, params, u, score_free)
+
+                proposals = {"sampler": propose_at(x_i, u, held)}
+                if objective_name != "forward_kl":
+                    on_path = score_free and not is_given
+                    of_guide = propose_at(x_i_held, u_held, param_map, on_path)
+                    proposals["path" if on_path else "guide"] = of_guide
+                return proposals
+
+            def weigh(i, key, proposal, is_held):
+                params = param_map if has_score and not is_held else stop_gradient(param_map)
+                return guide.log_weight(key_apart(key), *proposal, args, kwargs, params)
+
+            def weigh_together(i, key, _, is_held):
+                return weigh(i, key, propose(i, key)["sampler"], is_held)
+
+            return Particle(weigh_together) if one_view else Particle(weigh, propose)
 
         given = {}
         if from_above:
-            given = jax.vmap(views)(jnp.arange(self.num_particles), target_keys, u)
+            views_of_given = lambda i, key, u: particle(u).views(i, key)
+            given = jax.vmap(views_of_given)(jnp.arange(self.num_particles), target_keys, u)
         draws = marginal.draw(
-            draws_key, views, self.num_particles, given, fresh_only(objective_name)
+            draws_key, particle(), self.num_particles, given, fresh_only(objective_name)
         )
-        log_q = marginal.estimate(draws, "model")
+        log_q = marginal.estimate(draws, *([MODEL] if one_view else [MODEL, "sampler"]))
         if from_above and score_apart:
-            log_q -= gradient_only(marginal.estimate(draws, "score"))
+            log_q -= gradient_only(marginal.estimate(draws._replace(given={}), MODEL))
 
         if objective_name == "forward_kl":
 
@@ -172,7 +174,7 @@ class ReverseKL(ELBO):
 
             objective = -jax.vmap(log_reverse)(target_keys, x_held, u_held)
         else:
-            objective = marginal.objective(objective_name, draws, baseline_key, views)
+            objective = marginal.objective(objective_name, draws, baseline_key, particle())
         return jnp.mean(log_q - log_target + gradient_only(objective))
 
     def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from numpyro_sumo.estimators import russian_roulette
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
-from .base import Draws, ImportanceLoss
+from .base import Draws, ImportanceLoss, with_given
 from .checks import check_positive_integer, check_stopping_time
 
 _PAPER = ReciprocalTail()
@@ -112,11 +112,11 @@ class SUMO(ImportanceLoss):
         self.from_above = from_above
         self.rotations = rotations
 
-    def estimate(self, draws: Draws, view: str) -> jax.Array:
-        num_given = int(view in draws.given)
-        rows = draws.rows(view)
+    def estimate(self, draws: Draws, *views: str) -> jax.Array:
+        rows, given = draws.seen(views)
+        num_given = int(given is not None)
         return russian_roulette(
-            rows,
+            with_given(rows, given),
             self.num_fresh + num_given,
             draws.times_for(rows[0]),
             self.stopping_time,

@@ -46,11 +46,11 @@ def value_and_gradient(loss, problem):
 def test_particles_of_the_same_keys_give_the_value_and_gradient_of_renyi_elbo(problem, monkeypatch):
     keys = random.split(random.key(3), 4)
     # RenyiELBO's guide takes the second half of a particle's key.
-    weigh_as_renyi = lambda log_weight: lambda key: log_weight(0, random.split(key)[1])
+    weigh_as_renyi = lambda particle: lambda key: particle.views(0, random.split(key)[1])
     monkeypatch.setattr(
         "numpyro_sumo.losses.base.evaluate_log_weights",
-        lambda log_weight, *args, **options: jax.tree.map(
-            lambda rows: rows[:, None], jax.vmap(weigh_as_renyi(log_weight))(keys)
+        lambda particle, *args, **options: jax.tree.map(
+            lambda rows: rows[:, None], jax.vmap(weigh_as_renyi(particle))(keys)
         ),
     )
     renyi = RenyiELBO(alpha=0, num_particles=4)
