@@ -452,12 +452,12 @@ def test_one_pass_back_gives_each_view_the_gradient_of_its_own(head_only, first_
         rows = rows[:2] if view in head_only else rows
         return jnp.sum(jnp.where(read, factors[view], 0.0)[: len(rows)] * rows)
 
-    numbers = (jnp.array(0.4), jnp.array(0.8))
+    def gradient(evaluate, views):
+        of_views = lambda numbers: sum(summed(evaluate, view, numbers) for view in views)
+        return quick_jit(jax.grad(of_views))((jnp.array(0.4), jnp.array(0.8)))
+
     for views in (["model"], ["guide"], ["model", "guide"]):
-        got, expected = (
-            quick_jit(jax.grad(lambda n: sum(summed(evaluate, view, n) for view in views)))(numbers)
-            for evaluate in (evaluated, plainly)
-        )
+        got, expected = (gradient(evaluate, views) for evaluate in (evaluated, plainly))
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
         flows = tuple(bool(abs(gradient) > 1e-12) for gradient in got)
         assert flows == ("guide" in views, "model" in views)

@@ -13,15 +13,11 @@ from .particle import shared_cotangents
 
 
 class Slots(NamedTuple):
-    """Some slots of the queue: datum, block of draws, and whether the slot exists.
-
-    :param num_rows: how often, at the start of the slots, every datum has its turn.
-    """
+    """Some slots of the queue: datum, block of draws, and whether the slot exists."""
 
     datum: jax.Array
     block: jax.Array
     valid: jax.Array
-    num_rows: int
 
     def mask(self, leaf, otherwise=0):
         """The leaf, and ``otherwise`` where the slot does not exist."""
@@ -29,10 +25,8 @@ class Slots(NamedTuple):
 
     def of_data(self, leaf):
         """The elements of the slots' data."""
-        if not self.num_rows:
-            return leaf[self.datum]
-        rows = jnp.broadcast_to(leaf, (self.num_rows, *leaf.shape)).reshape(-1, *leaf.shape[1:])
-        return jnp.concatenate([rows, leaf[self.datum[len(rows) :]]])
+        # Gathered once: within what reads it, XLA would gather again for every element.
+        return lax.optimization_barrier(leaf[self.datum])
 
 
 class Layout(NamedTuple):
@@ -248,13 +242,11 @@ def _first_slots(layout, lengths):
         jnp.tile(datum, layout.num_head).astype(jnp.int32),
         jnp.repeat(block, num_data).astype(jnp.int32),
         jnp.ones(num_data * layout.num_head, bool),
-        layout.num_head,
     )
     if not layout.first_chunk:
         return head
     queue = _queued(layout, lengths, 0, layout.first_chunk)
-    joined = (layout.split(jnp.concatenate(pair)) for pair in zip(head[:3], queue[:3]))
-    return Slots(*joined, layout.num_head)
+    return Slots(*(layout.split(jnp.concatenate(pair)) for pair in zip(head, queue)))
 
 
 def _slots(layout, lengths, index):
@@ -272,4 +264,4 @@ def _queued(layout, lengths, start, size):
     datum = jnp.searchsorted(ends, slot, side="right", method="scan_unrolled").astype(jnp.int32)
     datum = jnp.minimum(datum, len(lengths) - 1)
     block = layout.num_head + (slot - (ends[datum] - lengths[datum])).astype(jnp.int32)
-    return Slots(datum, block, valid, 0)
+    return Slots(datum, block, valid)

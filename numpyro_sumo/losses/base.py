@@ -25,8 +25,7 @@ from .checks import check_one_of, check_positive_integer, check_sharding, option
 #: differentiation, which is cheaper than a loop: of an only datum, and of each of many.
 _TAIL_DRAWS_IN_HEAD = (2, 1)
 
-#: The first chunk of the tails of many data is as large as what it is expected to hold, but no
-#: larger than this many draws of each.
+#: The first chunk of the tails of many data is no larger than this many draws of each.
 _LARGEST_FIRST_CHUNK = 8
 
 #: Independent draws behind the baseline of the variance objective.
@@ -102,6 +101,9 @@ class ImportanceLoss(ELBO):
     stopping_time: StoppingTime | None = None
     #: Whether the draw that generated x is the first of the particles.
     from_above: bool = False
+    #: How large the first chunk of the tails of many data is, beside what they are expected to
+    #: hold: what does not fit takes a loop, which costs some three times as much for a draw.
+    first_chunk_share = 1.0
 
     #: Accepted names.
     gradients = ("dreg", "standard")
@@ -353,7 +355,7 @@ class ImportanceLoss(ELBO):
         mean_tail = float(max(-tail_in_head, 0))
         if self.stopping_time is not None:
             mean_tail += float(self.stopping_time.survival[max(tail_in_head, 0) :].sum())
-        first_chunk, chunk_size = self.chunks(num_data, mean_tail)
+        first_chunk, chunk_size = self.chunks(num_data, num_head, mean_tail)
         log_weights = evaluate_log_weights(
             particle,
             rng_key,
@@ -367,17 +369,20 @@ class ImportanceLoss(ELBO):
         )
         return Draws(log_weights, stopping_times, given or {})
 
-    def chunks(self, num_data: int, mean_tail: float) -> tuple[int, int]:
-        """Sizes of the first chunk and of the others.
+    def chunks(self, num_data: int, num_head: int, mean_tail: float) -> tuple[int, int]:
+        """Sizes of the first chunk, in draws, and of the others.
 
-        :param mean_tail: expected draws of each datum beyond the head.
+        :param num_head: draws of each datum that are evaluated together with the first chunk.
+        :param mean_tail: expected draws of each datum beyond these.
         """
         chunk_size = self.chunk_size or max(8, num_data)
         if num_data == 1:
             # An only datum seldom has a tail, and what is evaluated before the loop always is.
             return 0, chunk_size
-        largest = self.chunk_size or _LARGEST_FIRST_CHUNK * num_data
-        return min(int(num_data * mean_tail), largest), chunk_size
+        first_chunk = int(self.first_chunk_share * num_data * mean_tail)
+        if self.chunk_size is None:
+            return min(first_chunk, _LARGEST_FIRST_CHUNK * num_data), chunk_size
+        return max(0, min(first_chunk, chunk_size - num_head * num_data)), chunk_size
 
     def objective(
         self, name: str, draws: Draws, baseline_key: jax.Array, particle: Particle

@@ -140,8 +140,9 @@ class MultilevelSUMO(ImportanceLoss):
         fresh_only: Collection[str] = (),
     ) -> Draws:
         levels = self.stopping_time.sample(key_apart(rng_key), (num_data,))
-        mean_tail = self.mean_draws - self.from_above - 2 * self.num_fresh
-        first_chunk, chunk_size = self.chunks(num_data, mean_tail)
+        num_head = 2 * self.num_fresh
+        mean_tail = self.mean_draws - self.from_above - num_head
+        first_chunk, chunk_size = self.chunks(num_data, num_head, mean_tail)
         sums = evaluate_levels(
             particle,
             rng_key,

@@ -62,7 +62,7 @@ class SUMO(ImportanceLoss):
         plate would have their own: for programs in which they look at each other.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
-    :param chunk_size: log-weights of the tail evaluated at a time; memory is that of two chunks.
+    :param chunk_size: log-weights evaluated at a time; memory is that of two chunks.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.
 
@@ -82,6 +82,7 @@ class SUMO(ImportanceLoss):
     stopping_time: StoppingTime
 
     guide_objectives = ("iwelbo", "variance", "forward_kl")
+    first_chunk_share = 1.25
 
     def __init__(
         self,
