@@ -47,9 +47,12 @@ class Proposal:
 
     def sites(self) -> dict[str, dict]:
         """The messages that :class:`numpyro.handlers.replay` asks for."""
-        plates = {n: {"type": "plate", "value": value} for n, value in self.indices.items()}
-        latent = {"type": "sample", "is_observed": False, "infer": {}}
-        return plates | {n: {**latent, "value": value} for n, value in self.values.items()}
+
+        def messages(kind, values):
+            others = {"type": kind, "is_observed": False, "infer": {}}
+            return {name: {"name": name, "value": v, **others} for name, v in values.items()}
+
+        return messages("plate", self.indices) | messages("sample", self.values)
 
 
 def hold(tree: Any) -> Any:

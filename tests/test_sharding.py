@@ -32,7 +32,7 @@ mesh = jax.make_mesh((4,), ("draws",), axis_types=(AxisType.Auto,))
 sharding = NamedSharding(mesh, PartitionSpec("draws"))
 datum = plated_problem(6)
 CASES = {
-    "sumo": (lambda **o: SUMO(2, chunk_size=6, **o), linear_gaussian_problem(3)),
+    "sumo": (lambda **o: SUMO(64, **o), linear_gaussian_problem(3)),
     "sumo_by_datum": (lambda **o: SUMO(2, data_axes=0, **o), datum),
     "multilevel": (lambda **o: MultilevelSUMO(2, data_axes=0, **o), datum),
 }

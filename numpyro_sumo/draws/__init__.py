@@ -2,10 +2,11 @@
 
 from .evaluation import evaluate_levels, evaluate_log_weights
 from .kept import LevelSums
-from .particle import MODEL, Particle, held_unless
+from .particle import MODEL, PATH, Particle, held_unless
 
 __all__ = [
     "MODEL",
+    "PATH",
     "LevelSums",
     "Particle",
     "evaluate_levels",

@@ -43,8 +43,7 @@ def evaluate_log_weights(
     Without a rest all is done under ordinary automatic differentiation.
 
     :param particle: how a log-weight comes about, from (datum, key), an int32 scalar and a key. Its
-        steps may close over traced values, and are differentiable with respect to them. Each is
-        traced once.
+        steps may close over traced values, and are differentiable with respect to them.
     :param rng_key: a key.
     :param counts: draws for each datum, integers ≤ ``max_count`` of shape ``(num_data,)``.
     :param max_count: the largest possible count.
@@ -111,11 +110,17 @@ def evaluate_levels(
 
 def _evaluate(particle, rng_key, counts, layout, keep_views, given=None):
     data, datum_keys, of_datum = _data_of(rng_key, counts)
-    propose, weigh = particle.propose or (lambda i, key: {}), particle.weigh
+    propose = particle.propose or (lambda i, key: {})
     proposing = in_stages(of_datum(propose), data[0], datum_keys[0])
-    draw = datum_keys[0], any_of(proposing.values)
-    weighing = in_stages(of_datum(lambda i, draw: weigh(i, *draw, False)), data[0], draw)
-    steps = Steps(proposing.of_draw, weighing.of_draw, particle.spread, draw[1])
+    known = any_of(proposing.values)
+
+    def weigh(i, draw):
+        key, proposal = draw
+        return particle.weigh(i, key, jax.tree.map(_integers_as_known, known, proposal), False)
+
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known)
+    weighing = in_stages(of_datum(weigh), data[0], (datum_keys[0], shapes))
+    steps = Steps(proposing.of_draw, weighing.of_draw, particle.spread, shapes)
     inputs = Inputs(
         tuple((step.constants, jax.vmap(step.of_datum)(data)) for step in (proposing, weighing)),
         datum_keys,
@@ -123,6 +128,12 @@ def _evaluate(particle, rng_key, counts, layout, keep_views, given=None):
     )
     keep = keep_views((MODEL, *proposing.values))
     return work_off(steps, keep, layout, inputs, given)
+
+
+def _integers_as_known(known, leaf):
+    """Integers that no draw changes, the indices of a plate say: so they are not its input."""
+    is_known = isinstance(known, jax.Array) and jnp.issubdtype(known.dtype, jnp.integer)
+    return known if is_known else leaf
 
 
 def _evaluate_rows(particle, rng_key, counts, layout):

@@ -1,4 +1,10 @@
-"""What is kept of the log-weights that a queue works off, and how derivatives go back to them."""
+"""What is kept of the log-weights that a queue works off, and how derivatives go back to them.
+
+There are two ways, with the same methods: ``nothing`` to begin with, ``add`` the log-weights of
+some slots, ``by_view`` what became of them, and ``pull_back`` its cotangents to those of the
+log-weights of some slots and of the given draws. Log-weights come with shape
+``(slots, block_size, *rest)``; the first slots are the head's, all data for each of its blocks.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +17,7 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators import importance_weighted_bound
 
-#: A view of log-weights whose bounds are differentiated without their score.
-PATH = "path"
+from .particle import PATH
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,6 @@ class EachSlot:
     num_head: int
     views: tuple[str, ...]
     head_only: frozenset[str]
-
-    @property
-    def views_in_loop(self):
-        return tuple(view for view in self.views if view not in self.head_only)
 
     def nothing(self, first, num_data):
         return jnp.zeros((self.num_rows, num_data, *first.shape[2:]), first.dtype)
@@ -91,10 +92,6 @@ class Levels:
     head_only: frozenset[str]
     with_given: bool
 
-    @property
-    def views_in_loop(self):
-        return tuple(view for view in self.views if view not in self.head_only)
-
     def nothing(self, first, num_data):
         first_block = jnp.moveaxis(first[:num_data], 1, 0)
         reference = importance_weighted_bound(first_block) + math.log(len(first_block))
@@ -133,16 +130,19 @@ class Levels:
             of_view = cotangents[view]
             blocks, pull_back = jax.vjp(relative, values, given.get(view))
             # A log-sum's derivative in one of its terms is that term's share.
-            of_rows = jnp.pad(of_view.log_sums, _up_to(self.num_rows, of_view.log_sums))
+            of_rows = (
+                jnp.zeros_like(kept.log_sums).at[: len(of_view.log_sums)].set(of_view.log_sums)
+            )
             log_share = blocks.log_sums - kept.log_sums[row, slots.datum]
             share = jnp.exp(jnp.where(jnp.isneginf(blocks.log_sums), -jnp.inf, log_share))
-            of_blocks = LevelSums(
-                slots.mask(of_rows[row, slots.datum] * share),
-                *jax.tree.map(whole, (of_view.bounds, of_view.bounds_with_given)),
-                None,
+            of_blocks = jax.tree.map(jnp.zeros_like, blocks)._replace(
+                log_sums=slots.mask(of_rows[row, slots.datum] * share)
             )
-            if view in self.head_only:
-                of_blocks = of_blocks._replace(bounds=jnp.zeros_like(blocks.bounds))
+            if view not in self.head_only:
+                of_blocks = of_blocks._replace(bounds=whole(of_view.bounds))
+                if view in given:
+                    with_given = whole(of_view.bounds_with_given)
+                    of_blocks = of_blocks._replace(bounds_with_given=with_given)
             of_slots[view], here = pull_back(of_blocks)
             if view in given:
                 of_given[view] = here
@@ -163,7 +163,3 @@ class Levels:
     def _row(self, block):
         """Block 0 is row 0, block 1 row 1, blocks 2 and 3 row 2, blocks 4 to 7 row 3, and so on."""
         return 32 - lax.clz(block)
-
-
-def _up_to(num_rows, rows):
-    return [(0, num_rows - len(rows))] + [(0, 0)] * (rows.ndim - 1)

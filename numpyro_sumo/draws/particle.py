@@ -10,6 +10,9 @@ import jax.numpy as jnp
 #: The view that is differentiable in what ``Particle.weigh`` closes over.
 MODEL = "model"
 
+#: A view of draws that are differentiated along their path: its bounds leave out the score.
+PATH = "path"
+
 
 def _alike(of_weight: jax.Array, proposal: Any) -> Any:
     return jax.tree.map(lambda _: of_weight, proposal)
@@ -20,7 +23,8 @@ class Particle(NamedTuple):
 
     It has several views: one and the same number, each differentiable in parameters of its own. The
     view "model" is differentiable in what ``weigh`` closes over; and each proposal is a view,
-    differentiable in what it was made from. Where there are many draws, one pass back serves all.
+    differentiable in what it was made from. Where log-weights are scalars, one pass back through
+    ``weigh`` serves all views of a random number of draws.
 
     :param weigh: maps (datum, key, proposal, held) to a log-weight, a scalar or a small array; no
         gradient may flow through what it closes over if ``held``, a bool.

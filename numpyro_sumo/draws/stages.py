@@ -15,7 +15,8 @@ class Stages(NamedTuple):
     :param of_datum: maps a datum to what the last stage needs that depends on it and on no draw.
     :param of_draw: maps a draw, ``constants``, and the datum's part to the values. Closes over
         nothing that is traced.
-    :param values: shapes and types of the values.
+    :param values: a pytree like the values: what depends on neither datum nor draw, as it is, and
+        the shapes and types of the others.
     """
 
     constants: list[jax.Array]
@@ -81,15 +82,25 @@ def in_stages(function: Callable[[jax.Array, Any], Any], datum: jax.Array, draw:
     for_data = needed(_Stage.CONSTANTS, _Stage.DATUM)
     for_draws = needed(_Stage.CONSTANTS, _Stage.DRAW, jaxpr.outvars)
     of_data = needed(_Stage.DATUM, _Stage.DRAW, jaxpr.outvars)
-    constant_part = part(_Stage.CONSTANTS, jaxpr.constvars, for_data + for_draws)
+    known = [
+        variable
+        for variable in jaxpr.outvars
+        if not isinstance(variable, Literal) and stages[variable] <= _Stage.CONSTANTS
+    ]
+    constant_part = part(_Stage.CONSTANTS, jaxpr.constvars, for_data + for_draws + known)
     datum_part = part(_Stage.DATUM, [*for_data, datum_input], of_data)
     draw_part = part(_Stage.DRAW, [*for_draws, *of_data, *draw_inputs], jaxpr.outvars)
     computed = constant_part(*traced.consts)
+    of_known = dict(zip(known, computed[len(for_data + for_draws) :]))
+    values = [
+        leaf if isinstance(variable, Literal) else of_known.get(variable, leaf)
+        for variable, leaf in zip(jaxpr.outvars, jax.tree.leaves(shape))
+    ]
     return Stages(
-        computed[len(for_data) :],
+        computed[len(for_data) : len(for_data + for_draws)],
         lambda datum: datum_part(*computed[: len(for_data)], datum),
         lambda draw, constants, of_datum: jax.tree.unflatten(
             values_type, draw_part(*constants, *of_datum, *jax.tree.leaves(draw))
         ),
-        shape,
+        jax.tree.unflatten(values_type, values),
     )

@@ -1,7 +1,8 @@
-"""A queue of slots (datum, draw), as many as were drawn, worked off a chunk at a time."""
+"""A queue of slots (datum, block of draws), as many as were drawn, worked off a chunk at a time."""
 
 from collections.abc import Callable
 from functools import partial
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ class Slots(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How the slots are cut up: of no consequence for the numbers.
+    """How draws are cut up into slots, and slots into chunks.
 
     :param num_head: blocks of each datum that are evaluated whatever was drawn.
     :param first_chunk: slots of the queue that are evaluated together with these, once: what their
@@ -101,37 +102,46 @@ def work_off(steps: Steps, keep: Any, layout: Layout, inputs: Inputs, given: Any
     evaluates it again, so that memory is that of two chunks however many slots there are.
 
     :param keep: what is done with log-weights; see ``kept``.
-    :param given: log-weights of the draws that generated the data, by view, shape ``(num_data,)``.
+    :param given: by view, log-weights of the draws that generated the data, for ``keep``.
     """
-    return _forward(steps, keep, layout, inputs, given)[0]
-
-
-def _forward(steps, keep, layout, inputs, given):
     slots = _first_slots(layout, inputs.lengths)
-    first, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
-    kept = keep.add(keep.nothing(first, len(inputs.lengths)), first, slots, given)
+    first = _evaluated(steps, layout, inputs, slots)
+    return keep.by_view(_all_kept(steps, keep, layout, inputs, given, first))
+
+
+def _all_kept(steps, keep, layout, inputs, given, first):
+    """What is kept of the first slots and of all chunks."""
 
     def work_chunk(state):
         index, kept = state
         slots = _slots(layout, inputs.lengths, index)
         return index + 1, keep.add(kept, _evaluated(steps, layout, inputs, slots), slots, given)
 
-    _, kept = lax.while_loop(_not_done(layout, inputs.lengths), work_chunk, (0, kept))
+    slots = _first_slots(layout, inputs.lengths)
+    kept = keep.add(keep.nothing(first, len(inputs.lengths)), first, slots, given)
+    return lax.while_loop(_not_done(layout, inputs.lengths), work_chunk, (0, kept))[1]
+
+
+def _forward(steps, keep, layout, inputs, given):
+    slots = _first_slots(layout, inputs.lengths)
+    first, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
+    kept = _all_kept(steps, keep, layout, inputs, given, first)
     return keep.by_view(kept), (inputs, given, kept, first, pull_back_first)
 
 
 def _backward(steps, keep, layout, residuals, cotangents):
     inputs, given, kept, first, pull_back_first = residuals
+    views_in_loop = tuple(view for view in keep.views if view not in keep.head_only)
 
     def of_chunk(slots, log_weights, pull_back, views):
         of_slots, of_given = keep.pull_back(cotangents, kept, log_weights, slots, given, views)
-        return *_pulled_back(steps, pull_back, of_slots), of_given
+        return *_pulled_back(steps, pull_back, log_weights, of_slots), of_given
 
     def add_chunk(state):
         index, gradients = state
         slots = _slots(layout, inputs.lengths, index)
-        linearised = _linearised(steps, layout, inputs, slots, keep.views_in_loop)
-        here = of_chunk(slots, *linearised, keep.views_in_loop)
+        linearised = _linearised(steps, layout, inputs, slots, views_in_loop)
+        here = of_chunk(slots, *linearised, views_in_loop)
         return index + 1, jax.tree.map(jnp.add, gradients, here)
 
     slots = _first_slots(layout, inputs.lengths)
@@ -169,19 +179,27 @@ def _linearised(steps, layout, inputs, slots, views):
     return log_weights, (pull_propose, pull_weigh)
 
 
-def _pulled_back(steps, pull_back, cotangents):
+def _pulled_back(steps, pull_back, log_weights, cotangents):
     """Derivatives in the floats of each of the two steps, from cotangents by view."""
     pull_propose, pull_weigh = pull_back
-    shared, ratios = shared_cotangents(cotangents)
-    of_weigh, of_draws = pull_weigh(shared)
 
-    def times(ratio, of_draw):
-        factors = zip(*map(jax.tree.leaves, (steps.spread(ratio, steps.proposal), steps.proposal)))
+    def times(factor, of_draw):
+        factors = zip(*map(jax.tree.leaves, (steps.spread(factor, steps.proposal), steps.proposal)))
         factors = [factor for factor, like in factors if _is_float(like)]
-        return [jnp.where(f == 0.0, 0.0, f * leaf) for f, leaf in zip(factors, of_draw)]
+        scaled = lambda f, leaf: jnp.where(f == 0.0, 0.0, f * leaf).astype(leaf.dtype)
+        return list(map(scaled, factors, of_draw))
 
     over_draws = jax.vmap(jax.vmap(times))
-    by_view = {view: over_draws(ratio, of_draws) for view, ratio in ratios.items()}
+    if math.prod(log_weights.shape[2:]) == 1:
+        shared, ratios = shared_cotangents(cotangents)
+        of_weigh, of_draws = pull_weigh(shared)
+        by_view = {view: over_draws(ratio, of_draws) for view, ratio in ratios.items()}
+    else:
+        # Elements of a log-weight may depend on each other's draws: no ratio is that of a draw.
+        of_model, *others = cotangents
+        of_weigh, _ = pull_weigh(cotangents[of_model])
+        counts = (log_weights > -jnp.inf).astype(log_weights.dtype)
+        by_view = {view: over_draws(counts, pull_weigh(cotangents[view])[1]) for view in others}
     return *pull_propose(by_view), of_weigh
 
 
@@ -244,7 +262,7 @@ def _first_slots(layout, lengths):
         jnp.ones(num_data * layout.num_head, bool),
     )
     if not layout.first_chunk:
-        return head
+        return Slots(*map(layout.split, head))
     queue = _queued(layout, lengths, 0, layout.first_chunk)
     return Slots(*(layout.split(jnp.concatenate(pair)) for pair in zip(head, queue)))
 
@@ -252,12 +270,12 @@ def _first_slots(layout, lengths):
 def _slots(layout, lengths, index):
     """A chunk of the queue after the first."""
     start = layout.first_chunk + index * layout.chunk_size
-    return _queued(layout, lengths, start, layout.chunk_size)
+    return Slots(*map(layout.split, _queued(layout, lengths, start, layout.chunk_size)))
 
 
 def _queued(layout, lengths, start, size):
     ends = jnp.cumsum(lengths)
-    slot = start + layout.split(jnp.arange(size))
+    slot = start + jnp.arange(size)
     valid = slot < ends[-1]
     # Slots past the end repeat the last one: a sound draw, of which nothing is kept.
     slot = jnp.maximum(jnp.minimum(slot, ends[-1] - 1), 0)

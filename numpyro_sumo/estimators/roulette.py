@@ -59,7 +59,6 @@ def russian_roulette(
     all_zero = jnp.isneginf(first_bound)
     # Relative to the first bound, so that float32 keeps its digits far from zero.
     reference = jnp.where(all_zero, 0.0, first_bound)
-    log_sum = jnp.full_like(reference, math.log(num_particles))
 
     cap = stopping_time.cap
     if num_given in (0, num_particles):
@@ -72,9 +71,10 @@ def russian_roulette(
 
     sizes = jnp.log1p(1.0 / (num_particles + jnp.arange(cap, dtype=log_weights.dtype)))
     inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
-    fresh_rows = log_weights[num_particles:] - reference
+    log_sum = jnp.full_like(reference, math.log(num_particles))
     times = jnp.broadcast_to(stopping_times, log_sum.shape)
-    tail = _weighted_surprise(inverse_survival, sizes, log_sum, fresh_rows, expected, times)
+    rows = log_weights[num_particles:]
+    tail = _weighted_surprise(inverse_survival, sizes, log_sum, rows, reference, expected, times)
     if expected is not None:
         tail += expected.sum(axis=0)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail)
@@ -82,29 +82,31 @@ def russian_roulette(
 
 
 @jax.custom_vjp
-def _weighted_surprise(inverse_survival, sizes, log_sum, rows, expected, times):
+def _weighted_surprise(inverse_survival, sizes, log_sum, rows, reference, expected, times):
     """Increments of the bound beyond what is expected of them, each by its weight, summed.
 
     Loops go as far as the longest stopping time, and no further: automatic differentiation of a
-    scan over all rows costs thirty times as much.
+    scan over all rows costs thirty times as much. They write over the rows that they have read:
+    first each draw's share of the sum so far, then its derivative.
 
     :param sizes: what the bound loses for one more draw in its mean, shape ``(cap,)``.
-    :param log_sum: logarithm of the sum of the first weights.
+    :param log_sum: logarithm of the sum of the first weights, less the reference.
     :param rows: log-weights of the draws that follow.
+    :param reference: what they are taken relative to.
     :param expected: expected increments, or None.
     :param times: stopping times, of the shape of ``log_sum``.
     """
-    inputs = (inverse_survival, sizes, log_sum, rows, expected, times)
+    inputs = (inverse_survival, sizes, log_sum, rows, reference, expected, times)
     return _weighted_surprise_forward(*inputs)[0]
 
 
-def _weighted_surprise_forward(inverse_survival, sizes, log_sum, rows, expected, times):
+def _weighted_surprise_forward(inverse_survival, sizes, log_sum, rows, reference, expected, times):
     log_shares, shares = jnp.log(jnp.expm1(sizes)), -jnp.expm1(-sizes)
 
     def add_increment(state):
-        j, log_sum, tail, log_sums = state
+        j, log_sum, tail, rows = state
         drawn = j < times
-        log_ratio = jnp.where(drawn, rows[j], -jnp.inf) - log_sum
+        log_ratio = jnp.where(drawn, rows[j] - reference, -jnp.inf) - log_sum
         # Of a weight w near the mean of those before it little is left: (nw/S - 1) / (n + 1), which
         # must not come out of a difference, for it may be multiplied by millions.
         from_mean = log_ratio - log_shares[j]
@@ -112,33 +114,34 @@ def _weighted_surprise_forward(inverse_survival, sizes, log_sum, rows, expected,
         increment = jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - sizes[j])
         surprise = increment - (0.0 if expected is None else expected[j])
         tail = tail + jnp.where(drawn, inverse_survival[j] * surprise, 0.0)
-        return j + 1, log_sum + increment + sizes[j], tail, _with_row(log_sums, log_sum, j)
+        rows = _with_row(rows, jax.nn.sigmoid(log_ratio), j)
+        return j + 1, log_sum + increment + sizes[j], tail, rows
 
-    start = (0, log_sum, jnp.zeros_like(log_sum), jnp.zeros_like(rows))
     longest = jnp.max(times)
-    *_, tail, log_sums = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
-    return tail, (inverse_survival, log_sums, rows, expected, times)
+    start = (0, log_sum, jnp.zeros_like(log_sum), rows)
+    *_, tail, shares_drawn = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
+    return tail, (inverse_survival, shares_drawn, expected, times)
 
 
 def _weighted_surprise_backward(residuals, cotangent):
-    inverse_survival, log_sums, rows, expected, times = residuals
+    inverse_survival, shares, expected, times = residuals
+    longest = jnp.max(times)
 
     def take_increment(state):
         j, of_log_sum, of_rows = state
-        drawn = j < times
-        share = jax.nn.sigmoid(jnp.where(drawn, rows[j], -jnp.inf) - log_sums[j])
-        of_row = share * (inverse_survival[j] * cotangent + of_log_sum)
+        of_row = of_rows[j] * (inverse_survival[j] * cotangent + of_log_sum)
         # The increment falls with the sum so far by as much as it rises with the draw.
         return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
 
-    start = (jnp.max(times) - 1, jnp.zeros_like(cotangent), jnp.zeros_like(rows))
+    as_rows = lambda leaf: leaf.reshape(-1, *[1] * times.ndim)
+    row = as_rows(jnp.arange(len(shares)))
+    start = (longest - 1, jnp.zeros_like(cotangent), jnp.where(row < longest, shares, 0.0))
     _, of_log_sum, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)
     of_expected = None
     if expected is not None:
-        as_rows = lambda leaf: leaf.reshape(-1, *[1] * times.ndim)
-        drawn = as_rows(jnp.arange(len(rows))) < times
-        of_expected = jnp.where(drawn, -as_rows(inverse_survival) * cotangent, 0.0)
-    return None, None, of_log_sum, of_rows, of_expected, None
+        of_expected = jnp.where(row < times, -as_rows(inverse_survival) * cotangent, 0.0)
+    # The reference takes from every row what it takes from the sum.
+    return None, None, of_log_sum, of_rows, of_log_sum, of_expected, None
 
 
 _weighted_surprise.defvjp(_weighted_surprise_forward, _weighted_surprise_backward)

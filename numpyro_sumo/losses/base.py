@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from numpyro.infer import ELBO
 
-from numpyro_sumo.draws import MODEL, Particle, evaluate_log_weights, held_unless
+from numpyro_sumo.draws import MODEL, PATH, Particle, evaluate_log_weights, held_unless
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 from numpyro_sumo.paths import obstacle_to_path
@@ -21,8 +21,8 @@ from numpyro_sumo.weighing import Inputs, Weighing
 
 from .checks import check_one_of, check_positive_integer, check_sharding, options_repr
 
-#: Tail draws of each datum that every step makes whatever was drawn, under plain automatic
-#: differentiation, which is cheaper than a loop: of an only datum, and of each of many.
+#: Tail draws of each datum that every step makes whatever was drawn, which is cheaper than a loop:
+#: of an only datum, and of each of many.
 _TAIL_DRAWS_IN_HEAD = (2, 1)
 
 #: The first chunk of the tails of many data is no larger than this many draws of each.
@@ -187,7 +187,7 @@ class ImportanceLoss(ELBO):
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
         """The bound over the fresh draws that are always made, in nats."""
         rows = draws.kept[view][: self.num_fresh]
-        return importance_weighted_bound(rows, score_free=view == "path")
+        return importance_weighted_bound(rows, score_free=view == PATH)
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
         """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`.
@@ -209,7 +209,6 @@ class ImportanceLoss(ELBO):
         same_bound = objective_name == "iwelbo" and self.stopping_time is None
         together = same_bound and not score_free
         scale = weighing.scale(live)
-        # One draw of the guide serves both views.
         of_guide = live if same_bound else Inputs(param_map, held.args, held.kwargs)
 
         def propose(i, key):
@@ -227,7 +226,7 @@ class ImportanceLoss(ELBO):
         if together:
             particle = Particle(weigh_together)
         else:
-            view = "path" if score_free else "guide"
+            view = PATH if score_free else "guide"
             particle = Particle(weigh, lambda i, key: {view: propose(i, key)}, weighing.spread)
         draws = self.draw(
             draws_key, particle, weighing.num_data, fresh_only=fresh_only(objective_name)
@@ -402,7 +401,7 @@ class ImportanceLoss(ELBO):
                     "Expected num_particles >= 2, for the generating draw is one of them and "
                     f"guide_objective='iwelbo' needs another; got {self!r}. Raise num_particles."
                 )
-            return -self.fresh_bound(draws, "path" if "path" in draws.kept else "guide")
+            return -self.fresh_bound(draws, PATH if PATH in draws.kept else "guide")
         num_data = draws.stopping_times.shape[0]
         counts = jnp.full(num_data, _BASELINE_PARTICLES)
         independent = evaluate_log_weights(
@@ -427,7 +426,7 @@ def with_given(rows: jax.Array, given: jax.Array | None) -> jax.Array:
 
 def fresh_only(objective_name: str) -> tuple[str, ...]:
     """The views that a guide objective wants of the draws that are always made, alone."""
-    return ("guide", "path") if objective_name == "iwelbo" else ()
+    return ("guide", PATH) if objective_name == "iwelbo" else ()
 
 
 def key_apart(key: jax.Array) -> jax.Array:

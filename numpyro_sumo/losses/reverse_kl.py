@@ -9,9 +9,9 @@ from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
-from numpyro_sumo.draws import MODEL, Particle
+from numpyro_sumo.draws import MODEL, PATH, Particle
 from numpyro_sumo.hierarchical_guide import check_hierarchical
-from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
+from numpyro_sumo.log_weights import hold, updated_mutable_state, with_shared_subsample
 
 from .base import ImportanceLoss, fresh_only, gradient_only, key_apart
 from .checks import check_one_of, check_positive_integer, options_repr
@@ -124,12 +124,11 @@ class ReverseKL(ELBO):
         score_free = marginal.is_score_free(objective_name, reverse, param_map, args, kwargs)
         score_apart = self.gradient == "path"
 
+        has_score = from_above or not score_apart
         one_view = objective_name == "forward_kl" and not (from_above and score_apart)
 
         def particle(u=None):
             """How a log-weight of x_i comes about, at a given u or the reverse model's."""
-            is_given = u is not None
-            has_score = is_given or from_above or not score_apart
 
             def propose(i, key):
                 # Held here, not outside: so all views close over the same arrays, and XLA sees one
@@ -137,19 +136,22 @@ class ReverseKL(ELBO):
                 x_i = jax.tree.map(lambda leaf: leaf[i], x)
                 x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
 
-                def propose_at(x, u, params, score_free=False):
-                    return x, guide.propose(key, x, args, kwargs, params, u, score_free)
+                def propose_at(x, u, params, inputs, score_free=False):
+                    return x, guide.propose(key, x, *inputs, params, u, score_free)
 
-                proposals = {"sampler": propose_at(x_i, u, held)}
+                proposals = {"sampler": propose_at(x_i, u, held, (args, kwargs))}
                 if objective_name != "forward_kl":
-                    on_path = score_free and not is_given
-                    of_guide = propose_at(x_i_held, u_held, param_map, on_path)
-                    proposals["path" if on_path else "guide"] = of_guide
+                    on_path, inputs = score_free and u is None, hold((args, kwargs))
+                    of_guide = propose_at(x_i_held, u_held, param_map, inputs, on_path)
+                    proposals[PATH if on_path else "guide"] = of_guide
                 return proposals
 
             def weigh(i, key, proposal, is_held):
-                params = param_map if has_score and not is_held else stop_gradient(param_map)
-                return guide.log_weight(key_apart(key), *proposal, args, kwargs, params)
+                params = param_map if has_score else stop_gradient(param_map)
+                inputs = args, kwargs, params
+                return guide.log_weight(
+                    key_apart(key), *proposal, *(hold(inputs) if is_held else inputs)
+                )
 
             def weigh_together(i, key, _, is_held):
                 return weigh(i, key, propose(i, key)["sampler"], is_held)
