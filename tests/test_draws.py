@@ -283,22 +283,23 @@ def test_blocks_of_zero_weights_are_nothing_in_a_sum_of_levels():
 
 
 EVALUATIONS = {
-    # counts, num_head, chunk_size, evaluations in the head, chunks
-    "head_only": ([3, 3], 12, 4, 24, 0),
-    "tail_within_head": ([1, 2, 0], 2, 4, 6, 0),
-    "full_chunks": ([4, 10], 3, 4, 6, 2),
-    "one_chunk_for_all": ([4, 3], 1, 50, 2, 1),
-    "no_head": ([1, 0, 12], 0, 6, 0, 3),
+    # counts, num_head, first_chunk, chunk_size, evaluations before the loop, chunks
+    "head_only": ([3, 3], 12, 0, 4, 24, 0),
+    "tail_within_head": ([1, 2, 0], 2, 0, 4, 6, 0),
+    "full_chunks": ([4, 10], 3, 0, 4, 6, 2),
+    "one_chunk_for_all": ([4, 3], 1, 0, 50, 2, 1),
+    "no_head": ([1, 0, 12], 0, 0, 6, 0, 3),
+    "a_first_chunk": ([4, 10], 3, 5, 4, 11, 1),
 }
 
 
 @pytest.mark.parametrize(
-    "counts, num_head, chunk_size, in_head, num_chunks",
+    "counts, num_head, first_chunk, chunk_size, before_loop, num_chunks",
     EVALUATIONS.values(),
     ids=EVALUATIONS.keys(),
 )
 def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
-    counts, num_head, chunk_size, in_head, num_chunks
+    counts, num_head, first_chunk, chunk_size, before_loop, num_chunks
 ):
     evaluations = []
 
@@ -315,23 +316,25 @@ def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
             jnp.asarray(counts),
             max_count=MAX_COUNT,
             num_head=num_head,
+            first_chunk=first_chunk,
             chunk_size=chunk_size,
         )["model"]
         return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
 
     quick_jit(summed)(0.5).block_until_ready()
     jax.effects_barrier()
-    assert len(evaluations) == in_head + num_chunks * chunk_size
+    assert len(evaluations) == before_loop + num_chunks * chunk_size
     lengths = np.maximum(np.array(counts) - num_head, 0)
     # Every datum has its draws; only fillers of the last chunk come besides.
     surplus = Counter(evaluations) - Counter(np.repeat(np.arange(len(counts)), num_head + lengths))
-    assert surplus.total() == num_chunks * chunk_size - lengths.sum() < chunk_size
+    num_slots = first_chunk + num_chunks * chunk_size
+    assert surplus.total() == num_slots - lengths.sum() < chunk_size
 
     evaluations.clear()
     quick_jit(jax.grad(summed))(0.5).block_until_ready()
     jax.effects_barrier()
-    # The backward pass evaluates each chunk of the tail once more, and the head not again.
-    assert len(evaluations) == in_head + 2 * num_chunks * chunk_size
+    # The backward pass evaluates each chunk of the loop once more, and nothing else again.
+    assert len(evaluations) == before_loop + 2 * num_chunks * chunk_size
 
 
 def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():
