@@ -19,7 +19,8 @@ from numpyro.infer import SVI, autoguide
 from numpyro_sumo import IWELBO, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
 from numpyro_sumo.inspection import JOINT
 from numpyro_sumo.log_weights import propose
-from numpyro_sumo.sites import is_delta
+from numpyro_sumo.paths import along_path
+from numpyro_sumo.sites import is_delta, random_sites
 from tests.compiling import quick_jit
 from tests.models import (
     AUXILIARY,
@@ -219,8 +220,11 @@ def test_density_of_a_flow_moves_with_the_draw_as_newton_inversion_says(flow):
 
         def along(t):
             with_t = moved(t)
-            key = random.key(1)
-            return propose(guide, (), {}, JOINT, key, with_t, score_free=True).log_density
+            live = trace(substitute(seed(guide, random.key(1)), with_t)).get_trace()
+            program = along_path(seed(guide, random.key(1)), random_sites(live))
+            held = trace(substitute(program, jax.lax.stop_gradient(with_t))).get_trace()
+            site = held["_auto_latent"]
+            return site["fn"].log_prob(site["value"], site["intermediates"])
 
         def forward(x):
             for transform in held.transforms:
