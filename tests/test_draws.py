@@ -176,22 +176,16 @@ def levels_in_chunks(params, levels, chunk_size, first_chunk=0):
 
 def plain_levels(params, levels):
     """The same by hand: every draw on its own, summed by level."""
-
-    def draw(i, j):
-        return weigh(params, i, random.fold_in(random.fold_in(KEY, i), j))
-
     log_sums, bounds = [], []
     for i, level in enumerate(levels):
-        rows = [[draw(i, b * BLOCK_SIZE + t) for t in range(BLOCK_SIZE)] for b in range(2**level)]
-        blocks = [log_sum_of(rows_of_block) for rows_of_block in rows]
+        key = random.fold_in(KEY, i)
+        draw = lambda j, i=i, key=key: weigh(params, i, random.fold_in(key, j))
+        rows = jax.vmap(draw)(jnp.arange(2**level * BLOCK_SIZE))
+        blocks = logsumexp(rows.reshape(2**level, BLOCK_SIZE, 2), axis=1)
         ends = [0, 1, *(2**k for k in range(1, level + 1))]
-        log_sums.append([log_sum_of(blocks[first:last]) for first, last in zip(ends, ends[1:])])
-        bounds.append(sum(blocks) - len(blocks) * np.log(BLOCK_SIZE))
+        log_sums.append([logsumexp(blocks[a:b], axis=0) for a, b in zip(ends, ends[1:])])
+        bounds.append(jnp.sum(blocks - np.log(BLOCK_SIZE), axis=0))
     return log_sums, bounds
-
-
-def log_sum_of(rows):
-    return logsumexp(jnp.stack(rows), axis=0)
 
 
 def read_levels(log_sums_of, bound_of, levels):
