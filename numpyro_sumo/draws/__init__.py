@@ -1,15 +1,18 @@
 """A random number of log-weights inside ``jit``, at the cost of what was drawn."""
 
-from .evaluation import evaluate_levels, evaluate_log_weights
-from .kept import LevelSums
+from .evaluation import evaluate_levels, evaluate_log_weights, evaluate_tails
+from .level_sums import LevelSums
 from .particle import MODEL, PATH, Particle, held_unless
+from .tail_sums import TailSums
 
 __all__ = [
     "MODEL",
     "PATH",
     "LevelSums",
     "Particle",
+    "TailSums",
     "evaluate_levels",
     "evaluate_log_weights",
+    "evaluate_tails",
     "held_unless",
 ]

@@ -13,9 +13,13 @@ from jax import random
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from .kept import EachSlot, Levels, LevelSums
+from numpyro_sumo.stopping_times import StoppingTime
+
+from .each_slot import EachSlot
+from .level_sums import Levels, LevelSums
 from .particle import MODEL, Particle
 from .stages import in_stages
+from .tail_sums import Tails, TailSums
 from .work_queue import Inputs, Layout, Steps, any_of, work_off
 
 
@@ -108,6 +112,54 @@ def evaluate_levels(
     )
 
 
+def evaluate_tails(
+    particle: Particle,
+    rng_key: jax.Array,
+    stopping_times: jax.Array,
+    stopping_time: StoppingTime,
+    *,
+    num_always: int,
+    num_head: int,
+    chunk_size: int,
+    first_chunk: int = 0,
+    given: dict[str, jax.Array] | None = None,
+    head_only: Collection[str] = (),
+    sharding: NamedSharding | None = None,
+) -> dict[str, TailSums]:
+    """Evaluates ``num_always + stopping_times[i]`` log-weights, and sums increments of their bound.
+
+    Memory is that of two chunks and of a scalar for each datum and for each chunk that the longest
+    stopping times would ask for. Draws have the keys they have in :func:`evaluate_log_weights`.
+
+    :param stopping_times: K of each datum, integers of shape ``(num_data,)``.
+    :param stopping_time: the distribution that they were drawn from.
+    :param num_always: draws that are always made; none is allowed beside given ones alone.
+    :param num_head: as in :func:`evaluate_log_weights`, but no less than ``num_always``.
+    :param given: as in :func:`evaluate_levels`.
+    :param head_only: views that are wanted of the draws that are always made, alone.
+    :return: sums, by view.
+    """
+    given = given or {}
+    num_data, cap = len(stopping_times), stopping_time.cap
+    in_queue = num_data * max(num_always + cap - num_head, 0) - first_chunk
+    return _evaluate(
+        particle,
+        rng_key,
+        num_always + stopping_times,
+        Layout(num_head, first_chunk, chunk_size, 1, sharding),
+        lambda views: Tails(
+            num_always,
+            num_head,
+            max(-(-in_queue // chunk_size), 1),
+            stopping_time,
+            views,
+            frozenset(head_only),
+            bool(given),
+        ),
+        given,
+    )
+
+
 def _evaluate(particle, rng_key, counts, layout, keep_views, given=None):
     data, datum_keys, of_datum = _data_of(rng_key, counts)
     propose = particle.propose or (lambda i, key: {})
@@ -124,7 +176,7 @@ def _evaluate(particle, rng_key, counts, layout, keep_views, given=None):
     inputs = Inputs(
         tuple((step.constants, jax.vmap(step.of_datum)(data)) for step in (proposing, weighing)),
         datum_keys,
-        jnp.maximum(counts - layout.num_head, 0),
+        counts,
     )
     keep = keep_views((MODEL, *proposing.values))
     return work_off(steps, keep, layout, inputs, given)

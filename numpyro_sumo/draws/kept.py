@@ -1,165 +1,63 @@
-"""What is kept of the log-weights that a queue works off, and how derivatives go back to them.
+"""What is kept of the log-weights that a queue works off, and how derivatives go back to them."""
 
-There are two ways, with the same methods: ``nothing`` to begin with, ``add`` the log-weights of
-some slots, ``by_view`` what became of them, and ``pull_back`` its cotangents to those of the
-log-weights of some slots and of the given draws. Log-weights come with shape
-``(slots, block_size, *rest)``; the first slots are the head's, all data for each of its blocks.
-"""
-
-from dataclasses import dataclass
-from functools import partial
-import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
-from jax import lax
-import jax.numpy as jnp
 
-from numpyro_sumo.estimators import importance_weighted_bound
-
-from .particle import PATH
+from .slots import Slots
 
 
-@dataclass(frozen=True)
-class EachSlot:
-    """Keeps the log-weight of every slot in a row of its own.
+class Pile(NamedTuple):
+    """Log-weights that were evaluated together.
 
-    :param num_rows: the largest possible number of draws.
-    :param num_head: how many of them are always made.
-    :param views: names of the views; those in ``head_only`` have the rows that are always made.
+    :param log_weights: shape ``(slots, block_size, *rest)``.
+    :param slots: which they are of. In the first pile they are all data for each block of the head,
+        in turns, and then the beginning of the queue; in the others they follow the queue.
+    :param index: which pile of the loop it is, from 0; None for the first.
     """
 
-    num_rows: int
-    num_head: int
+    log_weights: jax.Array
+    slots: Slots
+    index: Any
+
+
+class Kept(Protocol):
+    """A way of keeping what an estimate needs of the log-weights, and no more.
+
+    Piles are kept in the order of the queue, and derivatives go back to them from the last to the
+    first. Everywhere ``given`` holds the log-weights of the draws that generated the data, by view.
+
+    :param views: names of the views.
+    :param head_only: those that are wanted of the draws that are always made, alone.
+    """
+
     views: tuple[str, ...]
     head_only: frozenset[str]
 
-    def nothing(self, first, num_data):
-        return jnp.zeros((self.num_rows, num_data, *first.shape[2:]), first.dtype)
+    def begin(self, pile: Pile, num_data: int, given: Any) -> Any:
+        """What is kept of the first pile."""
 
-    def add(self, kept, values, slots, given):
-        row = jnp.where(slots.valid, slots.block, self.num_rows)
-        return kept.at[row, slots.datum].set(values[:, 0], mode="drop")
+    def add(self, kept: Any, pile: Pile, given: Any) -> Any:
+        """What is kept with another."""
 
-    def by_view(self, kept):
-        rows = lambda view: kept[: self.num_head] if view in self.head_only else kept
-        return {view: rows(view) for view in self.views}
+    def by_view(self, kept: Any) -> dict[str, Any]:
+        """What became of it."""
 
-    def pull_back(self, cotangents, kept, values, slots, given, views):
-        def of_slots(rows):
-            there = slots.valid & (slots.block < len(rows))
-            of_rows = rows[jnp.minimum(slots.block, len(rows) - 1), slots.datum]
-            return slots._replace(valid=there).mask(of_rows)[:, None]
+    def nothing_behind(self, kept: Any, given: Any, views: tuple[str, ...]) -> Any:
+        """What flows back from behind the last pile: nothing, in the form of what does later."""
 
-        return {view: of_slots(cotangents[view]) for view in views}, None
+    def pull_back(
+        self,
+        cotangents: Any,
+        kept: Any,
+        pile: Pile,
+        given: Any,
+        views: tuple[str, ...],
+        behind: Any,
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """Cotangents of a pile's log-weights by view, and what flows back from it."""
 
-
-class LevelSums(NamedTuple):
-    """What is kept of log-weights that come in blocks, 2 to the power of a level of them.
-
-    All of it is relative to a reference, so that float32 sums of many keep their digits far from
-    zero.
-
-    :param log_sums: log of the sum of the weights in block 0 (row 0) and in blocks
-        :math:`2^{k-1} … 2^k - 1` (row k), less the reference: shape
-        ``(1 + max_level, num_data, ...)``. Rows beyond the datum's level are not to be read.
-    :param bounds: sum of the blocks' importance-weighted bounds, each less the reference, over all
-        blocks of a datum: shape ``(num_data, ...)``.
-    :param bounds_with_given: the same, where the log-weight of the draw that generated the datum is
-        among the particles of each block; None without such a draw.
-    :param reference: log of the sum of the weights in block 0, or 0 where that is not finite; no
-        gradient flows through it. Shape ``(num_data, ...)``.
-    """
-
-    log_sums: jax.Array
-    bounds: Any
-    bounds_with_given: Any
-    reference: jax.Array
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Keeps log-sums of blocks by level, and sums of bounds over all of them.
-
-    :param num_rows: one more than the largest possible level.
-    :param views: names of the views; those in ``head_only`` have the log-sums of the first two
-        blocks alone.
-    :param with_given: whether draws that generated the data are among the particles.
-    """
-
-    num_rows: int
-    views: tuple[str, ...]
-    head_only: frozenset[str]
-    with_given: bool
-
-    def nothing(self, first, num_data):
-        first_block = jnp.moveaxis(first[:num_data], 1, 0)
-        reference = importance_weighted_bound(first_block) + math.log(len(first_block))
-        reference = jnp.where(jnp.isfinite(reference), reference, 0.0)
-        log_sums = jnp.full((self.num_rows, *reference.shape), -jnp.inf, first.dtype)
-        bounds = jnp.zeros_like(reference)
-        return LevelSums(log_sums, bounds, bounds if self.with_given else None, reference)
-
-    def add(self, kept, values, slots, given):
-        one = next(iter(given.values())) if given else None  # views of the same numbers
-        values = self._relative(values, one, kept.reference, slots)
-        row = self._row(slots.block)
-        block_sums = slots.mask(values.log_sums, -jnp.inf)
-        top = kept.log_sums.at[row, slots.datum].max(block_sums)
-        shift = jnp.where(jnp.isneginf(top), 0.0, top)
-        terms = jnp.exp(block_sums - shift[row, slots.datum])
-        sums = jnp.exp(kept.log_sums - shift).at[row, slots.datum].add(terms)
-        add = lambda total, values: total.at[slots.datum].add(slots.mask(values))
-        return LevelSums(
-            shift + jnp.log(sums),
-            add(kept.bounds, values.bounds),
-            None if one is None else add(kept.bounds_with_given, values.bounds_with_given),
-            kept.reference,
-        )
-
-    def by_view(self, kept):
-        head = LevelSums(kept.log_sums[:2], None, None, kept.reference)
-        return {view: head if view in self.head_only else kept for view in self.views}
-
-    def pull_back(self, cotangents, kept, values, slots, given, views):
-        of_slots, of_given = {}, jax.tree.map(jnp.zeros_like, given)
-        row = self._row(slots.block)
-        whole = lambda cotangent: slots.mask(cotangent[slots.datum])
-        for view in views:
-            relative = partial(self._relative, reference=kept.reference, slots=slots, view=view)
-            of_view = cotangents[view]
-            blocks, pull_back = jax.vjp(relative, values, given.get(view))
-            # A log-sum's derivative in one of its terms is that term's share.
-            of_rows = (
-                jnp.zeros_like(kept.log_sums).at[: len(of_view.log_sums)].set(of_view.log_sums)
-            )
-            log_share = blocks.log_sums - kept.log_sums[row, slots.datum]
-            share = jnp.exp(jnp.where(jnp.isneginf(blocks.log_sums), -jnp.inf, log_share))
-            of_blocks = jax.tree.map(jnp.zeros_like, blocks)._replace(
-                log_sums=slots.mask(of_rows[row, slots.datum] * share)
-            )
-            if view not in self.head_only:
-                of_blocks = of_blocks._replace(bounds=whole(of_view.bounds))
-                if view in given:
-                    with_given = whole(of_view.bounds_with_given)
-                    of_blocks = of_blocks._replace(bounds_with_given=with_given)
-            of_slots[view], here = pull_back(of_blocks)
-            if view in given:
-                of_given[view] = here
-        return of_slots, of_given
-
-    def _relative(self, values, given, reference, slots, view=None):
-        """Log-sums and bounds of blocks, from log-weights of shape ``(slots, draws, ...)``."""
-        rows, reference = jnp.moveaxis(values, 1, 0), reference[slots.datum]
-        bounds = importance_weighted_bound(rows, score_free=view == PATH)
-        with_given = None
-        if given is not None and view not in self.head_only:
-            rows = jnp.concatenate([given[slots.datum][None], rows])
-            with_given = importance_weighted_bound(rows) - reference
-        return LevelSums(
-            bounds + math.log(values.shape[1]) - reference, bounds - reference, with_given, None
-        )
-
-    def _row(self, block):
-        """Block 0 is row 0, block 1 row 1, blocks 2 and 3 row 2, blocks 4 to 7 row 3, and so on."""
-        return 32 - lax.clz(block)
+    def pull_back_first(
+        self, cotangents: Any, kept: Any, pile: Pile, given: Any, behind: Any
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """Cotangents of the first pile's log-weights by view, and those of the given ones."""

@@ -8,26 +8,11 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax, random
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
+from .kept import Kept, Pile
 from .particle import shared_cotangents
-
-
-class Slots(NamedTuple):
-    """Some slots of the queue: datum, block of draws, and whether the slot exists."""
-
-    datum: jax.Array
-    block: jax.Array
-    valid: jax.Array
-
-    def mask(self, leaf, otherwise=0):
-        """The leaf, and ``otherwise`` where the slot does not exist."""
-        return jnp.where(self.valid.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, otherwise)
-
-    def of_data(self, leaf):
-        """The elements of the slots' data."""
-        # Gathered once: within what reads it, XLA would gather again for every element.
-        return lax.optimization_barrier(leaf[self.datum])
+from .slots import Slots
 
 
 class Layout(NamedTuple):
@@ -62,6 +47,13 @@ class Layout(NamedTuple):
 
         return jax.tree.map(split, tree)
 
+    def whole(self, leaf: jax.Array) -> jax.Array:
+        """The array, put together again on every device."""
+        if self.sharding is None:
+            return leaf
+        everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
+        return lax.with_sharding_constraint(leaf, everywhere)
+
 
 class Steps(NamedTuple):
     """The two steps of a particle, of one slot; they close over nothing that is traced.
@@ -86,26 +78,26 @@ class Inputs(NamedTuple):
     :param steps: of each of the two steps constants, and what is known of the data, with a leading
         axis: pytrees of arrays.
     :param datum_keys: shape ``(num_data,)``.
-    :param lengths: blocks of each datum beyond the head, of that shape.
+    :param counts: blocks of each datum, of that shape.
     """
 
     steps: tuple[Any, Any]
     datum_keys: jax.Array
-    lengths: jax.Array
+    counts: jax.Array
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def work_off(steps: Steps, keep: Any, layout: Layout, inputs: Inputs, given: Any) -> Any:
+def work_off(steps: Steps, keep: Kept, layout: Layout, inputs: Inputs, given: Any) -> Any:
     """What is kept of all draws, by view.
 
     The backward pass goes over the queue once more and, but for what was evaluated before the loop,
     evaluates it again, so that memory is that of two chunks however many slots there are.
 
-    :param keep: what is done with log-weights; see ``kept``.
+    :param keep: what is done with log-weights.
     :param given: by view, log-weights of the draws that generated the data, for ``keep``.
     """
-    slots = _first_slots(layout, inputs.lengths)
-    first = _evaluated(steps, layout, inputs, slots)
+    slots = _first_slots(layout, inputs.counts)
+    first = Pile(_evaluated(steps, layout, inputs, slots), slots, None)
     return keep.by_view(_all_kept(steps, keep, layout, inputs, given, first))
 
 
@@ -114,42 +106,45 @@ def _all_kept(steps, keep, layout, inputs, given, first):
 
     def work_chunk(state):
         index, kept = state
-        slots = _slots(layout, inputs.lengths, index)
-        return index + 1, keep.add(kept, _evaluated(steps, layout, inputs, slots), slots, given)
+        slots = _slots(layout, inputs.counts, index)
+        pile = Pile(_evaluated(steps, layout, inputs, slots), slots, index)
+        return index + 1, keep.add(kept, pile, given)
 
-    slots = _first_slots(layout, inputs.lengths)
-    kept = keep.add(keep.nothing(first, len(inputs.lengths)), first, slots, given)
-    return lax.while_loop(_not_done(layout, inputs.lengths), work_chunk, (0, kept))[1]
+    num_chunks = _num_chunks(layout, inputs.counts)
+    start = (0, keep.begin(first, len(inputs.counts), given))
+    return lax.while_loop(lambda state: state[0] < num_chunks, work_chunk, start)[1]
 
 
 def _forward(steps, keep, layout, inputs, given):
-    slots = _first_slots(layout, inputs.lengths)
-    first, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
+    slots = _first_slots(layout, inputs.counts)
+    log_weights, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
+    first = Pile(log_weights, slots, None)
     kept = _all_kept(steps, keep, layout, inputs, given, first)
-    return keep.by_view(kept), (inputs, given, kept, first, pull_back_first)
+    return keep.by_view(kept), (inputs, given, kept, log_weights, pull_back_first)
 
 
 def _backward(steps, keep, layout, residuals, cotangents):
-    inputs, given, kept, first, pull_back_first = residuals
-    views_in_loop = tuple(view for view in keep.views if view not in keep.head_only)
-
-    def of_chunk(slots, log_weights, pull_back, views):
-        of_slots, of_given = keep.pull_back(cotangents, kept, log_weights, slots, given, views)
-        return *_pulled_back(steps, pull_back, log_weights, of_slots), of_given
+    inputs, given, kept, log_weights, pull_back_first = residuals
+    views = tuple(view for view in keep.views if view not in keep.head_only)
 
     def add_chunk(state):
-        index, gradients = state
-        slots = _slots(layout, inputs.lengths, index)
-        linearised = _linearised(steps, layout, inputs, slots, views_in_loop)
-        here = of_chunk(slots, *linearised, views_in_loop)
-        return index + 1, jax.tree.map(jnp.add, gradients, here)
+        index, gradients, behind = state
+        slots = _slots(layout, inputs.counts, index)
+        log_weights, pull_back = _linearised(steps, layout, inputs, slots, views)
+        pile = Pile(log_weights, slots, index)
+        of_slots, behind = keep.pull_back(cotangents, kept, pile, given, views, behind)
+        here = _pulled_back(steps, layout, pull_back, log_weights, of_slots)
+        return index - 1, jax.tree.map(jnp.add, gradients, here), behind
 
-    slots = _first_slots(layout, inputs.lengths)
-    gradients = of_chunk(slots, first, pull_back_first, keep.views)
-    not_done = _not_done(layout, inputs.lengths)
-    _, (of_propose, of_weigh, of_given) = lax.while_loop(not_done, add_chunk, (0, gradients))
-    of_steps = tuple(map(_cotangent, inputs.steps, (of_propose, of_weigh)))
-    return Inputs(of_steps, None, None), of_given
+    last = _num_chunks(layout, inputs.counts) - 1
+    nothing = tuple(list(map(jnp.zeros_like, _floats_of(step))) for step in inputs.steps)
+    start = (last, nothing, keep.nothing_behind(kept, given, views))
+    _, gradients, behind = lax.while_loop(lambda state: state[0] >= 0, add_chunk, start)
+    first = Pile(log_weights, _first_slots(layout, inputs.counts), None)
+    of_slots, of_given = keep.pull_back_first(cotangents, kept, first, given, behind)
+    of_first = _pulled_back(steps, layout, pull_back_first, log_weights, of_slots)
+    gradients = jax.tree.map(jnp.add, gradients, of_first)
+    return Inputs(tuple(map(_cotangent, inputs.steps, gradients)), None, None), of_given
 
 
 work_off.defvjp(_forward, _backward)
@@ -157,14 +152,16 @@ work_off.defvjp(_forward, _backward)
 
 def _evaluated(steps, layout, inputs, slots):
     """Log-weights of slots, shape ``(slots, block_size, *rest)``."""
-    keys, (of_propose, of_weigh) = _keys(layout, inputs, slots), inputs.steps
+    slots, (of_propose, of_weigh) = layout.split(slots), inputs.steps
+    keys = _keys(layout, inputs, slots)
     proposals = _over_draws(steps.propose, slots, keys, *of_propose)
-    return _over_draws(steps.weigh, slots, (keys, any_of(proposals)), *of_weigh)
+    return layout.whole(_over_draws(steps.weigh, slots, (keys, any_of(proposals)), *of_weigh))
 
 
 def _linearised(steps, layout, inputs, slots, views):
     """Log-weights of slots, and what pulls cotangents back through each of the two steps."""
-    keys, (of_propose, of_weigh) = _keys(layout, inputs, slots), inputs.steps
+    slots, (of_propose, of_weigh) = layout.split(slots), inputs.steps
+    keys = _keys(layout, inputs, slots)
 
     def propose(floats):
         proposals = _over_draws(steps.propose, slots, keys, *_with_floats(of_propose, floats))
@@ -176,12 +173,13 @@ def _linearised(steps, layout, inputs, slots, views):
 
     _, pull_propose, proposal = jax.vjp(propose, _floats_of(of_propose), has_aux=True)
     log_weights, pull_weigh = jax.vjp(weigh, _floats_of(of_weigh), _floats_of(proposal))
-    return log_weights, (pull_propose, pull_weigh)
+    return layout.whole(log_weights), (pull_propose, pull_weigh)
 
 
-def _pulled_back(steps, pull_back, log_weights, cotangents):
+def _pulled_back(steps, layout, pull_back, log_weights, cotangents):
     """Derivatives in the floats of each of the two steps, from cotangents by view."""
     pull_propose, pull_weigh = pull_back
+    cotangents = layout.split(cotangents)
 
     def times(factor, of_draw):
         factors = zip(*map(jax.tree.leaves, (steps.spread(factor, steps.proposal), steps.proposal)))
@@ -248,32 +246,37 @@ def _cotangent(tree, of_floats):
     return jax.tree.map(lambda leaf: next(of_floats) if _is_float(leaf) else None, tree)
 
 
-def _not_done(layout, lengths):
-    return lambda state: layout.first_chunk + state[0] * layout.chunk_size < jnp.sum(lengths)
+def _lengths(layout, counts):
+    """Blocks of each datum in the queue."""
+    return jnp.maximum(counts - layout.num_head, 0)
 
 
-def _first_slots(layout, lengths):
+def _num_chunks(layout, counts):
+    """Chunks of the queue after the first."""
+    beyond = jnp.maximum(jnp.sum(_lengths(layout, counts)) - layout.first_chunk, 0)
+    return -(-beyond // layout.chunk_size)
+
+
+def _first_slots(layout, counts):
     """All blocks of the head, and the first chunk of the queue."""
-    num_data = len(lengths)
-    datum, block = jnp.arange(num_data), jnp.arange(layout.num_head)
-    head = Slots(
-        jnp.tile(datum, layout.num_head).astype(jnp.int32),
-        jnp.repeat(block, num_data).astype(jnp.int32),
-        jnp.ones(num_data * layout.num_head, bool),
-    )
+    num_data = len(counts)
+    datum = jnp.tile(jnp.arange(num_data, dtype=jnp.int32), layout.num_head)
+    block = jnp.repeat(jnp.arange(layout.num_head, dtype=jnp.int32), num_data)
+    head = Slots(datum, block, block < counts[datum])
     if not layout.first_chunk:
-        return Slots(*map(layout.split, head))
-    queue = _queued(layout, lengths, 0, layout.first_chunk)
-    return Slots(*(layout.split(jnp.concatenate(pair)) for pair in zip(head, queue)))
+        return head
+    queue = _queued(layout, counts, 0, layout.first_chunk)
+    return Slots(*map(jnp.concatenate, zip(head, queue)))
 
 
-def _slots(layout, lengths, index):
+def _slots(layout, counts, index):
     """A chunk of the queue after the first."""
     start = layout.first_chunk + index * layout.chunk_size
-    return Slots(*map(layout.split, _queued(layout, lengths, start, layout.chunk_size)))
+    return _queued(layout, counts, start, layout.chunk_size)
 
 
-def _queued(layout, lengths, start, size):
+def _queued(layout, counts, start, size):
+    lengths = _lengths(layout, counts)
     ends = jnp.cumsum(lengths)
     slot = start + jnp.arange(size)
     valid = slot < ends[-1]

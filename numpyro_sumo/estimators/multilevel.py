@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from numpyro_sumo.stopping_times import StoppingTime
 
-from .expected import expected_increments
+from .expected import expected_increment, log_ratio_of
+from .running import log_add
 
 #: How the sum over levels is cut short.
 TRUNCATIONS = ("roulette", "single")
@@ -74,8 +75,9 @@ def multilevel(
         expected = jnp.zeros((cap, *first.shape), first.dtype)
     else:
         given = jnp.where(empty, 0.0, given - reference)
-        fresh_counts = block_size * 2.0 ** jnp.arange(cap + 1)
-        expected = expected_increments(given, first - math.log(block_size), fresh_counts)
+        fresh_counts = block_size * 2.0 ** (k - 1).reshape(-1, *[1] * first.ndim)
+        log_ratio = log_ratio_of(given, first - math.log(block_size))
+        expected = expected_increment(log_ratio, fresh_counts, fresh_counts)
 
     if truncation == "roulette":
         counted, weight = drawn, 1.0 / stopping_time.survival
@@ -94,7 +96,7 @@ def multilevel(
             whole = one + jax.nn.softplus(second - one)
             surprise = whole - 0.5 * (one + other) - size - expected
         tail = tail + expected + jnp.where(counted, weight * surprise, 0.0)
-        so_far = jnp.where(drawn, _log_add(so_far, second), so_far)
+        so_far = jnp.where(drawn, log_add(so_far, second), so_far)
         return (so_far, tail), None
 
     half_counts = block_size * 2.0 ** (k - 1) + (given is not None)
@@ -115,10 +117,3 @@ def _log_cosh(x):
     near = jnp.log1p(2.0 * jnp.sinh(0.5 * jnp.where(small, x, 0.0)) ** 2)
     far = jnp.logaddexp(x, -x) - math.log(2.0)
     return jnp.where(small, near, far)
-
-
-def _log_add(a, b):
-    """log(e^a + e^b), whose gradient where both are −∞ is zero and not 0/0."""
-    nothing = jnp.isneginf(a) & jnp.isneginf(b)
-    total = jnp.logaddexp(jnp.where(nothing, 0.0, a), jnp.where(nothing, 0.0, b))
-    return jnp.where(nothing, -jnp.inf, total)

@@ -341,13 +341,29 @@ class ImportanceLoss(ELBO):
         :param given: the generating draws' log-weights by view, for losses begun from above.
         :param fresh_only: names of views that are wanted of the draws that are always made, alone.
         """
+        plan = self.plan(num_data)
         if self.stopping_time is None:
             cap, stopping_times = 0, jnp.zeros(num_data, jnp.int32)
         else:
             cap = self.stopping_time.cap
             stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
-        max_count = self.num_fresh + cap
-        num_head = min(self.num_fresh + _TAIL_DRAWS_IN_HEAD[num_data > 1], max_count)
+        log_weights = evaluate_log_weights(
+            particle,
+            rng_key,
+            self.num_fresh + stopping_times,
+            max_count=self.num_fresh + cap,
+            head_only=fresh_only if plan["num_head"] >= self.num_fresh else (),
+            sharding=self.sharding,
+            **plan,
+        )
+        return Draws(log_weights, stopping_times, given or {})
+
+    def plan(self, num_data: int) -> dict[str, int]:
+        """How many draws of each datum the head has, and the sizes of the chunks after it."""
+        tail_in_head = 0
+        if self.stopping_time is not None:
+            tail_in_head = min(_TAIL_DRAWS_IN_HEAD[num_data > 1], self.stopping_time.cap)
+        num_head = self.num_fresh + tail_in_head
         if self.chunk_size is not None:
             num_head = min(num_head, self.chunk_size // num_data)
         tail_in_head = num_head - self.num_fresh
@@ -355,18 +371,7 @@ class ImportanceLoss(ELBO):
         if self.stopping_time is not None:
             mean_tail += float(self.stopping_time.survival[max(tail_in_head, 0) :].sum())
         first_chunk, chunk_size = self.chunks(num_data, num_head, mean_tail)
-        log_weights = evaluate_log_weights(
-            particle,
-            rng_key,
-            self.num_fresh + stopping_times,
-            max_count=max_count,
-            num_head=num_head,
-            first_chunk=first_chunk,
-            chunk_size=chunk_size,
-            head_only=fresh_only if num_head >= self.num_fresh else (),
-            sharding=self.sharding,
-        )
-        return Draws(log_weights, stopping_times, given or {})
+        return {"num_head": num_head, "first_chunk": first_chunk, "chunk_size": chunk_size}
 
     def chunks(self, num_data: int, num_head: int, mean_tail: float) -> tuple[int, int]:
         """Sizes of the first chunk, in draws, and of the others.

@@ -1,14 +1,18 @@
 """SUMO: the importance-weighted bound made unbiased by a Russian-roulette tail."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from numpyro_sumo.estimators import russian_roulette
+from numpyro_sumo.draws import PATH, Particle, TailSums, evaluate_tails
+from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
+from numpyro_sumo.estimators.expected import expected_increment, log_ratio_of
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
-from .base import Draws, ImportanceLoss, with_given
+from .base import Draws, ImportanceLoss, key_apart, with_given
 from .checks import check_positive_integer, check_stopping_time
 
 _PAPER = ReciprocalTail()
@@ -113,14 +117,52 @@ class SUMO(ImportanceLoss):
         self.from_above = from_above
         self.rotations = rotations
 
-    def estimate(self, draws: Draws, *views: str) -> jax.Array:
-        rows, given = draws.seen(views)
-        num_given = int(given is not None)
-        return russian_roulette(
-            with_given(rows, given),
-            self.num_fresh + num_given,
-            draws.times_for(rows[0]),
+    def draw(
+        self,
+        rng_key: jax.Array,
+        particle: Particle,
+        num_data: int = 1,
+        given: dict[str, jax.Array] | None = None,
+        fresh_only: Collection[str] = (),
+    ) -> Draws:
+        plan, most = self.plan(num_data), self.num_fresh + self.stopping_time.cap
+        if self.rotations > 1 or not self.num_fresh <= plan["num_head"] < most:
+            return super().draw(rng_key, particle, num_data, given, fresh_only)
+        stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
+        sums = evaluate_tails(
+            particle,
+            rng_key,
+            stopping_times,
             self.stopping_time,
-            num_given=num_given,
-            rotations=self.rotations,
+            num_always=self.num_fresh,
+            given=given,
+            head_only=fresh_only,
+            sharding=self.sharding,
+            **plan,
         )
+        return Draws(sums, stopping_times, given or {})
+
+    def estimate(self, draws: Draws, *views: str) -> jax.Array:
+        kept, given = draws.seen(views)
+        if not isinstance(kept, TailSums):
+            num_given = int(given is not None)
+            return russian_roulette(
+                with_given(kept, given),
+                self.num_fresh + num_given,
+                draws.times_for(kept[0]),
+                self.stopping_time,
+                num_given=num_given,
+                rotations=self.rotations,
+            )
+        bound = importance_weighted_bound(with_given(kept.always, given))
+        tail = kept.tail if given is None else kept.tail_with_given
+        if given is not None and self.num_fresh:
+            log_ratio = log_ratio_of(given, importance_weighted_bound(kept.always))
+            tail += expected_increment(log_ratio, self.num_fresh, self.stopping_time.cap)
+        return jnp.where(jnp.isneginf(bound), -jnp.inf, bound + tail)
+
+    def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
+        kept = draws.kept[view]
+        if not isinstance(kept, TailSums):
+            return super().fresh_bound(draws, view)
+        return importance_weighted_bound(kept.always, score_free=view == PATH)

@@ -1,0 +1,157 @@
+"""Sums of increments, kept pile by pile: the roulette's estimate over rows that are all kept."""
+
+from functools import cache, partial
+
+import numpy as np
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro_sumo.draws import evaluate_log_weights, evaluate_tails
+from numpyro_sumo.draws.particle import Particle
+from numpyro_sumo.losses.base import Draws
+from numpyro_sumo.losses.sumo import SUMO
+from numpyro_sumo.stopping_times import ReciprocalTail
+from tests.compiling import quick_jit
+
+KEY = random.key(3)
+TAIL = ReciprocalTail(knee=12, decay=0.0)
+TIMES = jnp.array([12, 1, 2, 7, 1, 12, 3])
+NUM_ALWAYS = 3
+
+#: num_head, first_chunk, chunk_size
+LAYOUTS = {
+    "head_alone_before_the_loop": (3, 0, 4),
+    "some_of_the_tail_in_the_head": (5, 0, 4),
+    "a_first_chunk": (4, 6, 5),
+    "one_slot_at_a_time": (3, 0, 1),
+    "all_before_the_loop": (4, 200, 8),
+    "one_chunk_for_all": (3, 0, 200),
+}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+
+
+def particle_of(scale, zeros=False):
+    """Log-weights that depend on the datum; with ``zeros``, a third of them have weight zero."""
+
+    def propose(datum, key):
+        return {"guide": {"z": scale["guide"] * random.normal(key, (2,)) + 0.1 * datum}}
+
+    def weigh(datum, key, proposal, held):
+        of_model = jax.lax.stop_gradient(scale["model"]) if held else scale["model"]
+        log_weight = jnp.sum(jnp.cos(of_model * proposal["z"])) + 0.3 * datum
+        return jnp.where(proposal["z"][0] < -0.3, -jnp.inf, log_weight) if zeros else log_weight
+
+    return Particle(weigh, propose)
+
+
+def given_of(scale, is_given):
+    """Views of the same numbers, each differentiable in its own scale."""
+    one = jnp.linspace(-1.0, 2.0, len(TIMES))
+    views = {
+        name: one * of_view / jax.lax.stop_gradient(of_view) for name, of_view in scale.items()
+    }
+    return views if is_given else {}
+
+
+def estimates(scale, evaluate, is_given, zeros, num_always):
+    """An estimate for each datum, differentiable in both views, and the mean bound beside it."""
+    particle, given = particle_of(scale, zeros), given_of(scale, is_given)
+    loss = SUMO(num_always + is_given, stopping_time=TAIL, from_above=is_given)
+    draws = Draws(evaluate(particle, given, num_always), TIMES, given)
+    both = loss.estimate(draws, "model", "guide")
+    if is_given and num_always:
+        both = both + 0.3 * loss.estimate(draws._replace(given={}), "model")
+    return both + (loss.fresh_bound(draws, "guide") if num_always else 0.0)
+
+
+def total(scale, evaluate, is_given, zeros, num_always):
+    each = estimates(scale, evaluate, is_given, zeros, num_always)
+    return jnp.dot(jnp.where(jnp.isfinite(each), each, 0.0), jnp.cos(jnp.arange(len(TIMES)))), each
+
+
+def by_sums(particle, given, num_always, layout):
+    num_head, first_chunk, chunk_size = layout
+    return evaluate_tails(
+        particle,
+        KEY,
+        TIMES,
+        TAIL,
+        num_always=num_always,
+        num_head=num_head,
+        first_chunk=first_chunk,
+        chunk_size=chunk_size,
+        given=given,
+    )
+
+
+def by_rows(particle, given, num_always):
+    most = num_always + TAIL.cap
+    return evaluate_log_weights(
+        particle, KEY, num_always + TIMES, max_count=most, num_head=most, chunk_size=1
+    )
+
+
+SCALE = {"model": jnp.array(0.8), "guide": jnp.array(1.3)}
+
+
+def evaluated(evaluate, is_given, zeros, num_always):
+    of = partial(total, evaluate=evaluate, is_given=is_given, zeros=zeros, num_always=num_always)
+    (_, each), gradient = quick_jit(jax.value_and_grad(of, has_aux=True))(SCALE)
+    return each, gradient
+
+
+@cache
+def expected(is_given, zeros, num_always):
+    return evaluated(by_rows, is_given, zeros, num_always)
+
+
+@every_layout
+@pytest.mark.parametrize("is_given, zeros", [(False, False), (True, False), (True, True)])
+def test_estimates_and_gradients_are_those_of_rows(layout, is_given, zeros):
+    got = evaluated(partial(by_sums, layout=layout), is_given, zeros, NUM_ALWAYS)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5),
+        got,
+        expected(is_given, zeros, NUM_ALWAYS),
+    )
+
+
+def test_weights_that_are_all_zero_at_first_make_the_estimate_so():
+    each, gradient = evaluated(partial(by_sums, layout=(2, 3, 4)), False, True, 1)
+    of_rows, gradient_of_rows = expected(False, True, 1)
+    np.testing.assert_allclose(each, of_rows, rtol=2e-5)
+    assert 0 < np.sum(np.isneginf(each)) < len(each)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), gradient, gradient_of_rows)
+
+
+def test_given_draws_may_be_all_that_is_always_there():
+    got = evaluated(partial(by_sums, layout=(1, 3, 4)), True, False, 0)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), got, expected(True, False, 0))
+
+
+def test_memory_does_not_follow_the_longest_tail():
+    """But for one scalar for every chunk that it would take."""
+
+    def temporary_bytes(knee):
+        tail = ReciprocalTail(knee=knee, decay=0.0)
+
+        def summed(scale):
+            sums = evaluate_tails(
+                particle_of(scale),
+                KEY,
+                jnp.minimum(TIMES, 5),
+                tail,
+                num_always=2,
+                num_head=3,
+                first_chunk=8,
+                chunk_size=8,
+            )
+            return jnp.sum(sums["model"].tail)
+
+        compiled = jax.jit(jax.grad(summed)).lower(SCALE).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(10_000) - temporary_bytes(100) < 2 * 4 * 9_900 * len(TIMES) / 8
