@@ -22,7 +22,7 @@ class EachSlot:
     def begin(self, pile, num_data, given):
         rest = pile.log_weights.shape[2:]
         rows = jnp.zeros((self.num_rows, num_data, *rest), pile.log_weights.dtype)
-        return self.add(rows, pile, given)
+        return self.add(rows, pile, given), None
 
     def add(self, kept, pile, given):
         slots = pile.slots
@@ -46,5 +46,5 @@ class EachSlot:
 
         return {view: of_slots(cotangents[view]) for view in views}, None
 
-    def pull_back_first(self, cotangents, kept, pile, given, behind):
+    def pull_back_first(self, cotangents, kept, pile, given, behind, besides):
         return self.pull_back(cotangents, kept, pile, given, self.views, behind)

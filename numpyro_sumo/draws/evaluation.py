@@ -119,7 +119,6 @@ def evaluate_tails(
     stopping_time: StoppingTime,
     *,
     num_always: int,
-    num_head: int,
     chunk_size: int,
     first_chunk: int = 0,
     given: dict[str, jax.Array] | None = None,
@@ -133,24 +132,23 @@ def evaluate_tails(
 
     :param stopping_times: K of each datum, integers of shape ``(num_data,)``.
     :param stopping_time: the distribution that they were drawn from.
-    :param num_always: draws that are always made; none is allowed beside given ones alone.
-    :param num_head: as in :func:`evaluate_log_weights`, but no less than ``num_always``.
+    :param num_always: draws of each datum that are always made, which are the head; none is allowed
+        beside given ones alone.
     :param given: as in :func:`evaluate_levels`.
     :param head_only: views that are wanted of the draws that are always made, alone.
     :return: sums, by view.
     """
     given = given or {}
     num_data, cap = len(stopping_times), stopping_time.cap
-    in_queue = num_data * max(num_always + cap - num_head, 0) - first_chunk
+    num_piles = -(-(num_data * cap - first_chunk) // chunk_size)
     return _evaluate(
         particle,
         rng_key,
         num_always + stopping_times,
-        Layout(num_head, first_chunk, chunk_size, 1, sharding),
+        Layout(num_always, first_chunk, chunk_size, 1, sharding),
         lambda views: Tails(
             num_always,
-            num_head,
-            max(-(-in_queue // chunk_size), 1),
+            max(num_piles, 1),
             stopping_time,
             views,
             frozenset(head_only),

@@ -34,8 +34,8 @@ class Kept(Protocol):
     views: tuple[str, ...]
     head_only: frozenset[str]
 
-    def begin(self, pile: Pile, num_data: int, given: Any) -> Any:
-        """What is kept of the first pile."""
+    def begin(self, pile: Pile, num_data: int, given: Any) -> tuple[Any, Any]:
+        """What is kept of the first pile, and what :meth:`pull_back_first` asks for besides."""
 
     def add(self, kept: Any, pile: Pile, given: Any) -> Any:
         """What is kept with another."""
@@ -58,6 +58,6 @@ class Kept(Protocol):
         """Cotangents of a pile's log-weights by view, and what flows back from it."""
 
     def pull_back_first(
-        self, cotangents: Any, kept: Any, pile: Pile, given: Any, behind: Any
+        self, cotangents: Any, kept: Any, pile: Pile, given: Any, behind: Any, besides: Any
     ) -> tuple[dict[str, jax.Array], Any]:
         """Cotangents of the first pile's log-weights by view, and those of the given ones."""

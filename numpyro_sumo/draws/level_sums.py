@@ -60,7 +60,8 @@ class Levels:
         log_sums = jnp.full((self.num_rows, *reference.shape), -jnp.inf, first.dtype)
         bounds = jnp.zeros_like(reference)
         with_given = bounds if self.with_given else None
-        return self.add(LevelSums(log_sums, bounds, with_given, reference), pile, given)
+        nothing = LevelSums(log_sums, bounds, with_given, reference)
+        return self.add(nothing, pile, given), None
 
     def add(self, kept, pile, given):
         slots = pile.slots
@@ -115,7 +116,7 @@ class Levels:
                 of_given[view] = of_given[view] + here
         return of_slots, of_given
 
-    def pull_back_first(self, cotangents, kept, pile, given, behind):
+    def pull_back_first(self, cotangents, kept, pile, given, behind, besides):
         return self.pull_back(cotangents, kept, pile, given, self.views, behind)
 
     def _relative(self, values, given, reference, slots, view=None):

@@ -59,8 +59,7 @@ class _Sums(NamedTuple):
 class Tails:
     """Keeps sums of increments; see :class:`~.kept.Kept`.
 
-    :param num_always: draws of each datum that are always made.
-    :param num_head: draws in the head, these included.
+    :param num_always: draws of each datum that are always made: those of the head.
     :param num_piles: the largest possible number of piles in the loop.
     :param stopping_time: of the number of draws beyond.
     :param views: names of the views; of those in ``head_only`` the always drawn are kept alone.
@@ -68,7 +67,6 @@ class Tails:
     """
 
     num_always: int
-    num_head: int
     num_piles: int
     stopping_time: StoppingTime
     views: tuple[str, ...]
@@ -82,9 +80,10 @@ class Tails:
             reference = importance_weighted_bound(always)
             reference = jnp.where(jnp.isfinite(reference), reference, 0.0)
         one = next(iter(given.values())) if given else None  # views of the same numbers
-        state = self._over_first(pile.log_weights, one, pile.slots, reference)
+        over = lambda values, one: self._over_first(values, one, pile.slots, reference)
+        state, pull_back = jax.vjp(over, pile.log_weights, one)
         entering = jnp.zeros((self.num_piles, len(state.tails), *always.shape[2:]), always.dtype)
-        return _Sums(always, reference, state, state, entering)
+        return _Sums(always, reference, state, state, entering), pull_back
 
     def add(self, kept, pile, given):
         entering = kept.entering.at[pile.index].set(kept.now.log_sums[:, pile.slots.datum[0]])
@@ -113,22 +112,19 @@ class Tails:
             of_slots[view] = values[:, None]
         return of_slots, of_states
 
-    def pull_back_first(self, cotangents, kept, pile, given, behind):
-        of_slots, of_given = {}, {}
+    def pull_back_first(self, cotangents, kept, pile, given, behind, besides):
+        of_slots, of_given = {}, jax.tree.map(jnp.zeros_like, given)
         for view in self.views:
-            over = lambda values, one: self._over_first(values, one, pile.slots, kept.reference)
-            _, pull_back = jax.vjp(over, pile.log_weights, given.get(view))
             of_view = cotangents[view]
-            if view in self.head_only:
-                of_slots[view] = jnp.zeros_like(pile.log_weights)
-            else:
+            of_slots[view] = jnp.zeros_like(pile.log_weights)
+            if view not in self.head_only:
                 state = behind[view]._replace(tails=self._of_tails(of_view))
-                of_slots[view], here = pull_back(state)
+                of_slots[view], here = besides(state)
                 if view in given:
                     of_given[view] = here
             of_always = of_view.always.reshape(-1, 1, *of_view.always.shape[2:])
             of_slots[view] = of_slots[view].at[: len(of_always)].add(of_always)
-        return of_slots, {v: of_given.get(v, jnp.zeros_like(one)) for v, one in given.items()}
+        return of_slots, of_given
 
     def _of_tails(self, of_view):
         """Cotangents of both series."""
@@ -155,16 +151,10 @@ class Tails:
             log_ratio = log_ratio_of(of_given, bound) if self.num_always else None
         log_sums = jnp.stack(log_sums)
         state = _State(log_sums, jnp.zeros_like(log_sums), log_ratio)
-        # What the head holds beyond the always drawn stands by block; runs are of a datum.
-        size = (self.num_head - self.num_always) * num_data
-        by_datum = lambda leaf: jnp.swapaxes(leaf.reshape(-1, num_data, *leaf.shape[1:]), 0, 1)
-        flat = lambda leaf: by_datum(leaf).reshape(size, *leaf.shape[1:])
+        if not len(others):
+            return state
         of_others = jax.tree.map(lambda leaf: leaf[self.num_always * num_data :], slots)
-        for start, stop, order in ((0, size, flat), (size, len(others), lambda leaf: leaf)):
-            if stop > start:
-                here = lambda leaf, a=start, b=stop, order=order: order(leaf[a:b])
-                state = self._over(state, here(others), jax.tree.map(here, of_others), reference)
-        return state
+        return self._over(state, others, of_others, reference)
 
     def _over(self, state: _State, values: jax.Array, slots: Slots, reference: jax.Array) -> _State:
         """The state after some slots more, in which the draws of a datum follow each other."""

@@ -98,11 +98,11 @@ def work_off(steps: Steps, keep: Kept, layout: Layout, inputs: Inputs, given: An
     """
     slots = _first_slots(layout, inputs.counts)
     first = Pile(_evaluated(steps, layout, inputs, slots), slots, None)
-    return keep.by_view(_all_kept(steps, keep, layout, inputs, given, first))
+    return keep.by_view(_all_kept(steps, keep, layout, inputs, given, first)[0])
 
 
 def _all_kept(steps, keep, layout, inputs, given, first):
-    """What is kept of the first slots and of all chunks."""
+    """What is kept of the first slots and of all chunks, and what the first ask for besides."""
 
     def work_chunk(state):
         index, kept = state
@@ -111,20 +111,21 @@ def _all_kept(steps, keep, layout, inputs, given, first):
         return index + 1, keep.add(kept, pile, given)
 
     num_chunks = _num_chunks(layout, inputs.counts)
-    start = (0, keep.begin(first, len(inputs.counts), given))
-    return lax.while_loop(lambda state: state[0] < num_chunks, work_chunk, start)[1]
+    kept, besides = keep.begin(first, len(inputs.counts), given)
+    _, kept = lax.while_loop(lambda state: state[0] < num_chunks, work_chunk, (0, kept))
+    return kept, besides
 
 
 def _forward(steps, keep, layout, inputs, given):
     slots = _first_slots(layout, inputs.counts)
     log_weights, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
     first = Pile(log_weights, slots, None)
-    kept = _all_kept(steps, keep, layout, inputs, given, first)
-    return keep.by_view(kept), (inputs, given, kept, log_weights, pull_back_first)
+    kept, besides = _all_kept(steps, keep, layout, inputs, given, first)
+    return keep.by_view(kept), (inputs, given, kept, besides, log_weights, pull_back_first)
 
 
 def _backward(steps, keep, layout, residuals, cotangents):
-    inputs, given, kept, log_weights, pull_back_first = residuals
+    inputs, given, kept, besides, log_weights, pull_back_first = residuals
     views = tuple(view for view in keep.views if view not in keep.head_only)
 
     def add_chunk(state):
@@ -141,7 +142,7 @@ def _backward(steps, keep, layout, residuals, cotangents):
     start = (last, nothing, keep.nothing_behind(kept, given, views))
     _, gradients, behind = lax.while_loop(lambda state: state[0] >= 0, add_chunk, start)
     first = Pile(log_weights, _first_slots(layout, inputs.counts), None)
-    of_slots, of_given = keep.pull_back_first(cotangents, kept, first, given, behind)
+    of_slots, of_given = keep.pull_back_first(cotangents, kept, first, given, behind, besides)
     of_first = _pulled_back(steps, layout, pull_back_first, log_weights, of_slots)
     gradients = jax.tree.map(jnp.add, gradients, of_first)
     return Inputs(tuple(map(_cotangent, inputs.steps, gradients)), None, None), of_given

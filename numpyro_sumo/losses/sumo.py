@@ -86,7 +86,8 @@ class SUMO(ImportanceLoss):
     stopping_time: StoppingTime
 
     guide_objectives = ("iwelbo", "variance", "forward_kl")
-    first_chunk_share = 1.25
+    first_chunk_share = 1.2
+    first_chunk_of_one = 2
 
     def __init__(
         self,
@@ -125,8 +126,8 @@ class SUMO(ImportanceLoss):
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
-        plan, most = self.plan(num_data), self.num_fresh + self.stopping_time.cap
-        if self.rotations > 1 or not self.num_fresh <= plan["num_head"] < most:
+        plan = self.plan(num_data)
+        if self.rotations > 1 or plan["num_head"] < self.num_fresh:
             return super().draw(rng_key, particle, num_data, given, fresh_only)
         stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
         sums = evaluate_tails(
@@ -134,11 +135,12 @@ class SUMO(ImportanceLoss):
             rng_key,
             stopping_times,
             self.stopping_time,
-            num_always=self.num_fresh,
+            num_always=plan["num_head"],
+            first_chunk=plan["first_chunk"],
+            chunk_size=plan["chunk_size"],
             given=given,
             head_only=fresh_only,
             sharding=self.sharding,
-            **plan,
         )
         return Draws(sums, stopping_times, given or {})
 
