@@ -159,8 +159,11 @@ class Tails:
     def _over(self, state: _State, values: jax.Array, slots: Slots, reference: jax.Array) -> _State:
         """The state after some slots more, in which the draws of a datum follow each other."""
         datum = slots.datum
-        begins = jnp.append(True, datum[1:] != datum[:-1])
-        ends = jnp.append(begins[1:], True)
+        place, last = jnp.arange(len(datum)), len(datum) - 1
+        begins, ends = place == 0, place == last
+        if len(reference) > 1:
+            begins |= datum != jnp.roll(datum, 1)
+            ends |= datum != jnp.roll(datum, -1)
         terms = slots.mask(values - reference[datum], -jnp.inf)
         running = running_log_sums(terms, begins)
         column = lambda leaf: leaf.reshape(-1, *[1] * (values.ndim - 1))

@@ -3,13 +3,13 @@
 import math
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from numpyro_sumo.stopping_times import StoppingTime
 
 from .bounds import importance_weighted_bound
 from .expected import expected_increment, log_ratio_of
-from .running import running_log_sums
 
 
 def russian_roulette(
@@ -30,7 +30,7 @@ def russian_roulette(
     Its variance with respect to a tail like 1/k is not finite as cap grows, because
     :math:`E[(L_{k+1} - L_k)^2]` falls only as :math:`1/k^2`.
 
-    Differentiable in reverse mode only.
+    Differentiable in reverse mode only, for it goes no further than the longest stopping time.
 
     :param log_weights: log-weights, shape ``(m + cap, *batch)``, in nats. Rows from m + K on are
         never read, whatever they hold.
@@ -60,22 +60,22 @@ def russian_roulette(
     # Relative to the first bound, so that float32 keeps its digits far from zero.
     reference = jnp.where(all_zero, 0.0, first_bound)
 
-    row = jnp.arange(stopping_time.cap).reshape(-1, *[1] * reference.ndim)
-    drawn = row < stopping_times
-    terms = jnp.where(drawn, log_weights[num_particles:] - reference, -jnp.inf)
-    sums = running_log_sums(terms, row.ravel() == 0)
-    earlier = jnp.concatenate([jnp.full_like(sums[:1], -jnp.inf), sums[:-1]])
-    before = jnp.logaddexp(math.log(num_particles), earlier)
-    increments = increment(before, terms, num_particles + row)
-    total = jnp.zeros(())
+    cap = stopping_time.cap
+    expected, total = None, jnp.zeros(())
     if num_given not in (0, num_particles):
         given = importance_weighted_bound(log_weights[:num_given]) + math.log(num_given)
         fresh = importance_weighted_bound(log_weights[num_given:num_particles])
         log_ratio, num_fresh = log_ratio_of(given, fresh), num_particles - num_given
-        increments -= expected_increment(log_ratio, num_fresh + row, 1)
-        total = expected_increment(log_ratio, num_fresh, stopping_time.cap)
-    weights = jnp.asarray(1.0 / stopping_time.survival, terms.dtype).reshape(row.shape)
-    tail = jnp.sum(jnp.where(drawn, weights * increments, 0.0), axis=0)
+        row = jnp.arange(cap).reshape(-1, *[1] * reference.ndim)
+        expected = expected_increment(log_ratio, num_fresh + row, 1)
+        total = expected_increment(log_ratio, num_fresh, cap)
+
+    counts = num_particles + jnp.arange(cap, dtype=log_weights.dtype)
+    inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
+    log_sum = jnp.full_like(reference, math.log(num_particles))
+    times = jnp.broadcast_to(stopping_times, log_sum.shape)
+    rows = log_weights[num_particles:]
+    tail = _weighted_surprise(inverse_survival, counts, log_sum, rows, reference, expected, times)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail + total)
     return estimate.mean(axis=0) if rotations > 1 else estimate
 
@@ -97,6 +97,71 @@ def increment(log_sum: jax.Array, log_weight: jax.Array, num_before: jax.Array) 
     from_mean = log_ratio + jnp.log(num_before)
     near = jnp.log1p(jnp.expm1(jnp.minimum(from_mean, 1.0)) / (num_before + 1))
     return jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - jnp.log1p(1 / num_before))
+
+
+@jax.custom_vjp
+def _weighted_surprise(inverse_survival, counts, log_sum, rows, reference, expected, times):
+    """Increments of the bound beyond what is expected of them, each by its weight, summed.
+
+    Loops go as far as the longest stopping time, and no further: automatic differentiation of a
+    scan over all rows costs thirty times as much. They write over the rows that they have read:
+    first each draw's share of the sum so far, then its derivative.
+
+    :param counts: how many draws come before each, shape ``(cap,)``.
+    :param log_sum: logarithm of the sum of the first weights, less the reference.
+    :param rows: log-weights of the draws that follow.
+    :param reference: what they are taken relative to.
+    :param expected: expected increments, or None.
+    :param times: stopping times, of the shape of ``log_sum``.
+    """
+    inputs = (inverse_survival, counts, log_sum, rows, reference, expected, times)
+    return _weighted_surprise_forward(*inputs)[0]
+
+
+def _weighted_surprise_forward(inverse_survival, counts, log_sum, rows, reference, expected, times):
+    def add_increment(state):
+        j, log_sum, tail, rows = state
+        drawn = j < times
+        log_weight = jnp.where(drawn, rows[j] - reference, -jnp.inf)
+        added = increment(log_sum, log_weight, counts[j])
+        surprise = added - (0.0 if expected is None else expected[j])
+        tail = tail + jnp.where(drawn, inverse_survival[j] * surprise, 0.0)
+        rows = _with_row(rows, jax.nn.sigmoid(log_weight - log_sum), j)
+        return j + 1, log_sum + added + jnp.log1p(1.0 / counts[j]), tail, rows
+
+    longest = jnp.max(times)
+    start = (0, log_sum, jnp.zeros_like(log_sum), rows)
+    *_, tail, shares_drawn = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
+    return tail, (inverse_survival, shares_drawn, expected, times)
+
+
+def _weighted_surprise_backward(residuals, cotangent):
+    inverse_survival, shares, expected, times = residuals
+    longest = jnp.max(times)
+
+    def take_increment(state):
+        j, of_log_sum, of_rows = state
+        of_row = of_rows[j] * (inverse_survival[j] * cotangent + of_log_sum)
+        # The increment falls with the sum so far by as much as it rises with the draw.
+        return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
+
+    as_rows = lambda leaf: leaf.reshape(-1, *[1] * times.ndim)
+    row = as_rows(jnp.arange(len(shares)))
+    start = (longest - 1, jnp.zeros_like(cotangent), jnp.where(row < longest, shares, 0.0))
+    _, of_log_sum, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)
+    of_expected = None
+    if expected is not None:
+        of_expected = jnp.where(row < times, -as_rows(inverse_survival) * cotangent, 0.0)
+    # The reference takes from every row what it takes from the sum.
+    return None, None, of_log_sum, of_rows, of_log_sum, of_expected, None
+
+
+_weighted_surprise.defvjp(_weighted_surprise_forward, _weighted_surprise_backward)
+
+
+def _with_row(rows, row, j):
+    """The rows with another in place j; a scatter would copy them all."""
+    return lax.dynamic_update_index_in_dim(rows, row, j, 0)
 
 
 def _rotate(log_weights, num_draws, num_given, rotations):

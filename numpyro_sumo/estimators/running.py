@@ -3,6 +3,10 @@
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+#: So few terms are sooner summed pair by pair than in a loop.
+_FEW = 16
 
 
 @jax.custom_vjp
@@ -27,6 +31,8 @@ def running_log_sums(log_terms: jax.Array, begins: jax.Array) -> jax.Array:
     >>> [f"{total:.2f}" for total in jnp.exp(sums)]
     ['1.00', '3.00', '3.00', '7.00']
     """
+    if len(begins) <= _FEW:
+        return logsumexp(_by_pairs(begins, log_terms[None], -jnp.inf), axis=1)
     of_run = _place_in_run(begins, log_terms)
 
     def double(state):
@@ -46,6 +52,9 @@ def _forward(log_terms, begins):
 
 def _backward(residuals, cotangent):
     log_terms, begins, sums = residuals
+    if len(begins) <= _FEW:
+        shares = _by_pairs(begins, _ratio(log_terms[None], sums[:, None]), 0.0)
+        return jnp.sum(shares * cotangent[:, None], axis=0), None
     goes_on = _as_column(jnp.append(~begins[1:], False), sums)
     # Of each sum, what it is of the next; and so on to all that follow in the run.
     ratio = jnp.where(goes_on, _ratio(sums, jnp.roll(sums, -1, axis=0)), 0.0)
@@ -64,6 +73,13 @@ def _backward(residuals, cotangent):
 
 
 running_log_sums.defvjp(_forward, _backward)
+
+
+def _by_pairs(begins, of_pairs, otherwise):
+    """Values of pairs (sum, term), and ``otherwise`` where the term is not of the sum."""
+    run, place = jnp.cumsum(begins), jnp.arange(len(begins))
+    is_of = (run[:, None] == run) & (place[:, None] >= place)
+    return jnp.where(is_of.reshape(*is_of.shape, *[1] * (of_pairs.ndim - 2)), of_pairs, otherwise)
 
 
 def log_add(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -21,6 +21,9 @@ from numpyro_sumo.weighing import Inputs, Weighing
 
 from .checks import check_one_of, check_positive_integer, check_sharding, options_repr
 
+#: Draws of an only datum's tail that every step makes whatever was drawn: cheaper than a loop.
+_TAIL_DRAWS_OF_ONE = 2
+
 #: The first chunk of the tails of many data is no larger than this many draws of each.
 _LARGEST_FIRST_CHUNK = 8
 
@@ -100,8 +103,6 @@ class ImportanceLoss(ELBO):
     #: How large the first chunk of the tails of many data is, beside what they are expected to
     #: hold: what does not fit takes a loop, which costs some three times as much for a draw.
     first_chunk_share = 1.0
-    #: How large it is for an only datum, whose tail is short as a rule.
-    first_chunk_of_one = 0
 
     #: Accepted names.
     gradients = ("dreg", "standard")
@@ -359,6 +360,8 @@ class ImportanceLoss(ELBO):
     def plan(self, num_data: int) -> dict[str, int]:
         """How many draws of each datum the head has, and the sizes of the chunks after it."""
         num_head = self.num_fresh
+        if num_data == 1 and self.stopping_time is not None:
+            num_head += min(_TAIL_DRAWS_OF_ONE, self.stopping_time.cap)
         if self.chunk_size is not None:
             num_head = min(num_head, self.chunk_size // num_data)
         mean_tail = self.mean_draws - self.from_above - num_head
@@ -373,9 +376,9 @@ class ImportanceLoss(ELBO):
         """
         chunk_size = self.chunk_size or max(8, num_data)
         if num_data == 1:
-            first_chunk = self.first_chunk_of_one
-        else:
-            first_chunk = int(self.first_chunk_share * num_data * mean_tail)
+            # An only datum seldom has a tail, and what is evaluated before the loop always is.
+            return 0, chunk_size
+        first_chunk = int(self.first_chunk_share * num_data * mean_tail)
         if self.chunk_size is None:
             return min(first_chunk, _LARGEST_FIRST_CHUNK * num_data), chunk_size
         return max(0, min(first_chunk, chunk_size - num_head * num_data)), chunk_size

@@ -87,7 +87,6 @@ class SUMO(ImportanceLoss):
 
     guide_objectives = ("iwelbo", "variance", "forward_kl")
     first_chunk_share = 1.2
-    first_chunk_of_one = 2
 
     def __init__(
         self,
@@ -127,7 +126,8 @@ class SUMO(ImportanceLoss):
         fresh_only: Collection[str] = (),
     ) -> Draws:
         plan = self.plan(num_data)
-        if self.rotations > 1 or plan["num_head"] < self.num_fresh:
+        if num_data == 1 or self.rotations > 1 or plan["num_head"] < self.num_fresh:
+            # Rows are as good, and for an only datum quicker.
             return super().draw(rng_key, particle, num_data, given, fresh_only)
         stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
         sums = evaluate_tails(

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from numpyro_sumo.estimators.running import log_add, running_log_sums
 
 RUNS = {
-    "one": [7],
-    "each_of_one": [1] * 7,
+    "one": [17],
+    "each_of_one": [1] * 17,
     "of_many_lengths": [1, 4, 2, 9, 1, 3],
-    "a_power_of_two": [8, 8],
+    "a_power_of_two": [16, 8],
+    "few_terms": [1, 3, 2],
 }
 every_run = pytest.mark.parametrize("lengths", RUNS.values(), ids=RUNS.keys())
 
