@@ -1,5 +1,6 @@
 """Chunks split over devices: the same numbers, a part of the work for each."""
 
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 import jax
+from jax import random
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO
+from tests.compiling import quick_jit
+from tests.models import plated_problem
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,6 +107,22 @@ def test_two_processes_give_the_numbers_of_one():
 
 def mesh_of_one(kind):
     return jax.make_mesh((1,), ("draws",), axis_types=(kind,))
+
+
+def test_data_that_share_their_draws_have_the_gradients_of_each_view():
+    problem = plated_problem(4)
+
+    def gradient(**options):
+        loss = SUMO(2, gradient="standard", share_stopping_times=True, **options)
+        of_params = lambda params: loss.loss(
+            random.key(5), params, problem.model, problem.guide, *problem.args
+        )
+        return quick_jit(jax.grad(of_params))(problem.params)
+
+    sharding = NamedSharding(mesh_of_one(AxisType.Auto), PartitionSpec("draws"))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5), gradient(sharding=sharding), gradient()
+    )
 
 
 REFUSED = {

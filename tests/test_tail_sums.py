@@ -9,8 +9,7 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro_sumo.draws import evaluate_log_weights, evaluate_tails
-from numpyro_sumo.draws.particle import Particle
+from numpyro_sumo.draws import Particle, evaluate_log_weights, evaluate_tails
 from numpyro_sumo.losses.base import Draws
 from numpyro_sumo.losses.sumo import SUMO
 from numpyro_sumo.stopping_times import ReciprocalTail
@@ -25,6 +24,7 @@ NUM_ALWAYS = 3
 LAYOUTS = {
     "head_alone_before_the_loop": (0, 4),
     "a_first_chunk": (6, 5),
+    "borders_within_a_datum": (8, 17),
     "one_slot_at_a_time": (0, 1),
     "all_before_the_loop": (200, 8),
     "one_chunk_for_all": (0, 200),
@@ -152,3 +152,74 @@ def test_memory_does_not_follow_the_longest_tail():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(10_000) - temporary_bytes(100) < 2 * 4 * 9_900 * len(TIMES) / 8
+
+
+def test_many_log_weights_of_one_run_are_summed_each_for_itself():
+    """And one that is no number stays where it is."""
+
+    def one(shift, rest):
+        def weigh(datum, key):
+            value = jnp.cos(shift * random.normal(key)) + 0.3 * datum
+            return jnp.stack([value, 2.0 * value, jnp.where(datum == 3, jnp.nan, value)])[rest]
+
+        particle = Particle(lambda i, key, proposal, held: weigh(i, key))
+        return by_sums(particle, {}, NUM_ALWAYS, (6, 17))["model"].tail
+
+    together = one(0.7, jnp.arange(3))
+    apart = jnp.stack([one(0.7, i) for i in range(3)], axis=1)
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+    assert np.argwhere(np.isnan(together)).tolist() == [[3, 2]]
+    of_sum = lambda rest: quick_jit(jax.grad(lambda shift: jnp.sum(one(shift, rest))))(0.7)
+    np.testing.assert_allclose(of_sum(jnp.arange(2)), of_sum(0) + of_sum(1), rtol=1e-5)
+
+
+def test_float32_weights_stay_so_under_x64():
+    with jax.enable_x64(True):
+        scale = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), SCALE)
+        particle = Particle(lambda i, key, *_: scale["model"] * random.normal(key, (), jnp.float32))
+        sums = jax.eval_shape(lambda: by_sums(particle, {}, NUM_ALWAYS, (6, 4)))
+        assert sums["model"].tail.dtype == jnp.float32
+
+
+def test_gradients_of_many_seeds_in_one_program_are_those_of_each():
+    def of_key(key, scale):
+        sums = evaluate_tails(
+            particle_of(scale), key, TIMES, TAIL, num_always=2, first_chunk=3, chunk_size=5
+        )
+        return jnp.sum(sums["model"].tail * jnp.cos(jnp.arange(len(TIMES))))
+
+    gradient = jax.grad(of_key, argnums=1)
+    keys = random.split(KEY, 3)
+    together = quick_jit(jax.vmap(gradient, in_axes=(0, None)))(keys, SCALE)
+    apart = quick_jit(lambda scale: jax.lax.map(lambda key: gradient(key, scale), keys))(SCALE)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), together, apart)
+
+
+def test_given_draws_alone_keep_their_digits_far_from_zero():
+    """Where float32 resolves 2⁻⁷ only, weights alike must add nothing."""
+    far = jnp.asarray(-1e5)
+    particle = Particle(lambda i, key, *_: far + 0.0 * random.normal(key))
+    sums = by_sums(particle, {"model": jnp.full(len(TIMES), far)}, 0, (0, 4))
+    np.testing.assert_allclose(sums["model"].tail_with_given, 0.0, atol=1e-4)
+
+
+def test_views_of_the_always_drawn_alone_are_differentiated_in_these():
+    def summed(scale, head_only):
+        sums = evaluate_tails(
+            particle_of(scale),
+            KEY,
+            TIMES,
+            TAIL,
+            num_always=2,
+            first_chunk=3,
+            chunk_size=5,
+            head_only=head_only,
+        )
+        return jnp.sum(sums["guide"].always) + 0.0 * jnp.sum(sums["model"].tail)
+
+    gradient = quick_jit(jax.grad(summed), static_argnames="head_only")
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5),
+        gradient(SCALE, head_only=("guide",)),
+        gradient(SCALE, head_only=()),
+    )

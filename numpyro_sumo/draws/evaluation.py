@@ -1,8 +1,8 @@
 """Evaluation of a random number of log-weights inside ``jit``, at the cost of what was drawn.
 
-XLA needs static shapes. Here only *scalars* are padded to the largest possible count; the
-log-weights themselves, which cost a run of model and guide each, are evaluated for the slots
-(datum, draw) that were drawn, a chunk at a time, in a loop with a traced bound.
+XLA needs static shapes. Here log-weights, which cost a run of model and guide each, are evaluated
+for the slots (datum, draw) that were drawn, a chunk at a time, in a loop with a traced bound. What
+is kept of them is sums; where all are wanted, *scalars* are padded to the largest possible count.
 """
 
 from collections.abc import Collection
@@ -130,10 +130,10 @@ def evaluate_tails(
     Memory is that of two chunks and of a scalar for each datum and for each chunk that the longest
     stopping times would ask for. Draws have the keys they have in :func:`evaluate_log_weights`.
 
-    :param stopping_times: K of each datum, integers of shape ``(num_data,)``.
+    :param stopping_times: K of each datum, integers in 1 … cap of shape ``(num_data,)``.
     :param stopping_time: the distribution that they were drawn from.
-    :param num_always: draws of each datum that are always made, which are the head; none is allowed
-        beside given ones alone.
+    :param num_always: draws of each datum that are always made, which are the head: an integer ≥ 1,
+        or 0 if there are ``given`` ones.
     :param given: as in :func:`evaluate_levels`.
     :param head_only: views that are wanted of the draws that are always made, alone.
     :return: sums, by view.

@@ -25,7 +25,11 @@ class Kept(Protocol):
     """A way of keeping what an estimate needs of the log-weights, and no more.
 
     Piles are kept in the order of the queue, and derivatives go back to them from the last to the
-    first. Everywhere ``given`` holds the log-weights of the draws that generated the data, by view.
+    first. Everywhere ``kept`` is, on the way back, what was kept in the end; and ``given`` holds
+    the log-weights of the draws that generated the data, by view.
+
+    What was kept before a pile bears on what later piles add. So on the way back each pile hands to
+    the one before it the cotangents of that: ``behind``.
 
     :param views: names of the views.
     :param head_only: those that are wanted of the draws that are always made, alone.
@@ -35,7 +39,10 @@ class Kept(Protocol):
     head_only: frozenset[str]
 
     def begin(self, pile: Pile, num_data: int, given: Any) -> tuple[Any, Any]:
-        """What is kept of the first pile, and what :meth:`pull_back_first` asks for besides."""
+        """What is kept of the first pile; and what pulls back to it, for :meth:`pull_back_first`.
+
+        The second is None where that needs nothing besides.
+        """
 
     def add(self, kept: Any, pile: Pile, given: Any) -> Any:
         """What is kept with another."""
@@ -44,7 +51,7 @@ class Kept(Protocol):
         """What became of it."""
 
     def nothing_behind(self, kept: Any, given: Any, views: tuple[str, ...]) -> Any:
-        """What flows back from behind the last pile: nothing, in the form of what does later."""
+        """Zero cotangents: what flows to the last pile from behind it."""
 
     def pull_back(
         self,
@@ -55,9 +62,12 @@ class Kept(Protocol):
         views: tuple[str, ...],
         behind: Any,
     ) -> tuple[dict[str, jax.Array], Any]:
-        """Cotangents of a pile's log-weights by view, and what flows back from it."""
+        """Cotangents of a pile's log-weights by view, and of what was kept before it."""
 
     def pull_back_first(
         self, cotangents: Any, kept: Any, pile: Pile, given: Any, behind: Any, besides: Any
     ) -> tuple[dict[str, jax.Array], Any]:
-        """Cotangents of the first pile's log-weights by view, and those of the given ones."""
+        """Cotangents of the first pile's log-weights by view, and of the given ones.
+
+        :param besides: the second value of :meth:`begin`.
+        """

@@ -24,7 +24,7 @@ class TailSums(NamedTuple):
     :param tail: what the others add to the bound over these, each increment over the probability
         that it is drawn: shape ``(num_data, ...)``. None where no draw is always made.
     :param tail_with_given: the same, where the log-weight of the draw that generated the datum is
-        among the particles, less what is expected of the increments that were drawn. None without
+        among the particles; what is expected of the increments is not left to chance. None without
         such a draw.
     """
 
@@ -75,11 +75,9 @@ class Tails:
 
     def begin(self, pile, num_data, given):
         always, _ = self._parted(pile.log_weights, num_data)
-        reference = jnp.zeros(always.shape[1:], always.dtype)
-        if self.num_always:
-            reference = importance_weighted_bound(always)
-            reference = jnp.where(jnp.isfinite(reference), reference, 0.0)
         one = next(iter(given.values())) if given else None  # views of the same numbers
+        reference = importance_weighted_bound(always) if self.num_always else one
+        reference = jnp.where(jnp.isfinite(reference), reference, 0.0)
         over = lambda values, one: self._over_first(values, one, pile.slots, reference)
         state, pull_back = jax.vjp(over, pile.log_weights, one)
         entering = jnp.zeros((self.num_piles, len(state.tails), *always.shape[2:]), always.dtype)
@@ -101,6 +99,7 @@ class Tails:
         return {view: jax.tree.map(jnp.zeros_like, kept.now) for view in views}
 
     def pull_back(self, cotangents, kept, pile, given, views, behind):
+        # All data but the first begin in this pile, where they had what the first pile left them.
         datum = pile.slots.datum[0]
         before = kept.first.log_sums.at[:, datum].set(kept.entering[pile.index])
         over = lambda values, state: self._over(state, values, pile.slots, kept.reference)
@@ -139,55 +138,63 @@ class Tails:
 
     def _over_first(self, log_weights, given, slots, reference):
         """The state after the first pile."""
-        num_data = len(reference)
-        always, others = self._parted(log_weights, num_data)
-        log_sums, log_ratio = [], None
+        always, others = self._parted(log_weights, len(reference))
+        log_sums, log_ratio, expected = [], None, 0.0
         if self.num_always:
             bound = importance_weighted_bound(always - reference)
             log_sums.append(bound + math.log(self.num_always))
         if given is not None:
-            of_given = given - reference
-            log_sums.append(log_add(of_given, log_sums[0]) if self.num_always else of_given)
-            log_ratio = log_ratio_of(of_given, bound) if self.num_always else None
+            given = given - reference
+            log_sums.append(log_add(given, log_sums[0]) if self.num_always else given)
+        if given is not None and self.num_always:
+            log_ratio = log_ratio_of(given, bound)
+            expected = expected_increment(log_ratio, self.num_always, self.stopping_time.cap)
         log_sums = jnp.stack(log_sums)
-        state = _State(log_sums, jnp.zeros_like(log_sums), log_ratio)
+        # What is expected of all increments stands here; of those that are drawn it is taken away.
+        tails = jnp.zeros_like(log_sums).at[-1].add(expected)
+        state = _State(log_sums, tails, log_ratio)
         if not len(others):
             return state
-        of_others = jax.tree.map(lambda leaf: leaf[self.num_always * num_data :], slots)
+        of_others = jax.tree.map(lambda leaf: leaf[-len(others) :], slots)
         return self._over(state, others, of_others, reference)
 
     def _over(self, state: _State, values: jax.Array, slots: Slots, reference: jax.Array) -> _State:
         """The state after some slots more, in which the draws of a datum follow each other."""
-        datum = slots.datum
-        place, last = jnp.arange(len(datum)), len(datum) - 1
-        begins, ends = place == 0, place == last
-        if len(reference) > 1:
-            begins |= datum != jnp.roll(datum, 1)
-            ends |= datum != jnp.roll(datum, -1)
+        datum, place = slots.datum, jnp.arange(len(slots.datum))
+        begins = (place == 0) | (datum != jnp.roll(datum, 1))
+        ends = (place == len(place) - 1) | (datum != jnp.roll(datum, -1))
         terms = slots.mask(values - reference[datum], -jnp.inf)
         running = running_log_sums(terms, begins)
-        column = lambda leaf: leaf.reshape(-1, *[1] * (values.ndim - 1))
-        earlier = jnp.where(column(begins), -jnp.inf, jnp.roll(running, 1, axis=0))
+        earlier = jnp.where(_column(begins, terms), -jnp.inf, jnp.roll(running, 1, axis=0))
         before = log_add(state.log_sums[:, datum], earlier)
-        # Where the weights that are always drawn are all zero, so is the estimate.
-        before = jnp.where(jnp.isneginf(before), 0.0, before)
-
-        num_series = len(state.log_sums)
-        num_given = jnp.arange(num_series) + (1 - bool(self.num_always))
-        num_fresh = column(jnp.maximum(slots.block, self.num_always))
-        counts = num_fresh + num_given.reshape(-1, *[1] * values.ndim)
-        increments = increment(before, terms, counts)
-        if state.log_ratio is not None:
-            expected = expected_increment(state.log_ratio[datum], num_fresh, 1)
-            increments = increments.at[-1].add(-expected)
-        row = jnp.clip(slots.block - self.num_always, 0, self.stopping_time.cap - 1)
-        weights = jnp.asarray(1.0 / self.stopping_time.survival, values.dtype)[row]
-        drawn = jax.vmap(slots.mask)(column(weights) * increments)
+        increments = self._increments(before, terms, slots, state.log_ratio)
         totals = jnp.full_like(reference, -jnp.inf)
-        of_ends = jnp.where(ends, datum, len(reference))
-        totals = totals.at[of_ends].set(running, mode="drop")
+        totals = totals.at[jnp.where(ends, datum, len(reference))].set(running, mode="drop")
         return _State(
             log_add(state.log_sums, totals),
-            state.tails.at[:, datum].add(drawn),
+            state.tails.at[:, datum].add(jax.vmap(slots.mask)(increments)),
             state.log_ratio,
         )
+
+    def _increments(self, before, terms, slots, log_ratio):
+        """What each slot adds to the bound of each series, over the probability that it is drawn.
+
+        :param before: log-sums of the draws that come before each, by series.
+        :param terms: log-weights of the slots.
+        """
+        # Where the weights that are always drawn are all zero, so is the estimate.
+        before = jnp.where(jnp.isneginf(before), 0.0, before)
+        num_fresh = _column(slots.block, terms).astype(terms.dtype)
+        num_given = jnp.arange(len(before)) if self.num_always else jnp.ones(1)
+        counts = num_fresh + num_given.reshape(-1, *[1] * terms.ndim).astype(terms.dtype)
+        increments = increment(before, terms, counts)
+        if log_ratio is not None:
+            expected = expected_increment(log_ratio[slots.datum], num_fresh, 1)
+            increments = increments.at[-1].add(-expected)
+        weights = jnp.asarray(1.0 / self.stopping_time.survival, terms.dtype)
+        return _column(weights[slots.block - self.num_always], terms) * increments
+
+
+def _column(of_slots, like):
+    """One number for each slot, beside the other axes of ``like``."""
+    return of_slots.reshape(-1, *[1] * (like.ndim - 1))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .kept import Kept, Pile
-from .particle import shared_cotangents
+from .particle import MODEL, shared_cotangents
 from .slots import Slots
 
 
@@ -90,8 +90,9 @@ class Inputs(NamedTuple):
 def work_off(steps: Steps, keep: Kept, layout: Layout, inputs: Inputs, given: Any) -> Any:
     """What is kept of all draws, by view.
 
-    The backward pass goes over the queue once more and, but for what was evaluated before the loop,
-    evaluates it again, so that memory is that of two chunks however many slots there are.
+    The backward pass goes over the queue once more, from its end, and, but for what was evaluated
+    before the loop, evaluates it again: log-weights are held for two chunks at a time, however many
+    slots there are.
 
     :param keep: what is done with log-weights.
     :param given: by view, log-weights of the draws that generated the data, for ``keep``.
@@ -195,8 +196,8 @@ def _pulled_back(steps, layout, pull_back, log_weights, cotangents):
         by_view = {view: over_draws(ratio, of_draws) for view, ratio in ratios.items()}
     else:
         # Elements of a log-weight may depend on each other's draws: no ratio is that of a draw.
-        of_model, *others = cotangents
-        of_weigh, _ = pull_weigh(cotangents[of_model])
+        others = [view for view in cotangents if view != MODEL]
+        of_weigh, _ = pull_weigh(cotangents[MODEL])
         counts = (log_weights > -jnp.inf).astype(log_weights.dtype)
         by_view = {view: over_draws(counts, pull_weigh(cotangents[view])[1]) for view in others}
     return *pull_propose(by_view), of_weigh

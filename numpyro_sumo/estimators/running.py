@@ -53,21 +53,20 @@ def _forward(log_terms, begins):
 def _backward(residuals, cotangent):
     log_terms, begins, sums = residuals
     if len(begins) <= _FEW:
-        shares = _by_pairs(begins, _ratio(log_terms[None], sums[:, None]), 0.0)
-        return jnp.sum(shares * cotangent[:, None], axis=0), None
-    goes_on = _as_column(jnp.append(~begins[1:], False), sums)
+        of_pairs = _ratio(log_terms[None], sums[:, None]) * cotangent[:, None]
+        return jnp.sum(_by_pairs(begins, of_pairs, 0.0), axis=0), None
     # Of each sum, what it is of the next; and so on to all that follow in the run.
-    ratio = jnp.where(goes_on, _ratio(sums, jnp.roll(sums, -1, axis=0)), 0.0)
-    place = _as_column(jnp.arange(len(sums)), sums)
-    longest = jnp.max(_place_in_run(begins, sums))
+    ratio = _ratio(sums, jnp.roll(sums, -1, axis=0))
+    follow = _place_in_run(jnp.roll(begins[::-1], 1), sums)[::-1]
 
     def double(state):
         distance, ratio, total = state
-        there = place + distance < len(sums)
-        on = lambda values: jnp.where(there, ratio * jnp.roll(values, -distance, axis=0), 0.0)
-        return 2 * distance, on(ratio), total + on(total)
+        on = lambda values: ratio * jnp.roll(values, -distance, axis=0)
+        goes_on = follow >= distance
+        total = total + jnp.where(goes_on, on(total), 0.0)
+        return 2 * distance, jnp.where(goes_on, on(ratio), 0.0), total
 
-    is_shorter = lambda state: state[0] <= longest
+    is_shorter = lambda state: state[0] <= jnp.max(follow)
     *_, total = lax.while_loop(is_shorter, double, (1, ratio, cotangent))
     return _ratio(log_terms, sums) * total, None
 

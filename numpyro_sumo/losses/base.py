@@ -31,11 +31,20 @@ _LARGEST_FIRST_CHUNK = 8
 _BASELINE_PARTICLES = 32
 
 
+class Plan(NamedTuple):
+    """How draws are cut up; see :func:`~numpyro_sumo.draws.evaluate_log_weights`."""
+
+    num_head: int
+    first_chunk: int
+    chunk_size: int
+
+
 class Draws(NamedTuple):
     """Log-weights as they were drawn, or what was kept of them.
 
     :param kept: of the fresh draws, by view (see :class:`~numpyro_sumo.draws.Particle`):
-        log-weights of shape ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.draws.LevelSums`.
+        log-weights of shape ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.draws.TailSums` or
+        :class:`~numpyro_sumo.draws.LevelSums`.
     :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
     :param given: log-weights of the draws that generated x, shape ``(num_data,)``, by view; empty
         where they are not among the particles.
@@ -340,39 +349,40 @@ class ImportanceLoss(ELBO):
         :param given: the generating draws' log-weights by view, for losses begun from above.
         :param fresh_only: names of views that are wanted of the draws that are always made, alone.
         """
-        plan = self.plan(num_data)
-        if self.stopping_time is None:
-            cap, stopping_times = 0, jnp.zeros(num_data, jnp.int32)
-        else:
-            cap = self.stopping_time.cap
-            stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
+        plan, stopping_times = self.plan(num_data), self.draw_stopping_times(rng_key, num_data)
+        cap = 0 if self.stopping_time is None else self.stopping_time.cap
         log_weights = evaluate_log_weights(
             particle,
             rng_key,
             self.num_fresh + stopping_times,
             max_count=self.num_fresh + cap,
-            head_only=fresh_only if plan["num_head"] >= self.num_fresh else (),
+            head_only=fresh_only if plan.num_head >= self.num_fresh else (),
             sharding=self.sharding,
-            **plan,
+            **plan._asdict(),
         )
         return Draws(log_weights, stopping_times, given or {})
 
-    def plan(self, num_data: int) -> dict[str, int]:
-        """How many draws of each datum the head has, and the sizes of the chunks after it."""
+    def draw_stopping_times(self, rng_key: jax.Array, num_data: int) -> jax.Array:
+        """K of each datum, zeros without a tail: integers of shape ``(num_data,)``."""
+        if self.stopping_time is None:
+            return jnp.zeros(num_data, jnp.int32)
+        return self.stopping_time.sample(key_apart(rng_key), (num_data,))
+
+    def plan(self, num_data: int) -> Plan:
+        """How the draws of so many data are cut up."""
         num_head = self.num_fresh
         if num_data == 1 and self.stopping_time is not None:
             num_head += min(_TAIL_DRAWS_OF_ONE, self.stopping_time.cap)
         if self.chunk_size is not None:
             num_head = min(num_head, self.chunk_size // num_data)
         mean_tail = self.mean_draws - self.from_above - num_head
-        first_chunk, chunk_size = self.chunks(num_data, num_head, mean_tail)
-        return {"num_head": num_head, "first_chunk": first_chunk, "chunk_size": chunk_size}
+        return Plan(num_head, *self.chunks(num_data, num_head, mean_tail))
 
     def chunks(self, num_data: int, num_head: int, mean_tail: float) -> tuple[int, int]:
         """Sizes of the first chunk, in draws, and of the others.
 
         :param num_head: draws of each datum that are evaluated together with the first chunk.
-        :param mean_tail: expected draws of each datum beyond these.
+        :param mean_tail: expected draws of each datum beyond these, where there are several data.
         """
         chunk_size = self.chunk_size or max(8, num_data)
         if num_data == 1:

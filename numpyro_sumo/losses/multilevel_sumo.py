@@ -14,7 +14,7 @@ from numpyro_sumo.draws import Particle, evaluate_levels
 from numpyro_sumo.estimators import TRUNCATIONS, multilevel
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
 
-from .base import Draws, ImportanceLoss, key_apart
+from .base import Draws, ImportanceLoss
 from .checks import check_one_of, check_stopping_time
 
 #: Where work times variance is least, for each way of cutting the sum short.
@@ -139,7 +139,7 @@ class MultilevelSUMO(ImportanceLoss):
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
-        levels = self.stopping_time.sample(key_apart(rng_key), (num_data,))
+        levels = self.draw_stopping_times(rng_key, num_data)
         num_head = 2 * self.num_fresh
         mean_tail = self.mean_draws - self.from_above - num_head
         first_chunk, chunk_size = self.chunks(num_data, num_head, mean_tail)

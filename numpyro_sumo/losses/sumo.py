@@ -9,10 +9,9 @@ from jax.sharding import NamedSharding
 
 from numpyro_sumo.draws import PATH, Particle, TailSums, evaluate_tails
 from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
-from numpyro_sumo.estimators.expected import expected_increment, log_ratio_of
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
-from .base import Draws, ImportanceLoss, key_apart, with_given
+from .base import Draws, ImportanceLoss, with_given
 from .checks import check_positive_integer, check_stopping_time
 
 _PAPER = ReciprocalTail()
@@ -66,7 +65,9 @@ class SUMO(ImportanceLoss):
         plate would have their own: for programs in which they look at each other.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
-    :param chunk_size: log-weights evaluated at a time; memory is that of two chunks.
+    :param chunk_size: log-weights evaluated at a time; memory is that of two chunks and, for each
+        datum, of a few scalars: of m + c where m draws of all data do not fit into one. By default
+        the first draws and most of the tails are evaluated together, and the rest by data.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.
 
@@ -126,18 +127,19 @@ class SUMO(ImportanceLoss):
         fresh_only: Collection[str] = (),
     ) -> Draws:
         plan = self.plan(num_data)
-        if num_data == 1 or self.rotations > 1 or plan["num_head"] < self.num_fresh:
-            # Rows are as good, and for an only datum quicker.
+        if num_data == 1 or self.rotations > 1 or plan.num_head < self.num_fresh:
+            # In rows: for an only datum they are quicker; rotations need them; and sums have to
+            # begin from the bound over the draws that are always made.
             return super().draw(rng_key, particle, num_data, given, fresh_only)
-        stopping_times = self.stopping_time.sample(key_apart(rng_key), (num_data,))
+        stopping_times = self.draw_stopping_times(rng_key, num_data)
         sums = evaluate_tails(
             particle,
             rng_key,
             stopping_times,
             self.stopping_time,
-            num_always=plan["num_head"],
-            first_chunk=plan["first_chunk"],
-            chunk_size=plan["chunk_size"],
+            num_always=plan.num_head,
+            first_chunk=plan.first_chunk,
+            chunk_size=plan.chunk_size,
             given=given,
             head_only=fresh_only,
             sharding=self.sharding,
@@ -158,9 +160,6 @@ class SUMO(ImportanceLoss):
             )
         bound = importance_weighted_bound(with_given(kept.always, given))
         tail = kept.tail if given is None else kept.tail_with_given
-        if given is not None and self.num_fresh:
-            log_ratio = log_ratio_of(given, importance_weighted_bound(kept.always))
-            tail += expected_increment(log_ratio, self.num_fresh, self.stopping_time.cap)
         return jnp.where(jnp.isneginf(bound), -jnp.inf, bound + tail)
 
     def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
