@@ -6,6 +6,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from numpyro_sumo.estimators.running import as_column
+
 
 class Slots(NamedTuple):
     """Some slots of the queue: datum, block of draws, and whether the slot exists."""
@@ -16,7 +18,7 @@ class Slots(NamedTuple):
 
     def mask(self, leaf, otherwise=0):
         """The leaf, and ``otherwise`` where the slot does not exist."""
-        return jnp.where(self.valid.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, otherwise)
+        return jnp.where(as_column(self.valid, leaf), leaf, otherwise)
 
     def of_data(self, leaf):
         """The elements of the slots' data."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.estimators.expected import expected_increment, log_ratio_of
 from numpyro_sumo.estimators.roulette import increment
-from numpyro_sumo.estimators.running import log_add, running_log_sums
+from numpyro_sumo.estimators.running import as_column, log_add, running_log_sums
 from numpyro_sumo.stopping_times import StoppingTime
 
 from .slots import Slots
@@ -165,7 +165,7 @@ class Tails:
         ends = (place == len(place) - 1) | (datum != jnp.roll(datum, -1))
         terms = slots.mask(values - reference[datum], -jnp.inf)
         running = running_log_sums(terms, begins)
-        earlier = jnp.where(_column(begins, terms), -jnp.inf, jnp.roll(running, 1, axis=0))
+        earlier = jnp.where(as_column(begins, terms), -jnp.inf, jnp.roll(running, 1, axis=0))
         before = log_add(state.log_sums[:, datum], earlier)
         increments = self._increments(before, terms, slots, state.log_ratio)
         totals = jnp.full_like(reference, -jnp.inf)
@@ -184,7 +184,7 @@ class Tails:
         """
         # Where the weights that are always drawn are all zero, so is the estimate.
         before = jnp.where(jnp.isneginf(before), 0.0, before)
-        num_fresh = _column(slots.block, terms).astype(terms.dtype)
+        num_fresh = as_column(slots.block, terms).astype(terms.dtype)
         num_given = jnp.arange(len(before)) if self.num_always else jnp.ones(1)
         counts = num_fresh + num_given.reshape(-1, *[1] * terms.ndim).astype(terms.dtype)
         increments = increment(before, terms, counts)
@@ -192,9 +192,4 @@ class Tails:
             expected = expected_increment(log_ratio[slots.datum], num_fresh, 1)
             increments = increments.at[-1].add(-expected)
         weights = jnp.asarray(1.0 / self.stopping_time.survival, terms.dtype)
-        return _column(weights[slots.block - self.num_always], terms) * increments
-
-
-def _column(of_slots, like):
-    """One number for each slot, beside the other axes of ``like``."""
-    return of_slots.reshape(-1, *[1] * (like.ndim - 1))
+        return as_column(weights[slots.block - self.num_always], terms) * increments

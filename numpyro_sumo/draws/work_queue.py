@@ -122,11 +122,11 @@ def _forward(steps, keep, layout, inputs, given):
     log_weights, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
     first = Pile(log_weights, slots, None)
     kept, besides = _all_kept(steps, keep, layout, inputs, given, first)
-    return keep.by_view(kept), (inputs, given, kept, besides, log_weights, pull_back_first)
+    return keep.by_view(kept), (inputs, given, kept, besides, first, pull_back_first)
 
 
 def _backward(steps, keep, layout, residuals, cotangents):
-    inputs, given, kept, besides, log_weights, pull_back_first = residuals
+    inputs, given, kept, besides, first, pull_back_first = residuals
     views = tuple(view for view in keep.views if view not in keep.head_only)
 
     def add_chunk(state):
@@ -142,9 +142,8 @@ def _backward(steps, keep, layout, residuals, cotangents):
     nothing = tuple(list(map(jnp.zeros_like, _floats_of(step))) for step in inputs.steps)
     start = (last, nothing, keep.nothing_behind(kept, given, views))
     _, gradients, behind = lax.while_loop(lambda state: state[0] >= 0, add_chunk, start)
-    first = Pile(log_weights, _first_slots(layout, inputs.counts), None)
     of_slots, of_given = keep.pull_back_first(cotangents, kept, first, given, behind, besides)
-    of_first = _pulled_back(steps, layout, pull_back_first, log_weights, of_slots)
+    of_first = _pulled_back(steps, layout, pull_back_first, first.log_weights, of_slots)
     gradients = jax.tree.map(jnp.add, gradients, of_first)
     return Inputs(tuple(map(_cotangent, inputs.steps, gradients)), None, None), of_given
 

@@ -96,8 +96,9 @@ def _ratio(part, whole):
 def _place_in_run(begins, like):
     """How many terms of its run come before each, as a column beside the others' axes."""
     place = jnp.arange(len(begins))
-    return _as_column(place - lax.cummax(jnp.where(begins, place, 0)), like)
+    return as_column(place - lax.cummax(jnp.where(begins, place, 0)), like)
 
 
-def _as_column(values, like):
+def as_column(values: jax.Array, like: jax.Array) -> jax.Array:
+    """One number for each element of the leading axis, beside the other axes of ``like``."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
