@@ -25,6 +25,8 @@ LAYOUTS = {
     "chunks_that_do_not_divide": {"num_head": 2, "chunk_size": 7},
     "a_first_chunk": {"num_head": 1, "chunk_size": 3, "first_chunk": 8},
     "a_first_chunk_for_all": {"num_head": 2, "chunk_size": 3, "first_chunk": 40},
+    "the_first_in_parts": {"num_head": 2, "chunk_size": 3, "first_chunk": 4, "at_once": 5},
+    "all_in_the_head_in_parts": {"num_head": MAX_COUNT, "chunk_size": 1, "at_once": 7},
 }
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 
@@ -47,15 +49,13 @@ def particle_of(weigh):
     return Particle(lambda datum, key, *_: weigh(datum, key))
 
 
-def evaluate(params, counts, *, num_head, chunk_size, first_chunk=0, key=KEY):
+def evaluate(params, counts, *, key=KEY, **layout):
     return evaluate_log_weights(
         particle_of(partial(weigh, params)),
         key,
         jnp.asarray(counts),
         max_count=MAX_COUNT,
-        num_head=num_head,
-        first_chunk=first_chunk,
-        chunk_size=chunk_size,
+        **layout,
     )["model"]
 
 
@@ -78,12 +78,11 @@ def total(rows, counts):
     return jnp.sum(jnp.where(drawn(counts), read, 0.0))
 
 
-def total_evaluated(scale, counts, num_head, chunk_size, first_chunk=0, key=KEY):
-    layout = {"num_head": num_head, "chunk_size": chunk_size, "first_chunk": first_chunk}
-    return total(evaluate(params_for(scale), counts, **layout, key=key), counts)
+def total_evaluated(scale, counts, **layout):
+    return total(evaluate(params_for(scale), counts, **layout), counts)
 
 
-LAYOUT = ("num_head", "chunk_size", "first_chunk")
+LAYOUT = ("num_head", "chunk_size", "first_chunk", "at_once")
 rows_of = quick_jit(evaluate, static_argnames=LAYOUT)
 plain_rows_of = quick_jit(evaluate_plainly)
 value_and_gradient_of = quick_jit(jax.value_and_grad(total_evaluated), static_argnames=LAYOUT)
@@ -159,10 +158,11 @@ def test_old_style_keys_give_the_draws_of_new_style_ones():
 
 LEVELS = np.array([1, 4, 2, 3, 1])
 BLOCK_SIZE, MAX_LEVEL = 3, 4
-CHUNKS_OF_BLOCKS = [(1, 0), (5, 7), (64, 0)]
+#: chunk_size, first_chunk, at_once
+CHUNKS_OF_BLOCKS = [(1, 0, None), (5, 7, None), (64, 0, None), (5, 7, 4), (3, 0, 30)]
 
 
-def levels_in_chunks(params, levels, chunk_size, first_chunk=0):
+def levels_in_chunks(params, levels, chunk_size, first_chunk=0, at_once=None):
     return evaluate_levels(
         particle_of(partial(weigh, params)),
         KEY,
@@ -171,6 +171,7 @@ def levels_in_chunks(params, levels, chunk_size, first_chunk=0):
         max_level=MAX_LEVEL,
         first_chunk=first_chunk,
         chunk_size=chunk_size,
+        at_once=at_once,
     )["model"]
 
 
@@ -198,8 +199,8 @@ def read_levels(log_sums_of, bound_of, levels):
     return total
 
 
-def levels_total(scale, levels, chunk_size, first_chunk=0):
-    sums = levels_in_chunks(params_for(scale), levels, chunk_size, first_chunk)
+def levels_total(scale, levels, *chunks):
+    sums = levels_in_chunks(params_for(scale), levels, *chunks)
     return read_levels(
         lambda i, k: sums.log_sums[k, i] + sums.reference[i],
         lambda i: sums.bounds[i] + 2 ** LEVELS[i] * sums.reference[i],
@@ -217,11 +218,9 @@ def expected_of_levels():
     return quick_jit(jax.value_and_grad(plain_levels_total))(0.7)
 
 
-@pytest.mark.parametrize("chunk_size, first_chunk", CHUNKS_OF_BLOCKS)
-def test_levels_are_sums_of_the_very_draws_and_so_are_their_gradients(chunk_size, first_chunk):
-    function = jax.value_and_grad(
-        lambda scale: levels_total(scale, LEVELS, chunk_size, first_chunk)
-    )
+@pytest.mark.parametrize("chunks", CHUNKS_OF_BLOCKS)
+def test_levels_are_sums_of_the_very_draws_and_so_are_their_gradients(chunks):
+    function = jax.value_and_grad(lambda scale: levels_total(scale, LEVELS, *chunks))
     np.testing.assert_allclose(quick_jit(function)(0.7), expected_of_levels(), rtol=2e-4)
 
 
@@ -329,6 +328,33 @@ def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
     jax.effects_barrier()
     # The backward pass evaluates each chunk of the loop once more, and nothing else again.
     assert len(evaluations) == before_loop + 2 * num_chunks * chunk_size
+
+
+def test_first_draws_that_are_too_many_are_evaluated_in_parts_and_again_on_the_way_back():
+    evaluations = []
+
+    def counted(scale, datum, key):
+        jax.debug.callback(lambda i, _: evaluations.append(int(i)), datum, random.key_data(key))
+        return scale * datum
+
+    def summed(scale):
+        return jnp.sum(
+            evaluate_log_weights(
+                particle_of(partial(counted, scale)),
+                KEY,
+                jnp.full(5, 3),
+                max_count=3,
+                num_head=3,
+                chunk_size=1,
+                at_once=4,
+            )["model"]
+        )
+
+    value, gradient = quick_jit(jax.value_and_grad(summed))(0.5)
+    jax.effects_barrier()
+    assert (value, gradient) == (0.5 * 30, 30)
+    # Fifteen draws in four parts of four; datum 0 fills the last of them.
+    assert Counter(evaluations) == Counter({0: 8, **dict.fromkeys(range(1, 5), 6)})
 
 
 def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():

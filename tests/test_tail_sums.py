@@ -20,10 +20,11 @@ TAIL = ReciprocalTail(knee=12, decay=0.0)
 TIMES = jnp.array([12, 1, 2, 7, 1, 12, 3])
 NUM_ALWAYS = 3
 
-#: first_chunk, chunk_size
+#: first_chunk, chunk_size, at_once
 LAYOUTS = {
     "head_alone_before_the_loop": (0, 4),
     "a_first_chunk": (6, 5),
+    "the_first_in_parts": (6, 5, 4),
     "borders_within_a_datum": (8, 17),
     "one_slot_at_a_time": (0, 1),
     "all_before_the_loop": (200, 8),
@@ -72,7 +73,7 @@ def total(scale, evaluate, is_given, zeros, num_always):
 
 
 def by_sums(particle, given, num_always, layout):
-    first_chunk, chunk_size = layout
+    first_chunk, chunk_size, *at_once = layout
     return evaluate_tails(
         particle,
         KEY,
@@ -81,6 +82,7 @@ def by_sums(particle, given, num_always, layout):
         num_always=num_always,
         first_chunk=first_chunk,
         chunk_size=chunk_size,
+        at_once=at_once[0] if at_once else None,
         given=given,
     )
 
@@ -130,10 +132,11 @@ def test_given_draws_may_be_all_that_is_always_there():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), got, expected(True, False, 0))
 
 
-def test_memory_does_not_follow_the_longest_tail():
+@pytest.mark.parametrize("at_once", [None, 8])
+def test_memory_does_not_follow_the_longest_tail(at_once):
     """But for one scalar for every chunk that it would take."""
 
-    def temporary_bytes(knee):
+    def temporary_bytes(knee, at_once):
         tail = ReciprocalTail(knee=knee, decay=0.0)
 
         def summed(scale):
@@ -143,15 +146,17 @@ def test_memory_does_not_follow_the_longest_tail():
                 jnp.minimum(TIMES, 5),
                 tail,
                 num_always=2,
-                first_chunk=8,
+                first_chunk=0 if at_once else 8,
                 chunk_size=8,
+                at_once=at_once,
             )
             return jnp.sum(sums["model"].tail)
 
-        compiled = jax.jit(jax.grad(summed)).lower(SCALE).compile()
+        compiled = quick_jit(jax.grad(summed)).lower(SCALE).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(10_000) - temporary_bytes(100) < 2 * 4 * 9_900 * len(TIMES) / 8
+    growth = temporary_bytes(10_000, at_once) - temporary_bytes(100, at_once)
+    assert growth < 2 * 4 * 9_900 * len(TIMES) / 8
 
 
 def test_many_log_weights_of_one_run_are_summed_each_for_itself():
@@ -165,8 +170,9 @@ def test_many_log_weights_of_one_run_are_summed_each_for_itself():
         particle = Particle(lambda i, key, proposal, held: weigh(i, key))
         return by_sums(particle, {}, NUM_ALWAYS, (6, 17))["model"].tail
 
-    together = one(0.7, jnp.arange(3))
-    apart = jnp.stack([one(0.7, i) for i in range(3)], axis=1)
+    of = quick_jit(one)
+    together = of(0.7, jnp.arange(3))
+    apart = jnp.stack([of(0.7, i) for i in range(3)], axis=1)
     np.testing.assert_allclose(together, apart, rtol=1e-5)
     assert np.argwhere(np.isnan(together)).tolist() == [[3, 2]]
     of_sum = lambda rest: quick_jit(jax.grad(lambda shift: jnp.sum(one(shift, rest))))(0.7)

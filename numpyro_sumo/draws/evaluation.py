@@ -32,6 +32,7 @@ def evaluate_log_weights(
     num_head: int,
     chunk_size: int,
     first_chunk: int = 0,
+    at_once: int | None = None,
     head_only: Collection[str] = (),
     sharding: NamedSharding | None = None,
 ) -> dict[str, jax.Array]:
@@ -54,6 +55,8 @@ def evaluate_log_weights(
     :param num_head: draws of each datum that are made whatever the counts.
     :param chunk_size: slots evaluated at a time in the loop.
     :param first_chunk: slots evaluated before it.
+    :param at_once: of the slots before the loop so many are evaluated at a time, and again on the
+        way back, if they are more; None for all together.
     :param head_only: views that are wanted of the first draws alone; they have ``num_head`` rows,
         and cost nothing beyond.
     :param sharding: splits what is evaluated together over the devices along one axis of a mesh:
@@ -61,8 +64,8 @@ def evaluate_log_weights(
     :return: by view, log-weights of shape ``(max_count, num_data, ...)``; rows from ``counts[i]``
         on are not to be read.
     """
-    layout = Layout(num_head, first_chunk, chunk_size, 1, sharding)
-    if max_count <= num_head:
+    layout = Layout(num_head, first_chunk, chunk_size, 1, at_once, sharding)
+    if max_count <= num_head and not layout.first_in_parts(num_head * len(counts)):
         return _evaluate_rows(particle, rng_key, counts, layout)
     return _evaluate(
         particle,
@@ -82,6 +85,7 @@ def evaluate_levels(
     max_level: int,
     chunk_size: int,
     first_chunk: int = 0,
+    at_once: int | None = None,
     given: dict[str, jax.Array] | None = None,
     head_only: Collection[str] = (),
     sharding: NamedSharding | None = None,
@@ -93,7 +97,8 @@ def evaluate_levels(
 
     :param levels: integers in 1 … ``max_level`` of shape ``(num_data,)``.
     :param block_size: draws in a block.
-    :param chunk_size: blocks evaluated at a time in the loop; likewise ``first_chunk``.
+    :param chunk_size: blocks evaluated at a time in the loop; likewise ``first_chunk``
+        and ``at_once``.
     :param given: by view, log-weights of draws that are particles of each block's bound, shape
         ``(num_data, ...)``.
     :param head_only: views that are wanted of the first two blocks alone: log-sums of two rows, and
@@ -106,7 +111,7 @@ def evaluate_levels(
         particle,
         rng_key,
         jnp.left_shift(1, levels),
-        Layout(2, first_chunk, chunk_size, block_size, sharding),
+        Layout(2, first_chunk, chunk_size, block_size, at_once, sharding),
         lambda views: Levels(1 + max_level, views, frozenset(head_only), bool(given)),
         given,
     )
@@ -121,6 +126,7 @@ def evaluate_tails(
     num_always: int,
     chunk_size: int,
     first_chunk: int = 0,
+    at_once: int | None = None,
     given: dict[str, jax.Array] | None = None,
     head_only: Collection[str] = (),
     sharding: NamedSharding | None = None,
@@ -145,7 +151,7 @@ def evaluate_tails(
         particle,
         rng_key,
         num_always + stopping_times,
-        Layout(num_always, first_chunk, chunk_size, 1, sharding),
+        Layout(num_always, first_chunk, chunk_size, 1, at_once, sharding),
         lambda views: Tails(
             num_always,
             max(num_piles, 1),

@@ -23,6 +23,8 @@ class Layout(NamedTuple):
         derivative needs is kept.
     :param chunk_size: slots that are evaluated together after that, once more on the way back.
     :param block_size: draws in a block.
+    :param at_once: slots before the loop that are evaluated together; None for all of them, whose
+        derivative then costs no second evaluation.
     :param sharding: along which axis of which mesh a chunk is split over devices; None leaves it
         whole.
     """
@@ -31,7 +33,22 @@ class Layout(NamedTuple):
     first_chunk: int
     chunk_size: int
     block_size: int
+    at_once: int | None
     sharding: NamedSharding | None
+
+    def first_in_parts(self, num_slots: int) -> bool:
+        """Whether so many slots before the loop are too many to be evaluated together."""
+        return self.at_once is not None and num_slots > self.at_once
+
+    def parts(self, tree: Any) -> Any:
+        """The arrays in parts of ``at_once``, filled up with zeros: slots that do not exist."""
+
+        def parts(leaf):
+            num_parts = -(-len(leaf) // self.at_once)
+            widths = [(0, num_parts * self.at_once - len(leaf)), *[(0, 0)] * (leaf.ndim - 1)]
+            return jnp.pad(leaf, widths).reshape(num_parts, self.at_once, *leaf.shape[1:])
+
+        return jax.tree.map(parts, tree)
 
     def split(self, tree: Any) -> Any:
         """The arrays, split over devices along their leading axis."""
@@ -98,7 +115,7 @@ def work_off(steps: Steps, keep: Kept, layout: Layout, inputs: Inputs, given: An
     :param given: by view, log-weights of the draws that generated the data, for ``keep``.
     """
     slots = _first_slots(layout, inputs.counts)
-    first = Pile(_evaluated(steps, layout, inputs, slots), slots, None)
+    first = Pile(_first_evaluated(steps, layout, inputs, slots), slots, None)
     return keep.by_view(_all_kept(steps, keep, layout, inputs, given, first)[0])
 
 
@@ -119,7 +136,10 @@ def _all_kept(steps, keep, layout, inputs, given, first):
 
 def _forward(steps, keep, layout, inputs, given):
     slots = _first_slots(layout, inputs.counts)
-    log_weights, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
+    if layout.first_in_parts(len(slots.datum)):
+        log_weights, pull_back_first = _first_evaluated(steps, layout, inputs, slots), None
+    else:
+        log_weights, pull_back_first = _linearised(steps, layout, inputs, slots, keep.views)
     first = Pile(log_weights, slots, None)
     kept, besides = _all_kept(steps, keep, layout, inputs, given, first)
     return keep.by_view(kept), (inputs, given, kept, besides, first, pull_back_first)
@@ -143,8 +163,19 @@ def _backward(steps, keep, layout, residuals, cotangents):
     start = (last, nothing, keep.nothing_behind(kept, given, views))
     _, gradients, behind = lax.while_loop(lambda state: state[0] >= 0, add_chunk, start)
     of_slots, of_given = keep.pull_back_first(cotangents, kept, first, given, behind, besides)
-    of_first = _pulled_back(steps, layout, pull_back_first, first.log_weights, of_slots)
-    gradients = jax.tree.map(jnp.add, gradients, of_first)
+    if pull_back_first is None:
+
+        def add_part(gradients, part):
+            slots, of_slots = part
+            log_weights, pull_back = _linearised(steps, layout, inputs, slots, keep.views)
+            here = _pulled_back(steps, layout, pull_back, log_weights, of_slots)
+            return jax.tree.map(jnp.add, gradients, here), None
+
+        parts = layout.parts((first.slots, of_slots))
+        gradients, _ = lax.scan(add_part, gradients, parts)
+    else:
+        of_first = _pulled_back(steps, layout, pull_back_first, first.log_weights, of_slots)
+        gradients = jax.tree.map(jnp.add, gradients, of_first)
     return Inputs(tuple(map(_cotangent, inputs.steps, gradients)), None, None), of_given
 
 
@@ -157,6 +188,15 @@ def _evaluated(steps, layout, inputs, slots):
     keys = _keys(layout, inputs, slots)
     proposals = _over_draws(steps.propose, slots, keys, *of_propose)
     return layout.whole(_over_draws(steps.weigh, slots, (keys, any_of(proposals)), *of_weigh))
+
+
+def _first_evaluated(steps, layout, inputs, slots):
+    """The same, of the slots before the loop."""
+    num_slots = len(slots.datum)
+    if not layout.first_in_parts(num_slots):
+        return _evaluated(steps, layout, inputs, slots)
+    parts = lax.map(partial(_evaluated, steps, layout, inputs), layout.parts(slots))
+    return parts.reshape(-1, *parts.shape[2:])[:num_slots]
 
 
 def _linearised(steps, layout, inputs, slots, views):

@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     num_head: int
     first_chunk: int
     chunk_size: int
+    at_once: int | None
 
 
 class Draws(NamedTuple):
@@ -356,7 +357,7 @@ class ImportanceLoss(ELBO):
             rng_key,
             self.num_fresh + stopping_times,
             max_count=self.num_fresh + cap,
-            head_only=fresh_only if plan.num_head >= self.num_fresh else (),
+            head_only=fresh_only,
             sharding=self.sharding,
             **plan._asdict(),
         )
@@ -370,13 +371,15 @@ class ImportanceLoss(ELBO):
 
     def plan(self, num_data: int) -> Plan:
         """How the draws of so many data are cut up."""
-        num_head = self.num_fresh
-        if num_data == 1 and self.stopping_time is not None:
-            num_head += min(_TAIL_DRAWS_OF_ONE, self.stopping_time.cap)
-        if self.chunk_size is not None:
-            num_head = min(num_head, self.chunk_size // num_data)
+        num_head = self.num_head(num_data)
         mean_tail = self.mean_draws - self.from_above - num_head
-        return Plan(num_head, *self.chunks(num_data, num_head, mean_tail))
+        return Plan(num_head, *self.chunks(num_data, num_head, mean_tail), self.chunk_size)
+
+    def num_head(self, num_data: int) -> int:
+        """Draws of each datum that are made whatever was drawn."""
+        if num_data > 1 or self.stopping_time is None:
+            return self.num_fresh
+        return self.num_fresh + min(_TAIL_DRAWS_OF_ONE, self.stopping_time.cap)
 
     def chunks(self, num_data: int, num_head: int, mean_tail: float) -> tuple[int, int]:
         """Sizes of the first chunk, in draws, and of the others.

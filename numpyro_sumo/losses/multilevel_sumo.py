@@ -66,9 +66,9 @@ class MultilevelSUMO(ImportanceLoss):
         plate would have their own: for programs in which they look at each other.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
-    :param chunk_size: log-weights of the tail evaluated at a time, rounded down to blocks, and
-        never less than one; memory is that of two chunks, of the first two blocks of each datum,
-        and of c scalars for each.
+    :param chunk_size: log-weights evaluated at a time, rounded down to blocks, and never less than
+        one; memory is that of two chunks, and of c scalars for each datum. By default the first
+        draws and most of the tails are evaluated together, and the rest by data.
     :raises ValueError: for options outside these, for a stopping time under which the mean number
         of draws is not finite, and in ``loss`` for a guide that does not fit the model.
 
@@ -139,23 +139,25 @@ class MultilevelSUMO(ImportanceLoss):
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
-        levels = self.draw_stopping_times(rng_key, num_data)
-        num_head = 2 * self.num_fresh
-        mean_tail = self.mean_draws - self.from_above - num_head
-        first_chunk, chunk_size = self.chunks(num_data, num_head, mean_tail)
+        plan, levels = self.plan(num_data), self.draw_stopping_times(rng_key, num_data)
+        blocks = lambda num_draws: max(1, num_draws // self.num_fresh)
         sums = evaluate_levels(
             particle,
             rng_key,
             levels,
             block_size=self.num_fresh,
             max_level=self.stopping_time.cap,
-            first_chunk=first_chunk // self.num_fresh,
-            chunk_size=max(1, chunk_size // self.num_fresh),
+            first_chunk=plan.first_chunk // self.num_fresh,
+            chunk_size=blocks(plan.chunk_size),
+            at_once=None if plan.at_once is None else blocks(plan.at_once),
             given=given,
             head_only=fresh_only,
             sharding=self.sharding,
         )
         return Draws(sums, levels, given or {})
+
+    def num_head(self, num_data: int) -> int:
+        return 2 * self.num_fresh
 
     def estimate(self, draws: Draws, *views: str) -> jax.Array:
         sums, given = draws.seen(views)

@@ -66,8 +66,8 @@ class SUMO(ImportanceLoss):
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
         draws that are evaluated together are split over its devices. The numbers stay the same.
     :param chunk_size: log-weights evaluated at a time; memory is that of two chunks and, for each
-        datum, of a few scalars: of m + c where m draws of all data do not fit into one. By default
-        the first draws and most of the tails are evaluated together, and the rest by data.
+        datum, of a few scalars more than m: of m + c for an only datum, and with rotations. By
+        default the first draws and most of the tails are evaluated together, and the rest by data.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not fit the
         model.
 
@@ -126,12 +126,10 @@ class SUMO(ImportanceLoss):
         given: dict[str, jax.Array] | None = None,
         fresh_only: Collection[str] = (),
     ) -> Draws:
-        plan = self.plan(num_data)
-        if num_data == 1 or self.rotations > 1 or plan.num_head < self.num_fresh:
-            # In rows: for an only datum they are quicker; rotations need them; and sums have to
-            # begin from the bound over the draws that are always made.
+        if num_data == 1 or self.rotations > 1:
+            # In rows: for an only datum they are quicker, and rotations need them.
             return super().draw(rng_key, particle, num_data, given, fresh_only)
-        stopping_times = self.draw_stopping_times(rng_key, num_data)
+        plan, stopping_times = self.plan(num_data), self.draw_stopping_times(rng_key, num_data)
         sums = evaluate_tails(
             particle,
             rng_key,
@@ -140,6 +138,7 @@ class SUMO(ImportanceLoss):
             num_always=plan.num_head,
             first_chunk=plan.first_chunk,
             chunk_size=plan.chunk_size,
+            at_once=plan.at_once,
             given=given,
             head_only=fresh_only,
             sharding=self.sharding,
