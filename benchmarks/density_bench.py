@@ -1,0 +1,227 @@
+"""The trainings of the density benchmark, one after the other, and what becomes of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+import sys
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from jax import random
+
+from numpyro.infer import ELBO, SVI, Trace_ELBO
+
+from benchmarks.density_judge import Judge
+from benchmarks.density_programs import Task
+from benchmarks.epochs import Training, begun, epoch_of, loaded, optimiser, train
+from benchmarks.results_folder import resumed, write_json, written_whole
+
+#: The average of the parameters forgets in so many steps.
+_AVERAGE_STEPS = 200
+
+
+class Arm(NamedTuple):
+    """A way to train.
+
+    :param title: in words.
+    :param max_gradient_norm: gradients are clipped to it.
+    :param guide_rate: the guide's learning rate beside the model's.
+    :param averaged: whether the parameters that are judged are an average over the last steps.
+    """
+
+    title: str
+    loss: ELBO
+    max_gradient_norm: float = 3.0
+    guide_rate: float = 1.0
+    averaged: bool = True
+
+    def told(self) -> dict[str, Any]:
+        """In plain values."""
+        if isinstance(self.loss, Trace_ELBO):
+            draws = float(self.loss.num_particles)
+            told = {"loss": f"Trace_ELBO({self.loss.num_particles})", "draws": draws}
+        else:
+            told = {"loss": repr(self.loss), "draws": self.loss.mean_draws}
+        return told | {key: value for key, value in self._asdict().items() if key != "loss"}
+
+
+class Plan(NamedTuple):
+    """How one task is trained and judged.
+
+    :param arms: by expected draws of each datum, those of a baseline apart, and by name.
+    :param epochs: of ``batches`` steps each.
+    :param judged_draws: of each test point, for the bound that they are judged by.
+    """
+
+    task: Task
+    arms: dict[int, dict[str, Arm]]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    judged_draws: int
+
+    @property
+    def batches(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.task.data.train) // self.batch_size)
+
+    def told(self) -> dict[str, Any]:
+        """In plain values."""
+        values = {
+            key: value for key, value in self._asdict().items() if key not in ("task", "arms")
+        }
+        arms = {
+            str(draws): {name: arm.told() for name, arm in by_name.items()}
+            for draws, by_name in self.arms.items()
+        }
+        return values | {"arms": arms}
+
+
+class Cell(NamedTuple):
+    """One training among all: which plan, how many draws, which arm, which seed."""
+
+    plan: str
+    draws: int
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.plan}-{self.draws}-{self.arm}-{self.seed}"
+
+
+class Bench:
+    """Trains and judges the cells of some plans; what is compiled once serves all seeds.
+
+    :param plans: by name.
+    :param folder: where results are, and checkpoints, one for each training: they stay.
+    """
+
+    def __init__(self, plans: dict[str, Plan], num_seeds: int, folder: Path):
+        self.plans, self.num_seeds, self.folder = plans, num_seeds, folder
+        compiled: dict[Any, Any] = {}
+        self.judges = {
+            name: Judge(plan.task, plan.judged_draws, compiled) for name, plan in plans.items()
+        }
+        self._programs: dict[Any, tuple[SVI, Any]] = {}
+
+    def cells(self) -> Iterator[Cell]:
+        """All trainings, seed by seed, so that what is there after a while can be compared."""
+        for seed in range(self.num_seeds):
+            for name, plan in self.plans.items():
+                for draws, arms in plan.arms.items():
+                    for arm in arms:
+                        yield Cell(name, draws, arm, seed)
+
+    def run_all(self, file: Path) -> dict[str, Any]:
+        """Trains and judges all cells that ``file`` does not have yet, and keeps it up to date.
+
+        Ctrl-C ends it early.
+
+        :return: configuration, seconds in all, and by name what came of each run.
+        :raises ValueError: in one line, for a checkpoint that is of something else or not whole.
+        """
+        told = {name: plan.told() for name, plan in self.plans.items()}
+        configuration = {"seeds": self.num_seeds, "plans": told}
+        fresh = {"configuration": configuration, "seconds": 0.0, "runs": {}}
+        results = resumed(file, fresh, "configuration")
+        cells, spent, started = list(self.cells()), results["seconds"], time.perf_counter()
+        try:
+            with tqdm(total=len(cells), unit="run") as bar:
+                for cell in cells:
+                    bar.set_postfix_str(str(cell))
+                    if str(cell) not in results["runs"]:
+                        results["runs"][str(cell)] = self.run(cell)
+                        results["seconds"] = spent + time.perf_counter() - started
+                        with written_whole(self.folder) as folder:
+                            write_json(folder / file.name, results)
+                    bar.update()
+        except KeyboardInterrupt:
+            print("Interrupted; the report is on what is there.", file=sys.stderr)
+        return results
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Trains and judges one."""
+        arm, training = self._arm(cell), self.trained(cell)
+        norms = training.gradient_norms.ravel()
+        params = self._judged_params(cell, training)
+        return {
+            **cell._asdict(),
+            **self.judges[cell.plan].verdict(params, arm.loss, cell.draws),
+            "seconds": training.seconds,
+            "validation": training.validation.tolist(),
+            "gradient_norm": {
+                "median": float(np.median(norms)),
+                "99.9 %": float(np.quantile(norms, 0.999)),
+                "clipped": float(np.mean(norms > arm.max_gradient_norm)),
+            },
+        }
+
+    def trained(self, cell: Cell) -> Training:
+        """The training of a cell, from its checkpoint as far as that goes."""
+        plan, judge = self.plans[cell.plan], self.judges[cell.plan]
+        _, run_epoch = self._program(cell)
+        return train(
+            run_epoch,
+            self._start(cell),
+            plan.epochs,
+            lambda epoch: self._args(cell, epoch),
+            checkpoint=self._checkpoint(cell),
+            configuration=self._told(cell),
+            validate=lambda training: judge.validation(self._judged_params(cell, training)),
+            title=str(cell),
+        )
+
+    def params(self, cell: Cell) -> Any:
+        """The parameters that were judged, or None where no finished training is to be found."""
+        if not self._checkpoint(cell).exists():
+            return None
+        training = loaded(self._checkpoint(cell), self._start(cell), self._told(cell))
+        done = training.num_epochs == self.plans[cell.plan].epochs
+        return self._judged_params(cell, training) if done else None
+
+    def _arm(self, cell: Cell) -> Arm:
+        return self.plans[cell.plan].arms[cell.draws][cell.arm]
+
+    def _judged_params(self, cell: Cell, training: Training) -> Any:
+        svi, _ = self._program(cell)
+        return training.average if self._arm(cell).averaged else svi.get_params(training.state)
+
+    def _start(self, cell: Cell) -> Training:
+        """The same for all losses."""
+        plan, (svi, _) = self.plans[cell.plan], self._program(cell)
+        args = self._args(cell, 0)
+        return begun(svi, random.key(cell.seed), plan.batches, *args, batch_size=plan.batch_size)
+
+    def _args(self, cell: Cell, epoch: int) -> tuple[np.ndarray]:
+        task = self.plans[cell.plan].task
+        key = random.fold_in(random.fold_in(random.key(cell.seed), 1), epoch)
+        return (task.observations(key, task.data.train),)
+
+    def _checkpoint(self, cell: Cell) -> Path:
+        return self.folder / "checkpoints" / f"{cell}.msgpack"
+
+    def _told(self, cell: Cell) -> str:
+        """In a line, all that the outcome of a training depends on."""
+        plan, arm = self.plans[cell.plan], self._arm(cell)
+        return (
+            f"{cell}: {arm.told()['loss']}, {plan.epochs} epochs of {plan.batches} batches of "
+            f"{plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, gradients "
+            f"up to {arm.max_gradient_norm}"
+        )
+
+    def _program(self, cell: Cell) -> tuple[SVI, Any]:
+        """SVI with the loss of an arm, and its epoch."""
+        plan, arm = self.plans[cell.plan], self._arm(cell)
+        # Tasks that differ in their data alone share it.
+        kind = plan.task.model, repr(plan.told()), cell.draws, cell.arm
+        if kind not in self._programs:
+            rate = optax.cosine_decay_schedule(plan.learning_rate, plan.epochs * plan.batches)
+            optim = optimiser(rate, arm.max_gradient_norm, {"encoder": arm.guide_rate})
+            svi = SVI(plan.task.model, plan.task.guide, optim, arm.loss)
+            decay = 1.0 - 1.0 / _AVERAGE_STEPS
+            run_epoch = epoch_of(svi, plan.batches, decay, batch_size=plan.batch_size)
+            self._programs[kind] = svi, run_epoch
+        return self._programs[kind]

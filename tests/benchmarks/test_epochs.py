@@ -1,0 +1,191 @@
+"""A training that is stopped, however it is stopped, goes on to the very same end."""
+
+from functools import partial
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import SVI
+
+from benchmarks.epochs import begun, epoch_of, loaded, optimiser, save, train
+from numpyro_sumo import IWELBO
+from tests.compiling import quick_jit
+
+STEPS = 3
+POINTS = np.linspace(-1.0, 1.0, 6, dtype=np.float32)
+
+
+def model(points, batch_size=None):
+    shift = numpyro.param("shift", jnp.array(2.0))
+    with numpyro.plate("points", len(points), subsample_size=batch_size):
+        batch = numpyro.subsample(points, event_dim=0)
+        z = numpyro.sample("z", dist.Normal(shift, 1.0))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=batch)
+
+
+def guide(points, batch_size=None):
+    slope = numpyro.param("slope", jnp.array(0.2))
+    with numpyro.plate("points", len(points), subsample_size=batch_size):
+        batch = numpyro.subsample(points, event_dim=0)
+        numpyro.sample("z", dist.Normal(slope * batch, 0.8))
+
+
+def points_of(epoch):
+    """Data of its own for every epoch."""
+    return (POINTS + np.float32(0.01 * epoch),)
+
+
+@pytest.fixture(scope="module")
+def program():
+    svi = SVI(model, guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
+    return svi, epoch_of(svi, STEPS, 0.9, batch_size=4)
+
+
+def start_of(svi, key=None):
+    key = random.key(0) if key is None else key
+    return begun(svi, key, STEPS, *points_of(0), batch_size=4)
+
+
+def trained(program, file, num_epochs=6, configuration="this", args_of=points_of, **options):
+    svi, run_epoch = program
+    return train(
+        run_epoch,
+        start_of(svi),
+        num_epochs,
+        args_of,
+        checkpoint=file,
+        configuration=configuration,
+        every=2,
+        **options,
+    )
+
+
+def assert_same(one, other):
+    def same(a, b):
+        a, b = (leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in (a, b))
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = random.key_data(a), random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+    jax.tree.map(same, one._replace(seconds=0.0), other._replace(seconds=0.0))
+
+
+def test_training_that_goes_on_from_a_checkpoint_ends_bit_for_bit_the_same(program, tmp_path):
+    whole = trained(program, tmp_path / "whole")
+    trained(program, tmp_path / "parts", num_epochs=4)
+    assert_same(trained(program, tmp_path / "parts"), whole)
+    assert program[1]._cache_size() == 1
+    assert whole.losses.shape == whole.gradient_norms.shape == (6, STEPS)
+    assert len(set(whole.losses.ravel().tolist())) == 6 * STEPS
+
+
+def test_ctrl_c_loses_no_epoch_that_was_done(program, tmp_path):
+    def stopped_at_3(epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return points_of(epoch)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(program, tmp_path / "parts", args_of=stopped_at_3)
+    svi, _ = program
+    assert loaded(tmp_path / "parts", start_of(svi), "this").num_epochs == 3
+    assert_same(trained(program, tmp_path / "parts"), trained(program, tmp_path / "whole"))
+
+
+def test_validation_is_noted_once_for_every_checkpoint(program, tmp_path):
+    note = lambda training: float(training.num_epochs)
+    trained(program, tmp_path / "noted", num_epochs=3, validate=note)
+    noted = trained(program, tmp_path / "noted", num_epochs=5, validate=note).validation
+    assert noted.tolist() == [[0, 0], [2, 2], [3, 3], [4, 4], [5, 5]]
+
+
+def test_average_follows_the_parameters(program, tmp_path):
+    """After one epoch: the start, and three steps, each a tenth."""
+    svi, run_epoch = program
+    state, average = (start := start_of(svi)).state, start.average
+    update = quick_jit(partial(svi.update, batch_size=4))
+    for _ in range(STEPS):
+        state, _ = update(state, *points_of(0))
+        now = svi.get_params(state)
+        average = {name: 0.9 * average[name] + 0.1 * now[name] for name in now}
+    (_, got), _ = run_epoch(start.state, start.average, *points_of(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, average)
+
+
+def test_norms_are_those_before_clipping(program, tmp_path):
+    svi, _ = program
+    tight = SVI(model, guide, optimiser(lambda step: 1e-2, 1e-3), IWELBO(2))
+    norms = trained((tight, epoch_of(tight, STEPS, 0.9, batch_size=4)), tmp_path / "tight", 1)
+    assert norms.gradient_norms.min() > 1e-3
+
+
+def test_checkpoint_of_another_training_is_refused_and_kept(program, tmp_path):
+    file = tmp_path / "kept"
+    trained(program, file, num_epochs=2)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="a checkpoint of that in .*; it is of this. Choose"):
+        trained(program, file, configuration="that")
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 10, -1])
+def test_checkpoint_that_is_cut_short_is_refused_and_kept(program, tmp_path, size):
+    file = tmp_path / "cut"
+    trained(program, file, num_epochs=2)
+    file.write_bytes(file.read_bytes()[:size])
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="cut short or something else .* Move it away"):
+        trained(program, file)
+    assert file.read_bytes() == before
+
+
+def test_old_style_keys_are_kept_as_they_are(program, tmp_path):
+    svi, _ = program
+    start = start_of(svi, random.PRNGKey(0))
+    save(tmp_path / "old", start, "this")
+    assert_same(loaded(tmp_path / "old", start, "this"), start)
+
+
+KILLED = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from tests.benchmarks import test_epochs
+from benchmarks.epochs import epoch_of, optimiser
+from numpyro.infer import SVI
+from numpyro_sumo import IWELBO
+
+svi = SVI(test_epochs.model, test_epochs.guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
+run_epoch = epoch_of(svi, test_epochs.STEPS, 0.9, batch_size=4)
+
+def slowly(*args):
+    time.sleep(0.2)
+    return run_epoch(*args)
+
+test_epochs.trained((svi, slowly), Path(sys.argv[1]), num_epochs=10_000)
+"""
+
+
+def test_training_killed_within_an_epoch_ends_bit_for_bit_the_same(program, tmp_path):
+    file = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, file], stderr=subprocess.DEVNULL)
+    svi, _ = program
+    while not (file.exists() and loaded(file, start_of(svi), "this").num_epochs >= 4):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = loaded(file, start_of(svi), "this").num_epochs
+    got = trained(program, file, num_epochs=done + 3)
+    assert_same(got, trained(program, Path(tmp_path / "whole"), num_epochs=done + 3))
