@@ -32,7 +32,7 @@ _VALIDATION = 100
 #: What is unbiased for log p(x) here, and how many estimates there are of each point: for figures
 #: in few draws and in many, and for pictures.
 _FINE = MultilevelSUMO(500, data_axes=0, chunk_size=_CHUNK), 2
-_ROUGH = MultilevelSUMO(8, data_axes=0, chunk_size=_CHUNK), 4
+_ROUGH = MultilevelSUMO(16, data_axes=0, chunk_size=_CHUNK), 4
 
 
 class Judge:

@@ -48,7 +48,7 @@ def draw_training(file: Path, results: dict[str, Any]) -> None:
             mean = values.mean(axis=0)
             error = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0 * mean
             style = {"color": COLOURS[arm], "linestyle": "--" if "variance" in arm else "-"}
-            axis.plot(epochs, mean, label=titles[arm], linewidth=1.5, **style)
+            axis.plot(epochs, mean, marker="o", markersize=3, label=titles[arm], **style)
             axis.fill_between(epochs, mean - error, mean + error, alpha=0.2, color=COLOURS[arm])
             lowest, highest = min(lowest, mean.min()), max(highest, np.quantile(mean, 0.9))
         axis.set_title(f"{draws} draws")
@@ -68,7 +68,7 @@ def draw_images(
 
     :param rows: title, probabilities of reconstructions, and of prior draws: ``(NUM_IMAGES, 64)``.
     """
-    figure, axes = plt.subplots(1 + len(rows), 1, figsize=(11, 0.62 * (1 + len(rows)) + 0.5))
+    figure, axes = plt.subplots(1 + len(rows), 1, figsize=(11, 0.5 * (1 + len(rows)) + 0.4))
     blank = np.full((8, 6), np.nan)
     shades = matplotlib.colormaps["gray_r"].with_extremes(bad="white")
     top = ("test images", images, np.full_like(images, np.nan))
@@ -81,8 +81,8 @@ def draw_images(
         axis.spines[:].set_visible(False)
     width = NUM_IMAGES * 9
     first = np.atleast_1d(axes)[0]
-    first.text(0, -1.5, "reconstructed", fontsize=10)
-    first.text(width + 6, -1.5, "drawn from the prior", fontsize=10)
+    first.text(0, -1.5, "and what is made of them", fontsize=10)
+    first.text(width + 6, 6, "drawn from the prior", fontsize=10)
     _finish(figure, file)
 
 

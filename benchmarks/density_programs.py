@@ -49,29 +49,34 @@ class Task(NamedTuple):
 
     def observations(self, rng_key: jax.Array, points: np.ndarray) -> np.ndarray:
         """What the model is given of points."""
+        points = checked(points, self.data.train.shape[1])
         if self.binary:
+            if points.min() < 0.0 or points.max() > 1.0:
+                raise ValueError(
+                    f"Expected grey levels in [0, 1]; got {points.min():g} to {points.max():g}. "
+                    "Divide by the largest."
+                )
             points = np.asarray(random.bernoulli(rng_key, jnp.asarray(points)), np.float32)
-        return checked(points, self.data.train.shape[1], binary=self.binary)
+        return points
 
 
 def digits() -> Task:
     """Handwritten digits in 8 × 8 grey levels, made binary anew in every epoch."""
-    grey = checked(load_digits().data / 16.0, PIXELS, binary=False)
+    grey = checked(load_digits().data / 16.0, PIXELS)
     return Task("digits", image_model, image_guide, _split(grey, DIGITS_SPLIT), True)
 
 
 def plane(name: str) -> Task:
     """One of :data:`PLANES`."""
     points = PLANES[name](np.random.default_rng(0), sum(PLANE_SPLIT))
-    points = checked((points - points.mean(axis=0)) / points.std(axis=0), 2, binary=False)
+    points = checked((points - points.mean(axis=0)) / points.std(axis=0), 2)
     return Task(name, plane_model, plane_guide, _split(points, PLANE_SPLIT), False)
 
 
-def checked(points: Any, num_features: int, *, binary: bool) -> np.ndarray:
+def checked(points: Any, num_features: int) -> np.ndarray:
     """The points in float32, if that is what they are.
 
-    :param binary: whether they must be 0 or 1, as a Bernoulli likelihood needs them.
-    :raises ValueError: in one line, for another shape, for NaN and ∞, and for other values.
+    :raises ValueError: in one line, for another shape, and for NaN and ∞.
     """
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != num_features or not len(points):
@@ -84,11 +89,6 @@ def checked(points: Any, num_features: int, *, binary: bool) -> np.ndarray:
         raise ValueError(
             f"Expected finite values; {bad.sum()} of {points.size} are not, the first in row "
             f"{np.argwhere(bad)[0][0]}. Drop those rows, or fill the values in."
-        )
-    if binary and not np.isin(points, (0, 1)).all():
-        raise ValueError(
-            f"Expected values 0 and 1; got {points.min():g} to {points.max():g}. "
-            "Make them binary first: draw a Bernoulli of each grey level."
         )
     return points.astype(np.float32)
 

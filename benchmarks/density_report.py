@@ -40,12 +40,22 @@ def groups(results: dict[str, Any]) -> Iterator[tuple[str, int, dict[str, dict[i
                 yield name, draws, runs
 
 
-def paired(runs: dict[str, dict[int, Any]], arm: str, figure: str) -> Mean | None:
-    """What an arm has more than the baseline, seed by seed; None without a seed that both have."""
-    common = sorted(runs[arm].keys() & runs.get(BASELINE, {}).keys())
-    if arm == BASELINE or not common:
+def paired(
+    runs: dict[str, dict[int, Any]], arm: str, figure: str, beside: str = BASELINE
+) -> Mean | None:
+    """What an arm has more than another, seed by seed; None without a seed that both have."""
+    common = sorted(runs[arm].keys() & runs.get(beside, {}).keys())
+    if arm == beside or not common:
         return None
-    return mean([runs[arm][seed][figure] - runs[BASELINE][seed][figure] for seed in common])
+    return mean([runs[arm][seed][figure] - runs[beside][seed][figure] for seed in common])
+
+
+def difference_cell(difference: Mean | None) -> str:
+    """In bold if it is more than two standard errors from zero."""
+    if difference is None:
+        return "–"
+    beyond = abs(difference.value) > 2.0 * difference.error
+    return f"**{difference}**" if beyond else str(difference)
 
 
 def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
@@ -54,7 +64,6 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
     rows = []
     for arm, by_seed in runs.items():
         of = lambda figure, by_seed=by_seed: mean([run[figure] for run in by_seed.values()])
-        difference = paired(runs, arm, "nll_bound")
         told = results["configuration"]["plans"][name]["arms"][str(draws)][arm]
         rows.append(
             [
@@ -62,7 +71,7 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
                 number(told["draws"], 1),
                 str(of("nll_bound")),
                 str(of("nll")),
-                "–" if difference is None else f"{_bold(difference)}",
+                difference_cell(paired(runs, arm, "nll_bound")),
                 str(of("bias")),
                 number(of("seconds").value, 0),
             ]
@@ -113,13 +122,32 @@ over the last steps of training, ± the standard error over seeds.
 
 *NLL by the bound* is the negative of IWELBO on test points, of as many draws of each as the section
 says; *unbiased*, that of an estimate without bias, from draws of its own. *Beyond IWELBO's* is the
-first of these less IWELBO's at the same expected draws and seed: below zero is better. *Objective −
-log p* is the bias of what was trained on, on test points, at the end. Losses by variance make 32
-draws more for their baseline. *s* is the time in training steps.
+first of these less IWELBO's at the same expected draws and seed: below zero is better, and bold is
+more than two standard errors. *Objective − log p* is the bias of what was trained on, on test
+points, at the end. Losses by variance make 32 draws more for their baseline. *s* is the time in
+training steps.
 
 {_agreement(results)}
 
 {chr(10).join(sections)}"""
+
+
+def summary_table(results: dict[str, Any], name: str) -> str:
+    """By arm and draws, what test negative log-likelihood is beyond IWELBO's; and IWELBO's own."""
+    by_draws = {draws: runs for other, draws, runs in groups(results) if other == name}
+    arms = results["configuration"]["plans"][name]["arms"]
+    told = next(iter(arms.values()))
+
+    def cell(runs, arm):
+        if arm not in runs:
+            return "–"
+        if arm == BASELINE:
+            return f"*{mean([run['nll_bound'] for run in runs[arm].values()])}*"
+        return difference_cell(paired(runs, arm, "nll_bound"))
+
+    order = [BASELINE, *(arm for arm in told if arm != BASELINE)]
+    rows = [[told[arm]["title"], *(cell(runs, arm) for runs in by_draws.values())] for arm in order]
+    return markdown_table(["loss", *(f"{draws} draws" for draws in by_draws)], rows)
 
 
 def _section(name: str, plan: dict[str, Any], tables: str, gradients: str) -> str:
@@ -153,9 +181,3 @@ def _agreement(results: dict[str, Any]) -> str:
         f"standard errors above the bound on average over runs, between "
         f"{number(min(apart), 2)} and {number(max(apart), 2)}."
     )
-
-
-def _bold(difference: Mean) -> str:
-    """In bold if it is more than two standard errors from zero."""
-    beyond = abs(difference.value) > 2.0 * difference.error
-    return f"**{difference}**" if beyond else str(difference)

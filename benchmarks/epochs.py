@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import jax
 from jax import lax, random
+import jax.numpy as jnp
 
 from numpyro.infer import SVI
 
@@ -51,31 +52,36 @@ def optimiser(
 ) -> optax.GradientTransformation:
     """Adam on clipped gradients, which remembers the norm that they had before.
 
-    :param factors: on the learning rate, by the beginning of a parameter's name: 1 for all others.
+    :param factors: on the learning rate, by the beginning of a parameter's name. The parameters of
+        each are clipped by themselves, so that no gradient of a guide drowns a model's; and so are
+        all others, whose factor is 1.
     """
     factors = {"": 1.0, **(factors or {})}
     label = lambda name: max((start for start in factors if name.startswith(start)), key=len)
-    adams = {
-        start: optax.adam(lambda step, factor=factor: factor * schedule(step))
+    groups = {
+        start: optax.chain(
+            optax.clip_by_global_norm(max_gradient_norm),
+            optax.adam(lambda step, factor=factor: factor * schedule(step)),
+        )
         for start, factor in factors.items()
     }
     return optax.chain(
         optax.snapshot(GRADIENT_NORM, optax.tree.norm),
-        optax.clip_by_global_norm(max_gradient_norm),
-        optax.multi_transform(adams, lambda params: {name: label(name) for name in params}),
+        optax.multi_transform(groups, lambda params: {name: label(name) for name in params}),
     )
 
 
 def begun(svi: SVI, rng_key: jax.Array, num_steps: int, *args: Any, **kwargs: Any) -> Training:
     """A training before its first epoch, of ``num_steps`` steps each."""
-    # Of a type that steps do not change, or the second epoch would be compiled anew.
+    state = svi.init(rng_key, *args, **kwargs)
+    # Of a type that steps do not change: the second epoch would be compiled anew, and rounded so.
     strong = lambda leaf: leaf if _is_typed(leaf) else leaf.astype(leaf.dtype)
-    state = jax.tree.map(strong, svi.init(rng_key, *args, **kwargs))
+    state, average = jax.tree.map(strong, (state, svi.get_params(state)))
     none = np.zeros((0, num_steps), np.float32)
-    return Training(state, svi.get_params(state), none, none, np.zeros((0, 2)), 0.0)
+    return Training(state, average, none, none, np.zeros((0, 2)), 0.0)
 
 
-def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> Callable:
+def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> Any:
     """Some steps in one program: maps a state, the average and the data to new ones.
 
     The data are an argument, so that every epoch may have its own and nothing compiles anew.
@@ -114,7 +120,7 @@ def train(
     but the unfinished one with Ctrl-C, which is passed on. What follows is the same bit for bit,
     for an epoch depends on the state and on its own number alone.
 
-    :param run_epoch: from :func:`epoch_of`.
+    :param run_epoch: from :func:`epoch_of`, compiled or not.
     :param training: from :func:`begun`.
     :param args_of: the arguments of model and guide in an epoch, by its number.
     :param checkpoint: the file to go on from, and to write after every ``every`` epochs.
@@ -192,7 +198,13 @@ def loaded(file: Path, like: Training, configuration: str) -> Training:
     """
     try:
         content = serialization.msgpack_restore(file.read_bytes())
-        found, tree = content["configuration"], content["training"]
+        found = content["configuration"]
+        if found == configuration:
+            like_data = like._replace(state=_as_data(like.state))
+            tree = serialization.from_state_dict(like_data, content["training"])
+            # On the device, as steps leave them: a program is compiled anew for arrays of the host.
+            state, average = jax.tree.map(jnp.asarray, (tree.state, tree.average))
+            tree = tree._replace(state=state, average=average)
     except Exception as error:  # whatever msgpack makes of bytes that it did not write
         raise ValueError(
             f"Expected a checkpoint in '{file}'; it is cut short or something else "
@@ -203,7 +215,6 @@ def loaded(file: Path, like: Training, configuration: str) -> Training:
             f"Expected a checkpoint of {configuration} in '{file}'; it is of {found}. "
             "Choose another folder, or move it away to begin anew."
         )
-    tree = serialization.from_state_dict(like._replace(state=_as_data(like.state)), tree)
     key = like.state.rng_key
     if _is_typed(key):
         key = random.wrap_key_data(tree.state.rng_key, impl=random.key_impl(key))

@@ -26,6 +26,9 @@ def funnel_section() -> str:
     )
 
 
+SECTIONS = {"funnel": funnel_section}
+
+
 def spliced(readme: str, name: str, section: str) -> str:
     """The README with what stands between the markers of ``name`` replaced."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -36,7 +39,10 @@ def spliced(readme: str, name: str, section: str) -> str:
 def main() -> None:
     """Rewrites the README in place."""
     file = ROOT / "README.md"
-    file.write_text(spliced(file.read_text(), "funnel", funnel_section()))
+    readme = file.read_text()
+    for name, section in SECTIONS.items():
+        readme = spliced(readme, name, section())
+    file.write_text(readme)
 
 
 if __name__ == "__main__":

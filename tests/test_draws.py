@@ -353,7 +353,7 @@ def test_first_draws_that_are_too_many_are_evaluated_in_parts_and_again_on_the_w
     value, gradient = quick_jit(jax.value_and_grad(summed))(0.5)
     jax.effects_barrier()
     assert (value, gradient) == (0.5 * 30, 30)
-    # Fifteen draws in four parts of four; datum 0 fills the last of them.
+    # Fifteen draws in four parts alike, of four; datum 0 fills the last of them.
     assert Counter(evaluations) == Counter({0: 8, **dict.fromkeys(range(1, 5), 6)})
 
 

@@ -45,7 +45,7 @@ def evaluate_log_weights(
     queue of slots. Its first ``first_chunk`` are evaluated together with these; the others are
     worked off ``chunk_size`` at a time, and the backward pass goes over them once more and
     re-evaluates each chunk, so that the memory needed does not depend on how many slots there are.
-    Without a rest all is done under ordinary automatic differentiation.
+    Without a rest, and all at once, it is done under ordinary automatic differentiation.
 
     :param particle: how a log-weight comes about, from (datum, key), an int32 scalar and a key. Its
         steps may close over traced values, and are differentiable with respect to them.
@@ -55,8 +55,8 @@ def evaluate_log_weights(
     :param num_head: draws of each datum that are made whatever the counts.
     :param chunk_size: slots evaluated at a time in the loop.
     :param first_chunk: slots evaluated before it.
-    :param at_once: of the slots before the loop so many are evaluated at a time, and again on the
-        way back, if they are more; None for all together.
+    :param at_once: the most slots before the loop that are evaluated together; if there are more,
+        they are evaluated in parts, and again on the way back. None for no limit.
     :param head_only: views that are wanted of the first draws alone; they have ``num_head`` rows,
         and cost nothing beyond.
     :param sharding: splits what is evaluated together over the devices along one axis of a mesh:

@@ -19,12 +19,12 @@ class Layout(NamedTuple):
     """How draws are cut up into slots, and slots into chunks.
 
     :param num_head: blocks of each datum that are evaluated whatever was drawn.
-    :param first_chunk: slots of the queue that are evaluated together with these, once: what their
-        derivative needs is kept.
+    :param first_chunk: slots of the queue that are evaluated together with these, before the loop.
     :param chunk_size: slots that are evaluated together after that, once more on the way back.
     :param block_size: draws in a block.
-    :param at_once: slots before the loop that are evaluated together; None for all of them, whose
-        derivative then costs no second evaluation.
+    :param at_once: the most slots before the loop that are evaluated together; None for no limit.
+        If they are no more, what their derivative needs is kept; else they are evaluated in parts,
+        and again on the way back.
     :param sharding: along which axis of which mesh a chunk is split over devices; None leaves it
         whole.
     """
@@ -41,14 +41,15 @@ class Layout(NamedTuple):
         return self.at_once is not None and num_slots > self.at_once
 
     def parts(self, tree: Any) -> Any:
-        """The arrays in parts of ``at_once``, filled up with zeros: slots that do not exist."""
+        """The arrays in the fewest parts, alike, filled up with zeros: slots that do not exist."""
 
-        def parts(leaf):
+        def in_parts(leaf):
             num_parts = -(-len(leaf) // self.at_once)
-            widths = [(0, num_parts * self.at_once - len(leaf)), *[(0, 0)] * (leaf.ndim - 1)]
-            return jnp.pad(leaf, widths).reshape(num_parts, self.at_once, *leaf.shape[1:])
+            size = -(-len(leaf) // num_parts)
+            widths = [(0, num_parts * size - len(leaf)), *[(0, 0)] * (leaf.ndim - 1)]
+            return jnp.pad(leaf, widths).reshape(num_parts, size, *leaf.shape[1:])
 
-        return jax.tree.map(parts, tree)
+        return jax.tree.map(in_parts, tree)
 
     def split(self, tree: Any) -> Any:
         """The arrays, split over devices along their leading axis."""
@@ -107,9 +108,9 @@ class Inputs(NamedTuple):
 def work_off(steps: Steps, keep: Kept, layout: Layout, inputs: Inputs, given: Any) -> Any:
     """What is kept of all draws, by view.
 
-    The backward pass goes over the queue once more, from its end, and, but for what was evaluated
-    before the loop, evaluates it again: log-weights are held for two chunks at a time, however many
-    slots there are.
+    The backward pass goes over the queue once more, from its end, and evaluates it again, but for
+    what was evaluated before the loop all together: log-weights are held for two chunks at a time,
+    however many slots there are.
 
     :param keep: what is done with log-weights.
     :param given: by view, log-weights of the draws that generated the data, for ``keep``.

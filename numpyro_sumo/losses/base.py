@@ -96,7 +96,8 @@ class ImportanceLoss(ELBO):
     draws are differentiated along their path alone, each by the square of its share in the bound,
     and the score, which is noise of mean zero, is left out. Model parameters never see it.
 
-    Losses with a random number of draws are differentiated in reverse mode only: under
+    Losses with a random number of draws, and all with a ``chunk_size`` that is less than their
+    draws, are differentiated in reverse mode only: under
     ``forward_mode_differentiation=True`` JAX raises a TypeError.
 
     A positive scale that all sites of the guide share, from subsampling or ``handlers.scale``,
@@ -423,6 +424,7 @@ class ImportanceLoss(ELBO):
             counts,
             max_count=_BASELINE_PARTICLES,
             num_head=_BASELINE_PARTICLES,
+            at_once=self.chunk_size,
             chunk_size=1,
             sharding=self.sharding,
         )

@@ -47,7 +47,7 @@ def points_of(epoch):
 
 
 @pytest.fixture(scope="module")
-def program():
+def program(quick_compilation):
     svi = SVI(model, guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
     return svi, epoch_of(svi, STEPS, 0.9, batch_size=4)
 
@@ -85,6 +85,7 @@ def test_training_that_goes_on_from_a_checkpoint_ends_bit_for_bit_the_same(progr
     whole = trained(program, tmp_path / "whole")
     trained(program, tmp_path / "parts", num_epochs=4)
     assert_same(trained(program, tmp_path / "parts"), whole)
+    assert program[1]._cache_size() == 1
     assert program[1]._cache_size() == 1
     assert whole.losses.shape == whole.gradient_norms.shape == (6, STEPS)
     assert len(set(whole.losses.ravel().tolist())) == 6 * STEPS
@@ -159,21 +160,23 @@ def test_old_style_keys_are_kept_as_they_are(program, tmp_path):
 
 KILLED = """
 import sys, time
-from functools import partial
 from pathlib import Path
+import jax
 from tests.benchmarks import test_epochs
 from benchmarks.epochs import epoch_of, optimiser
 from numpyro.infer import SVI
 from numpyro_sumo import IWELBO
+from tests.compiling import quick_jit
 
+jax.jit = quick_jit
 svi = SVI(test_epochs.model, test_epochs.guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
 run_epoch = epoch_of(svi, test_epochs.STEPS, 0.9, batch_size=4)
 
-def slowly(*args):
+def slowly(epoch):
     time.sleep(0.2)
-    return run_epoch(*args)
+    return test_epochs.points_of(epoch)
 
-test_epochs.trained((svi, slowly), Path(sys.argv[1]), num_epochs=10_000)
+test_epochs.trained((svi, run_epoch), Path(sys.argv[1]), num_epochs=10_000, args_of=slowly)
 """
 
 
@@ -181,11 +184,13 @@ def test_training_killed_within_an_epoch_ends_bit_for_bit_the_same(program, tmp_
     file = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", KILLED, file], stderr=subprocess.DEVNULL)
     svi, _ = program
-    while not (file.exists() and loaded(file, start_of(svi), "this").num_epochs >= 4):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        while not (file.exists() and loaded(file, start_of(svi), "this").num_epochs >= 4):
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     done = loaded(file, start_of(svi), "this").num_epochs
     got = trained(program, file, num_epochs=done + 3)
     assert_same(got, trained(program, Path(tmp_path / "whole"), num_epochs=done + 3))

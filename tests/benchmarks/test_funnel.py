@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import funnel, readme
+from benchmarks import funnel
 from benchmarks.funnel_report import report, write_results
 from numpyro_sumo.reports import to_arviz
 
@@ -98,11 +98,6 @@ def test_figures_that_are_not_finite_are_words_in_the_report_and_null_in_the_jso
     )
     assert "ran away" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "sumo.nc").stat().st_size > 0
-
-
-def test_the_readme_holds_the_tables_of_the_latest_results():
-    text = (readme.ROOT / "README.md").read_text()
-    assert readme.spliced(text, "funnel", readme.funnel_section()) == text
 
 
 def test_snapshots_nearest_to_each_fifth_are_chosen():
