@@ -1,10 +1,11 @@
 """Does it pay to train a model with latent variables on log p(x) itself, and not on a bound?
 
 Autoencoders of handwritten digits and of points in the plane are trained by the ELBO, by IWELBO,
-and by the unbiased estimates of SUMO and MultilevelSUMO, at the same expected number of draws for
-each datum, from the same start and for as many steps; the guide by a bound over the draws that are
-always made or, where the estimate is unbiased, by its variance. Each is repeated over seeds and
-judged by test log-likelihood. Stop it when you like: the same command goes on where it was.
+and by SUMO and MultilevelSUMO, whose estimates are unbiased for the bound at the end of their
+tails, at the same expected number of draws for each datum, from the same start and for as many
+steps; the guide by a bound over the draws that are always made or by the variance of the estimate,
+which takes 32 draws more for a baseline. Each is repeated over seeds and judged by test
+log-likelihood. Stop it when you like: the same command goes on where it was.
 """
 
 from functools import partial
@@ -24,8 +25,7 @@ from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "density"
 
-#: Tails that are cut short: what is lost in bias is small beside the noise of longer ones, as
-#: ``benchmarks/density_variants.py`` shows.
+#: Tails that are cut short, for the noise of longer ones costs training more than their bias.
 SHORT_TAIL, MIDDLE_TAIL = ReciprocalTail(knee=4, decay=0.0), ReciprocalTail(knee=11, decay=0.0)
 #: Two blocks or four, 2.5 in expectation.
 FEW_BLOCKS = GeometricTail(0.75, max_level=2)

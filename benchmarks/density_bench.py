@@ -18,6 +18,7 @@ from benchmarks.density_judge import Judge
 from benchmarks.density_programs import Task
 from benchmarks.epochs import Training, begun, epoch_of, loaded, optimiser, train
 from benchmarks.results_folder import resumed, write_json, written_whole
+from numpyro_sumo import MultilevelSUMO
 
 #: The average of the parameters forgets in so many steps.
 _AVERAGE_STEPS = 200
@@ -42,13 +43,20 @@ class Arm(NamedTuple):
     averaged: bool = True
 
     def told(self) -> dict[str, Any]:
-        """In plain values."""
-        if isinstance(self.loss, Trace_ELBO):
-            draws = float(self.loss.num_particles)
-            told = {"loss": f"Trace_ELBO({self.loss.num_particles})", "draws": draws}
-        else:
-            told = {"loss": repr(self.loss), "draws": self.loss.mean_draws}
-        return told | {key: value for key, value in self._asdict().items() if key != "loss"}
+        """In plain values: expected draws, those of a baseline, and the most there may be."""
+        told, loss = self._asdict(), self.loss
+        if isinstance(loss, Trace_ELBO):
+            count = loss.num_particles
+            here = {"loss": f"Trace_ELBO({count})", "draws": float(count), "longest": 1}
+            return told | here | {"baseline_draws": 0}
+        tail = 0 if loss.stopping_time is None else loss.stopping_time.cap
+        multilevel = isinstance(loss, MultilevelSUMO)
+        return told | {
+            "loss": repr(loss),
+            "draws": loss.mean_draws,
+            "longest": loss.num_particles * 2**tail if multilevel else loss.num_particles + tail,
+            "baseline_draws": round(loss.draws_per_step - loss.mean_draws),
+        }
 
 
 class Plan(NamedTuple):
@@ -127,8 +135,7 @@ class Bench:
         :raises ValueError: in one line, for a checkpoint that is of something else or not whole.
         """
         told = {name: plan.told() for name, plan in self.plans.items()}
-        configuration = {"seeds": self.num_seeds, "plans": told}
-        fresh = {"configuration": configuration, "seconds": 0.0, "runs": {}}
+        fresh = {"configuration": {"plans": told}, "seconds": 0.0, "runs": {}}
         results = resumed(file, fresh, "configuration")
         cells, spent, started = list(self.cells()), results["seconds"], time.perf_counter()
         try:
@@ -158,7 +165,7 @@ class Bench:
             "gradient_norm": {
                 "median": float(np.median(norms)),
                 "99.9 %": float(np.quantile(norms, 0.999)),
-                "clipped": float(np.mean(norms > arm.max_gradient_norm)),
+                "beyond": float(np.mean(~(norms <= arm.max_gradient_norm))),
             },
         }
 
@@ -214,7 +221,7 @@ class Bench:
         return (
             f"{cell}: {arm.told()['loss']}, {plan.epochs} epochs of {plan.batches} batches of "
             f"{plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, gradients "
-            f"up to {arm.max_gradient_norm}"
+            f"up to {arm.max_gradient_norm}, {'averaged' if arm.averaged else 'last'} parameters"
         )
 
     def _program(self, cell: Cell) -> tuple[SVI, Any]:

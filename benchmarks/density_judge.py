@@ -65,6 +65,7 @@ class Judge:
         value, value_error = _mean_and_error(objective)
         return {
             "nll_bound": float(-bound.mean()),
+            "nll_bound_se": _error_of_bound(log_weights),
             "nll": -evidence,
             "nll_se": error,
             "bias": value - evidence,
@@ -119,6 +120,15 @@ class Judge:
 def _log_mean(log_weights: np.ndarray) -> np.ndarray:
     """The importance-weighted bound along the leading axis."""
     return logsumexp(log_weights, axis=0) - np.log(len(log_weights))
+
+
+def _error_of_bound(log_weights: np.ndarray) -> float:
+    """Standard error of the mean over points of such bounds, by the delta method."""
+    size = len(log_weights)
+    log_moments = (logsumexp(power * log_weights, axis=0) - np.log(size) for power in (1, 2))
+    first, second = log_moments
+    variances = np.expm1(second - 2.0 * first) / size
+    return float(np.sqrt(variances.sum()) / log_weights.shape[1])
 
 
 def _mean_and_error(estimates: np.ndarray) -> tuple[float, float]:

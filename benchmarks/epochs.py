@@ -93,7 +93,9 @@ def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> A
             state, average = carry
             state, loss = svi.update(state, *args, **kwargs)
             params = svi.get_params(state)
-            average = optax.incremental_update(params, average, 1.0 - average_decay)
+            # At first all steps count alike, and the start not at all.
+            rate = jnp.maximum(1.0 - average_decay, 1.0 / state.optim_state[0])
+            average = optax.incremental_update(params, average, rate)
             norm = optax.tree.get(state.optim_state, GRADIENT_NORM)
             return (state, average), (loss, norm)
 

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from jax import random
 
@@ -12,9 +13,9 @@ from numpyro.infer import Trace_ELBO
 
 from benchmarks import density, density_pictures
 from benchmarks.density_bench import Arm, Plan
-from benchmarks.density_judge import Judge
+from benchmarks.density_judge import Judge, _error_of_bound
 from benchmarks.density_programs import PLANES, Data, Task, checked, digits, plane
-from benchmarks.density_report import paired
+from benchmarks.density_report import figures, mean, paired
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 
 
@@ -68,10 +69,15 @@ def test_differences_are_those_of_the_seeds_that_both_have():
     runs = {
         "iwelbo": {0: {"nll": 1.0}, 1: {"nll": 2.0}},
         "sumo": {0: {"nll": 1.5}, 1: {"nll": 2.1}, 2: {"nll": 50.0}},
+        "lost": {0: {"nll": 1.0}, 1: {"nll": None}},
+        "far": {0: {"nll": 1.0}, 1: {"nll": 1e6}},
     }
     difference = paired(runs, "sumo", "nll")
     np.testing.assert_allclose(difference, (0.3, 0.2))
     assert paired(runs, "iwelbo", "nll") is None
+    for name in ("lost", "far"):
+        assert np.isnan(paired(runs, name, "nll").value)
+        assert str(mean(figures(runs[name], "nll"))) == "**ran away**"
 
 
 def tiny(quick):
@@ -126,6 +132,13 @@ def test_checkpoint_that_is_cut_short_is_told_of_in_one_line(tmp_path, monkeypat
     (tmp_path / "checkpoints" / "digits-5-iwelbo-0.msgpack").write_bytes(b"cut")
     assert density.main(["--seeds", "1", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.strip().endswith("Move it away to begin anew.")
+
+
+def test_error_of_the_bound_is_its_spread_over_repetitions():
+    log_weights = 0.7 * np.random.default_rng(0).normal(size=(400, 300, 20))
+    bounds = logsumexp(log_weights, axis=1) - np.log(300)
+    expected = bounds.mean(axis=1).std()
+    np.testing.assert_allclose(_error_of_bound(log_weights[0]), expected, rtol=0.15)
 
 
 def linear_model(points):
