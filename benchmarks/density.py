@@ -38,15 +38,14 @@ def arms(draws: int) -> dict[str, Arm]:
     tail = SHORT_TAIL if draws == 5 else MIDDLE_TAIL
     sumo = partial(SUMO, round(draws - tail.mean), stopping_time=tail, rotations=8)
     multilevel = partial(MultilevelSUMO, 2 * draws // 5, stopping_time=FEW_BLOCKS)
-    variance = "variance"
     return {
         "elbo": Arm("ELBO", Trace_ELBO(draws)),
         "iwelbo": Arm("IWELBO", IWELBO(draws)),
         "sumo": Arm("SUMO", sumo()),
-        "sumo_variance": Arm("SUMO, guide by variance", sumo(guide_objective=variance)),
+        "sumo_variance": Arm("SUMO, guide by variance", sumo(guide_objective="variance")),
         "multilevel": Arm("multilevel SUMO", multilevel()),
         "multilevel_variance": Arm(
-            "multilevel SUMO, guide by variance", multilevel(guide_objective=variance)
+            "multilevel SUMO, guide by variance", multilevel(guide_objective="variance")
         ),
     }
 

@@ -164,26 +164,6 @@ the weights over test points. *s* is the time in training steps, compilation apa
 {chr(10).join(sections)}"""
 
 
-def summary_table(results: dict[str, Any], name: str) -> str:
-    """By arm and draws, what test negative log-likelihood is beyond IWELBO's; and IWELBO's own."""
-    by_draws = {draws: runs for other, draws, runs in groups(results) if other == name}
-    arms = results["configuration"]["plans"][name]["arms"]
-    told = next(iter(arms.values()))
-
-    def cell(runs, arm):
-        if arm not in runs:
-            return "–"
-        if arm == BASELINE:
-            return f"*{mean(figures(runs[arm], 'nll'))}*"
-        difference = paired(runs, arm, "nll")
-        ran = difference is not None and not np.isfinite(difference.value)
-        return "**ran away**" if ran else difference_cell(difference)
-
-    order = [BASELINE, *(arm for arm in told if arm != BASELINE)]
-    rows = [[told[arm]["title"], *(cell(runs, arm) for runs in by_draws.values())] for arm in order]
-    return markdown_table(["loss", *(f"{draws} draws" for draws in by_draws)], rows)
-
-
 def _section(name: str, plan: dict[str, Any], tables: str, gradients: str) -> str:
     pictures = (
         "![Validation along the training](training.png)\n\n"

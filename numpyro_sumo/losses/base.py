@@ -13,6 +13,7 @@ from numpyro.infer import ELBO
 
 from numpyro_sumo.draws import MODEL, PATH, Particle, evaluate_log_weights, held_unless
 from numpyro_sumo.estimators import importance_weighted_bound
+from numpyro_sumo.estimators.running import as_column
 from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
 from numpyro_sumo.paths import obstacle_to_path
 from numpyro_sumo.sites import Params
@@ -62,7 +63,7 @@ class Draws(NamedTuple):
 
     def times_for(self, estimates: jax.Array) -> jax.Array:
         """K in a shape that broadcasts to that of estimates, ``(num_data, ...)``."""
-        return self.stopping_times.reshape(-1, *[1] * (estimates.ndim - 1))
+        return as_column(self.stopping_times, estimates)
 
 
 def _in_all(views: list[Any]) -> Any:

@@ -86,7 +86,6 @@ def test_training_that_goes_on_from_a_checkpoint_ends_bit_for_bit_the_same(progr
     trained(program, tmp_path / "parts", num_epochs=4)
     assert_same(trained(program, tmp_path / "parts"), whole)
     assert program[1]._cache_size() == 1
-    assert program[1]._cache_size() == 1
     assert whole.losses.shape == whole.gradient_norms.shape == (6, STEPS)
     assert len(set(whole.losses.ravel().tolist())) == 6 * STEPS
 
