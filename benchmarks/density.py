@@ -9,6 +9,7 @@ log-likelihood. Stop it when you like: the same command goes on where it was.
 """
 
 from functools import partial
+import os
 from pathlib import Path
 import sys
 
@@ -60,8 +61,8 @@ def plans(quick: bool) -> dict[str, Plan]:
             "moons": Plan(plane("moons"), few, 3, 100, 3e-3, 500),
         }
     return {
-        "digits": Plan(digits(), of([5, 15, 50]), 40, 32, 4e-3, 5_000),
-        **{name: Plan(plane(name), of([5]), 100, 100, 3e-3, 5_000) for name in PLANES},
+        "digits": Plan(digits(), of([5, 15, 50]), 40, 25, 5e-3, 5_000),
+        **{name: Plan(plane(name), of([5, 15, 50]), 25, 25, 3e-3, 1_000) for name in PLANES},
     }
 
 
@@ -72,13 +73,20 @@ def main(arguments: list[str] | None = None) -> int:
         "--seeds", type=positive_integer, metavar="N", help="repeat over N seeds (5; quick: 2)"
     )
     parser.add_argument("--quick", action="store_true", help="few steps; figures are rough")
+    parser.add_argument(
+        "--workers",
+        type=positive_integer,
+        metavar="N",
+        help="trainings side by side, each on a core of its own (as many as there are; quick: 1)",
+    )
     options = parser.parse_args(arguments)
     if refused("density", options.out):
         return 2
     num_seeds = options.seeds or (2 if options.quick else 5)
+    num_workers = options.workers or (1 if options.quick else os.cpu_count() or 1)
     bench = Bench(plans(options.quick), num_seeds, options.out)
     try:
-        results = bench.run_all(options.out / "density.json")
+        results = bench.run_all(options.out / "density.json", num_workers)
     except ValueError as error:
         print(f"density: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """The trainings of the density benchmark, one after the other, and what becomes of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from pathlib import Path
 import sys
 import time
@@ -10,14 +11,16 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+import jax
 from jax import random
 
 from numpyro.infer import ELBO, SVI, Trace_ELBO
 
-from benchmarks.density_judge import Judge
+from benchmarks.density_judge import JUDGED_BY, Judge
 from benchmarks.density_programs import Task
-from benchmarks.epochs import Training, begun, epoch_of, loaded, optimiser, train
+from benchmarks.epochs import Training, begun, epoch_of, loaded_average, optimiser, train
 from benchmarks.results_folder import resumed, write_json, written_whole
+from benchmarks.workers import side_by_side
 from numpyro_sumo import MultilevelSUMO
 
 #: The average of the parameters forgets in so many steps.
@@ -38,7 +41,7 @@ class Arm(NamedTuple):
 
     title: str
     loss: ELBO
-    max_gradient_norm: float = 3.0
+    max_gradient_norm: float = 30.0
     guide_rate: float = 1.0
     averaged: bool = True
 
@@ -84,6 +87,7 @@ class Plan(NamedTuple):
         values = {
             key: value for key, value in self._asdict().items() if key not in ("task", "arms")
         }
+        values["network"] = self.task.network
         arms = {
             str(draws): {name: arm.told() for name, arm in by_name.items()}
             for draws, by_name in self.arms.items()
@@ -103,6 +107,14 @@ class Cell(NamedTuple):
         return f"{self.plan}-{self.draws}-{self.arm}-{self.seed}"
 
 
+class Program(NamedTuple):
+    """What trains cells of a kind: SVI, its ``init``, and an epoch of it; see :func:`epoch_of`."""
+
+    svi: SVI
+    init: Callable
+    run_epoch: Callable
+
+
 class Bench:
     """Trains and judges the cells of some plans; what is compiled once serves all seeds.
 
@@ -111,12 +123,13 @@ class Bench:
     """
 
     def __init__(self, plans: dict[str, Plan], num_seeds: int, folder: Path):
-        self.plans, self.num_seeds, self.folder = plans, num_seeds, folder
+        self._made_of = plans, num_seeds, folder
+        self.plans, self.num_seeds, self.folder = self._made_of
         compiled: dict[Any, Any] = {}
         self.judges = {
             name: Judge(plan.task, plan.judged_draws, compiled) for name, plan in plans.items()
         }
-        self._programs: dict[Any, tuple[SVI, Any]] = {}
+        self._programs: dict[Hashable, Program] = {}
 
     def cells(self) -> Iterator[Cell]:
         """All trainings, seed by seed, so that what is there after a while can be compared."""
@@ -126,27 +139,32 @@ class Bench:
                     for arm in arms:
                         yield Cell(name, draws, arm, seed)
 
-    def run_all(self, file: Path) -> dict[str, Any]:
+    def run_all(self, file: Path, num_workers: int) -> dict[str, Any]:
         """Trains and judges all cells that ``file`` does not have yet, and keeps it up to date.
 
         Ctrl-C ends it early.
 
+        :param num_workers: how many are trained side by side.
         :return: configuration, seconds in all, and by name what came of each run.
         :raises ValueError: in one line, for a checkpoint that is of something else or not whole.
         """
         told = {name: plan.told() for name, plan in self.plans.items()}
-        fresh = {"configuration": {"plans": told}, "seconds": 0.0, "runs": {}}
+        configuration = {"plans": told, "judge": JUDGED_BY}
+        fresh = {"configuration": configuration, "workers": 0, "seconds": 0.0, "runs": {}}
         results = resumed(file, fresh, "configuration")
-        cells, spent, started = list(self.cells()), results["seconds"], time.perf_counter()
+        results["workers"] = num_workers
+        spent, started = results["seconds"], time.perf_counter()
+        cells = list(self.cells())
+        missing = [cell for cell in cells if str(cell) not in results["runs"]]
+        ended = side_by_side(_runner, self._made_of, missing, self.kind, num_workers)
         try:
-            with tqdm(total=len(cells), unit="run") as bar:
-                for cell in cells:
-                    bar.set_postfix_str(str(cell))
-                    if str(cell) not in results["runs"]:
-                        results["runs"][str(cell)] = self.run(cell)
-                        results["seconds"] = spent + time.perf_counter() - started
-                        with written_whole(self.folder) as folder:
-                            write_json(folder / file.name, results)
+            with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run") as bar:
+                for cell, run in ended:
+                    results["runs"][str(cell)] = run
+                    results["seconds"] = spent + time.perf_counter() - started
+                    with written_whole(self.folder) as folder:
+                        write_json(folder / file.name, results)
+                    bar.set_postfix_str(f"{cell}: {run['nll']:.3f}")
                     bar.update()
         except KeyboardInterrupt:
             print("Interrupted; the report is on what is there.", file=sys.stderr)
@@ -171,41 +189,40 @@ class Bench:
 
     def trained(self, cell: Cell) -> Training:
         """The training of a cell, from its checkpoint as far as that goes."""
-        plan, judge = self.plans[cell.plan], self.judges[cell.plan]
-        _, run_epoch = self._program(cell)
+        plan, judge, program = self.plans[cell.plan], self.judges[cell.plan], self._program(cell)
         return train(
-            run_epoch,
-            self._start(cell),
+            program.run_epoch,
+            self._start(cell, program),
             plan.epochs,
             lambda epoch: self._args(cell, epoch),
             checkpoint=self._checkpoint(cell),
             configuration=self._told(cell),
             validate=lambda training: judge.validation(self._judged_params(cell, training)),
-            title=str(cell),
         )
 
-    def params(self, cell: Cell) -> Any:
-        """The parameters that were judged, or None where no finished training is to be found."""
+    def kind(self, cell: Cell) -> Hashable:
+        """The same for cells that share their compiled programs: their data alone may differ."""
+        plan = self.plans[cell.plan]
+        return plan.task.model.__name__, repr(plan.told()), cell.draws, cell.arm
+
+    def average(self, cell: Cell) -> Any:
+        """The averaged parameters, or None where no finished training is to be found."""
         if not self._checkpoint(cell).exists():
             return None
-        training = loaded(self._checkpoint(cell), self._start(cell), self._told(cell))
-        done = training.num_epochs == self.plans[cell.plan].epochs
-        return self._judged_params(cell, training) if done else None
+        params, num_epochs = loaded_average(self._checkpoint(cell), self._told(cell))
+        return params if num_epochs == self.plans[cell.plan].epochs else None
 
     def _arm(self, cell: Cell) -> Arm:
         return self.plans[cell.plan].arms[cell.draws][cell.arm]
 
     def _judged_params(self, cell: Cell, training: Training) -> Any:
-        svi, _ = self._program(cell)
+        svi = self._program(cell).svi
         return training.average if self._arm(cell).averaged else svi.get_params(training.state)
 
-    def _start(self, cell: Cell) -> Training:
+    def _start(self, cell: Cell, program: Program) -> Training:
         """The same for all losses."""
-        return self._begun(cell, self._program(cell)[0])
-
-    def _begun(self, cell: Cell, svi: SVI) -> Training:
-        plan, args = self.plans[cell.plan], self._args(cell, 0)
-        return begun(svi, random.key(cell.seed), plan.batches, *args, batch_size=plan.batch_size)
+        state = program.init(random.key(cell.seed), *self._args(cell, 0))
+        return begun(program.svi, state, self.plans[cell.plan].batches)
 
     def _args(self, cell: Cell, epoch: int) -> tuple[np.ndarray]:
         task = self.plans[cell.plan].task
@@ -224,19 +241,23 @@ class Bench:
             f"up to {arm.max_gradient_norm}, {'averaged' if arm.averaged else 'last'} parameters"
         )
 
-    def _program(self, cell: Cell) -> tuple[SVI, Any]:
-        """SVI with the loss of an arm, and its epoch, compiled."""
-        plan, arm = self.plans[cell.plan], self._arm(cell)
-        # Tasks that differ in their data alone share it.
-        kind = plan.task.model, repr(plan.told()), cell.draws, cell.arm
+    def _program(self, cell: Cell) -> Program:
+        """What trains a cell, made once for all of its kind."""
+        plan, arm, kind = self.plans[cell.plan], self._arm(cell), self.kind(cell)
         if kind not in self._programs:
             rate = optax.cosine_decay_schedule(plan.learning_rate, plan.epochs * plan.batches)
             optim = optimiser(rate, arm.max_gradient_norm, {"encoder": arm.guide_rate})
             svi = SVI(plan.task.model, plan.task.guide, optim, arm.loss)
+            init = jax.jit(partial(svi.init, batch_size=plan.batch_size))
             decay = 1.0 - 1.0 / _AVERAGE_STEPS
             run_epoch = epoch_of(svi, plan.batches, decay, batch_size=plan.batch_size)
-            start = self._begun(cell, svi)
+            start = self._start(cell, Program(svi, init, run_epoch))
             # Compiled here, apart from the clock of the first training.
             lowered = run_epoch.lower(start.state, start.average, *self._args(cell, 0))
-            self._programs[kind] = svi, lowered.compile()
+            self._programs[kind] = Program(svi, init, lowered.compile())
         return self._programs[kind]
+
+
+def _runner(*args: Any) -> Callable[[Cell], dict[str, Any]]:
+    """What trains and judges a cell, with a bench of its own."""
+    return Bench(*args).run

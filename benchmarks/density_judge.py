@@ -31,8 +31,11 @@ _VALIDATION = 100
 
 #: What is unbiased for log p(x) here, and how many estimates there are of each point: for figures
 #: in few draws and in many, and for pictures.
-_FINE = MultilevelSUMO(500, data_axes=0, chunk_size=_CHUNK), 2
+_FINE = MultilevelSUMO(200, data_axes=0, chunk_size=_CHUNK), 2
 _ROUGH = MultilevelSUMO(16, data_axes=0, chunk_size=_CHUNK), 4
+
+#: All that figures depend on, beside the number of draws.
+JUDGED_BY = {"seed": _SEED, "fine": repr(_FINE), "rough": repr(_ROUGH), "validation": _VALIDATION}
 
 
 class Judge:

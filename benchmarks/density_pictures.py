@@ -121,7 +121,7 @@ def draw_pictures(folder: Path, results: dict[str, Any], bench: Bench) -> None:
         trained = {
             arm.title: params
             for key, arm in plan.arms[draws].items()
-            if key in SHOWN and (params := bench.params(Cell(name, draws, key, 0))) is not None
+            if key in SHOWN and (params := bench.average(Cell(name, draws, key, 0))) is not None
         }
         if not trained:
             continue

@@ -39,6 +39,7 @@ class Task(NamedTuple):
     :param title: in words.
     :param binary: whether points are grey levels in [0, 1], of which observations are draws of 0
         and 1.
+    :param network: latents, and units of each of two hidden layers.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     guide: Callable
     data: Data
     binary: bool
+    network: tuple[int, int]
 
     def observations(self, rng_key: jax.Array, points: np.ndarray) -> np.ndarray:
         """What the model is given of points."""
@@ -63,14 +65,16 @@ class Task(NamedTuple):
 def digits() -> Task:
     """Handwritten digits in 8 × 8 grey levels, made binary anew in every epoch."""
     grey = checked(load_digits().data / 16.0, PIXELS)
-    return Task("digits", image_model, image_guide, _split(grey, DIGITS_SPLIT), True)
+    data = _split(grey, DIGITS_SPLIT)
+    return Task("digits", image_model, image_guide, data, True, (LATENTS, HIDDEN))
 
 
 def plane(name: str) -> Task:
     """One of :data:`PLANES`."""
     points = PLANES[name](np.random.default_rng(0), sum(PLANE_SPLIT))
     points = checked((points - points.mean(axis=0)) / points.std(axis=0), 2)
-    return Task(name, plane_model, plane_guide, _split(points, PLANE_SPLIT), False)
+    data = _split(points, PLANE_SPLIT)
+    return Task(name, plane_model, plane_guide, data, False, (PLANE_LATENTS, PLANE_HIDDEN))
 
 
 def checked(points: Any, num_features: int) -> np.ndarray:

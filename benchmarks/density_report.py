@@ -157,7 +157,9 @@ than two standard errors (of five seeds chance alone goes there in one cell of e
 those of each datum in expectation, and those of a baseline besides; *longest* is how many there may
 be: what the estimate is unbiased for is the bound over so many. *Objective − log p* is the bias of
 what was trained on, on test points, at the end. *k-hat* is the 90 % quantile of the Pareto shape of
-the weights over test points. *s* is the time in training steps, compilation apart.
+the weights over test points. *s* is the time in training steps, compilation apart, with
+{results["workers"]} trainings side by side. The ELBO's guide has the standard gradient; others', by
+a bound, the doubly reparameterised one.
 
 {_agreement(results)}
 
@@ -173,6 +175,7 @@ def _section(name: str, plan: dict[str, Any], tables: str, gradients: str) -> st
     )
     return f"""## {name.capitalize()}
 
+{plan["network"][0]} latents, two hidden layers of {plan["network"][1]} in model and guide;
 {plan["epochs"]} epochs in batches of {plan["batch_size"]}, Adam at {plan["learning_rate"]} with
 cosine decay; judged by {plan["judged_draws"]} draws. The gradients of model and guide are clipped
 apart.

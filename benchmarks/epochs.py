@@ -3,7 +3,8 @@
 Made to be copied: it needs NumPyro, optax, flax and tqdm, and nothing else of this folder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import os
 from pathlib import Path
 import time
@@ -71,9 +72,11 @@ def optimiser(
     )
 
 
-def begun(svi: SVI, rng_key: jax.Array, num_steps: int, *args: Any, **kwargs: Any) -> Training:
-    """A training before its first epoch, of ``num_steps`` steps each."""
-    state = svi.init(rng_key, *args, **kwargs)
+def begun(svi: SVI, state: Any, num_steps: int) -> Training:
+    """A training before its first epoch, of ``num_steps`` steps each.
+
+    :param state: from ``svi.init``, which compiles far quicker in one piece, inside ``jax.jit``.
+    """
     # Of a type that steps do not change: the second epoch would be compiled anew, and rounded so.
     strong = lambda leaf: leaf if _is_typed(leaf) else leaf.astype(leaf.dtype)
     state, average = jax.tree.map(strong, (state, svi.get_params(state)))
@@ -114,7 +117,7 @@ def train(
     configuration: str,
     every: int = 10,
     validate: Callable[[Training], float] | None = None,
-    title: str = "training",
+    title: str | None = None,
 ) -> Training:
     """Trains until ``num_epochs`` are done, from the checkpoint if there is one.
 
@@ -128,6 +131,7 @@ def train(
     :param checkpoint: the file to go on from, and to write after every ``every`` epochs.
     :param configuration: what the training is of: a checkpoint of another one is refused.
     :param validate: a figure to note whenever a checkpoint is written; one is, too, at the start.
+    :param title: of the progress bar; None for none.
     :raises ValueError: in one line, for a checkpoint that is not of this training, or not whole.
     """
     if checkpoint.exists():
@@ -155,7 +159,14 @@ def train(
         )
         return Training(state, average, losses, norms, training.validation, seconds)
 
-    with tqdm(total=num_epochs, initial=saved_at, desc=title, unit="epoch", leave=False) as bar:
+    with tqdm(
+        total=num_epochs,
+        initial=saved_at,
+        desc=title,
+        unit="epoch",
+        leave=False,
+        disable=title is None,
+    ) as bar:
         try:
             while True:
                 if training.num_epochs % every == 0 or training.num_epochs >= num_epochs:
@@ -198,30 +209,56 @@ def loaded(file: Path, like: Training, configuration: str) -> Training:
     :param like: one of the same configuration.
     :raises ValueError: in one line, for a file that is not a whole checkpoint of it.
     """
-    try:
-        content = serialization.msgpack_restore(file.read_bytes())
-        found = content["configuration"]
-        if found == configuration:
-            like_data = like._replace(state=_as_data(like.state))
-            tree = serialization.from_state_dict(like_data, content["training"])
-            # On the device, as steps leave them: a program is compiled anew for arrays of the host.
-            state, average = jax.tree.map(jnp.asarray, (tree.state, tree.average))
-            tree = tree._replace(state=state, average=average)
-    except Exception as error:  # whatever msgpack makes of bytes that it did not write
-        raise ValueError(
-            f"Expected a checkpoint in '{file}'; it is cut short or something else "
-            f"({type(error).__name__}). Move it away to begin anew."
-        ) from None
-    if found != configuration:
-        raise ValueError(
-            f"Expected a checkpoint of {configuration} in '{file}'; it is of {found}. "
-            "Choose another folder, or move it away to begin anew."
-        )
+    like_data = like._replace(state=_as_data(like.state))
+    with _told_in_one_line(file):
+        tree = serialization.from_state_dict(like_data, _content(file, configuration))
+        # On the device, as steps leave them: a program is compiled anew for arrays of the host.
+        state, average = jax.tree.map(jnp.asarray, (tree.state, tree.average))
+        tree = tree._replace(state=state, average=average)
     key = like.state.rng_key
     if _is_typed(key):
         key = random.wrap_key_data(tree.state.rng_key, impl=random.key_impl(key))
         tree = tree._replace(state=tree.state._replace(rng_key=key))
     return tree
+
+
+def loaded_average(file: Path, configuration: str) -> tuple[Any, int]:
+    """The averaged parameters of a checkpoint, and how many epochs are done.
+
+    :raises ValueError: as :func:`loaded` does.
+    """
+    with _told_in_one_line(file):
+        content = _content(file, configuration)
+        return content["average"], len(content["losses"])
+
+
+def _content(file: Path, configuration: str) -> dict[str, Any]:
+    """What a checkpoint has of a training, as plain arrays."""
+    content = serialization.msgpack_restore(file.read_bytes())
+    if (found := content["configuration"]) != configuration:
+        raise _Another(
+            f"Expected a checkpoint of {configuration} in '{file}'; it is of {found}. "
+            "Choose another folder, or move it away to begin anew."
+        )
+    return content["training"]
+
+
+class _Another(ValueError):
+    """A checkpoint of another training."""
+
+
+@contextmanager
+def _told_in_one_line(file: Path) -> Iterator[None]:
+    """Says so where a file is no whole checkpoint."""
+    try:
+        yield
+    except _Another:
+        raise
+    except Exception as error:  # whatever msgpack makes of bytes that it did not write
+        raise ValueError(
+            f"Expected a checkpoint in '{file}'; it is cut short or something else "
+            f"({type(error).__name__}). Move it away to begin anew."
+        ) from None
 
 
 def _as_data(state: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+import sys
 import tempfile
 from typing import Any
 
@@ -43,12 +44,18 @@ def write_json(file: Path, values: Any) -> None:
 def resumed(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:
     """The results of an earlier run, to go on with; or ``fresh`` ones if there are none.
 
+    Those of a run that was made otherwise are not lost: their file gets another name.
+
     :param same: the entry that says how the run was made: it must be that of ``fresh``.
     """
     if file.exists():
         earlier = json.loads(file.read_text())
-        if earlier.get(same) == fresh[same]:
+        # As it would be read again.
+        if earlier.get(same) == json.loads(json.dumps(_finite(fresh[same]))):
             return earlier
+        aside = file.with_suffix(".earlier.json")
+        os.replace(file, aside)
+        print(f"'{file}' is of another configuration; it is '{aside.name}' now.", file=sys.stderr)
     return fresh
 
 

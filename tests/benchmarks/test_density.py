@@ -106,7 +106,7 @@ def test_run_is_gone_on_with_and_writes_tables_and_pictures(
         return verdict(self, *args)
 
     monkeypatch.setattr(Judge, "verdict", stopped_once)
-    command = ["--seeds", "1", "--quick", "--out", str(tmp_path)]
+    command = ["--seeds", "1", "--quick", "--workers", "1", "--out", str(tmp_path)]
     assert density.main(command) == 0
     assert "the report is on what is there" in capsys.readouterr().err
     first = json.loads((tmp_path / "density.json").read_text())["runs"]
@@ -130,7 +130,7 @@ def test_checkpoint_that_is_cut_short_is_told_of_in_one_line(tmp_path, monkeypat
     monkeypatch.setattr(density, "plans", tiny)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "digits-5-iwelbo-0.msgpack").write_bytes(b"cut")
-    assert density.main(["--seeds", "1", "--out", str(tmp_path)]) == 2
+    assert density.main(["--seeds", "1", "--workers", "1", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.strip().endswith("Move it away to begin anew.")
 
 
@@ -156,7 +156,7 @@ def wide_guide(points):
 def test_verdict_is_that_of_closed_forms(quick_compilation):
     points = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     data = Data(points, points, points)
-    judge = Judge(Task("linear", linear_model, wide_guide, data, False), 400, {})
+    judge = Judge(Task("linear", linear_model, wide_guide, data, False, (2, 0)), 400, {})
     verdict = judge.verdict({}, Trace_ELBO(5), 5)
     nll = -dist.Normal(0.0, 2.0**0.5).log_prob(points).sum(axis=1).mean()
     divergence = 2 * kl_divergence(dist.Normal(0.0, 0.8), dist.Normal(0.0, 0.5**0.5))

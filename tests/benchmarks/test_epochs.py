@@ -18,7 +18,15 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import SVI
 
-from benchmarks.epochs import begun, epoch_of, loaded, optimiser, save, train
+from benchmarks.epochs import (
+    begun,
+    epoch_of,
+    loaded,
+    loaded_average,
+    optimiser,
+    save,
+    train,
+)
 from numpyro_sumo import IWELBO
 from tests.compiling import quick_jit
 
@@ -54,7 +62,7 @@ def program(quick_compilation):
 
 def start_of(svi, key=None):
     key = random.key(0) if key is None else key
-    return begun(svi, key, STEPS, *points_of(0), batch_size=4)
+    return begun(svi, svi.init(key, *points_of(0), batch_size=4), STEPS)
 
 
 def trained(program, file, num_epochs=6, configuration="this", args_of=points_of, **options):
@@ -86,6 +94,9 @@ def test_training_that_goes_on_from_a_checkpoint_ends_bit_for_bit_the_same(progr
     trained(program, tmp_path / "parts", num_epochs=4)
     assert_same(trained(program, tmp_path / "parts"), whole)
     assert program[1]._cache_size() == 1
+    average, num_epochs = loaded_average(tmp_path / "parts", "this")
+    assert num_epochs == 6
+    jax.tree.map(np.testing.assert_array_equal, average, whole.average)
     assert whole.losses.shape == whole.gradient_norms.shape == (6, STEPS)
     assert len(set(whole.losses.ravel().tolist())) == 6 * STEPS
 

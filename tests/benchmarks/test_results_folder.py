@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from benchmarks.results_folder import check_writable, written_whole
+from benchmarks.results_folder import check_writable, resumed, write_json, written_whole
 
 
 def test_files_appear_when_the_block_ends(tmp_path):
@@ -22,3 +24,14 @@ def test_nothing_appears_when_the_block_fails(tmp_path):
 def test_a_folder_that_can_be_written_is_made(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_earlier_results_are_gone_on_with_or_put_aside(tmp_path, capsys):
+    file, fresh = tmp_path / "a.json", {"steps": {"at most": (1, float("inf"))}, "runs": {}}
+    assert resumed(file, fresh, "steps") is fresh
+    write_json(file, {**fresh, "runs": {"one": 1}})
+    assert resumed(file, fresh, "steps")["runs"] == {"one": 1}
+    assert resumed(file, {"steps": 2, "runs": {}}, "steps")["runs"] == {}
+    assert not file.exists()
+    assert json.loads((tmp_path / "a.earlier.json").read_text())["runs"] == {"one": 1}
+    assert "it is 'a.earlier.json' now" in capsys.readouterr().err
