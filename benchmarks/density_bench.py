@@ -1,6 +1,7 @@
-"""The trainings of the density benchmark, one after the other, and what becomes of them."""
+"""The trainings of the density benchmark, and what becomes of them."""
 
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 import sys
@@ -16,7 +17,7 @@ from jax import random
 
 from numpyro.infer import ELBO, SVI, Trace_ELBO
 
-from benchmarks.density_judge import JUDGED_BY, Judge
+from benchmarks.density_judge import VALIDATION, Judge
 from benchmarks.density_programs import Task
 from benchmarks.epochs import Training, begun, epoch_of, loaded_average, optimiser, train
 from benchmarks.results_folder import resumed, write_json, written_whole
@@ -46,7 +47,10 @@ class Arm(NamedTuple):
     averaged: bool = True
 
     def told(self) -> dict[str, Any]:
-        """In plain values: expected draws, those of a baseline, and the most there may be."""
+        """In plain values, among them expected draws, and those of a baseline.
+
+        The estimate is unbiased for the bound over ``longest`` draws.
+        """
         told, loss = self._asdict(), self.loss
         if isinstance(loss, Trace_ELBO):
             count = loss.num_particles
@@ -68,6 +72,7 @@ class Plan(NamedTuple):
     :param arms: by expected draws of each datum, those of a baseline apart, and by name.
     :param epochs: of ``batches`` steps each.
     :param judged_draws: of each test point, for the bound that they are judged by.
+    :param judged_particles: of MultilevelSUMO, for the unbiased estimate of each test point.
     """
 
     task: Task
@@ -76,6 +81,7 @@ class Plan(NamedTuple):
     batch_size: int
     learning_rate: float
     judged_draws: int
+    judged_particles: int
 
     @property
     def batches(self) -> int:
@@ -88,6 +94,7 @@ class Plan(NamedTuple):
             key: value for key, value in self._asdict().items() if key not in ("task", "arms")
         }
         values["network"] = self.task.network
+        values["sizes"] = [len(part) for part in self.task.data]
         arms = {
             str(draws): {name: arm.told() for name, arm in by_name.items()}
             for draws, by_name in self.arms.items()
@@ -127,7 +134,8 @@ class Bench:
         self.plans, self.num_seeds, self.folder = self._made_of
         compiled: dict[Any, Any] = {}
         self.judges = {
-            name: Judge(plan.task, plan.judged_draws, compiled) for name, plan in plans.items()
+            name: Judge(plan.task, plan.judged_draws, plan.judged_particles, compiled)
+            for name, plan in plans.items()
         }
         self._programs: dict[Hashable, Program] = {}
 
@@ -149,18 +157,21 @@ class Bench:
         :raises ValueError: in one line, for a checkpoint that is of something else or not whole.
         """
         told = {name: plan.told() for name, plan in self.plans.items()}
-        configuration = {"plans": told, "judge": JUDGED_BY}
-        fresh = {"configuration": configuration, "workers": 0, "seconds": 0.0, "runs": {}}
-        results = resumed(file, fresh, "configuration")
-        results["workers"] = num_workers
-        spent, started = results["seconds"], time.perf_counter()
         cells = list(self.cells())
+        for cell in cells:
+            self.average(cell)  # refuses a bad checkpoint before any work
+        fresh = {"configuration": {"plans": told}, "seconds": 0.0, "runs": {}}
+        results = resumed(file, fresh, "configuration")
+        spent, started = results["seconds"], time.perf_counter()
         missing = [cell for cell in cells if str(cell) not in results["runs"]]
         ended = side_by_side(_runner, self._made_of, missing, self.kind, num_workers)
         try:
-            with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run") as bar:
+            with (
+                closing(ended),
+                tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run") as bar,
+            ):
                 for cell, run in ended:
-                    results["runs"][str(cell)] = run
+                    results["runs"][str(cell)] = {**run, "workers": num_workers}
                     results["seconds"] = spent + time.perf_counter() - started
                     with written_whole(self.folder) as folder:
                         write_json(folder / file.name, results)
@@ -173,17 +184,21 @@ class Bench:
     def run(self, cell: Cell) -> dict[str, Any]:
         """Trains and judges one."""
         arm, training = self._arm(cell), self.trained(cell)
-        norms = training.gradient_norms.ravel()
         params = self._judged_params(cell, training)
         return {
             **cell._asdict(),
-            **self.judges[cell.plan].verdict(params, arm.loss, cell.draws),
+            **self.judges[cell.plan].verdict(params, arm.told()["longest"]),
             "seconds": training.seconds,
             "validation": training.validation.tolist(),
-            "gradient_norm": {
-                "median": float(np.median(norms)),
-                "99.9 %": float(np.quantile(norms, 0.999)),
-                "beyond": float(np.mean(~(norms <= arm.max_gradient_norm))),
+            "gradient_norms": {
+                name: {
+                    "median": float(np.median(norms)),
+                    "99.9 %": float(np.quantile(norms, 0.999)),
+                    "clipped": float(np.mean(~(norms <= arm.max_gradient_norm))),
+                }
+                for name, norms in zip(
+                    ("model", "guide"), np.moveaxis(training.gradient_norms, -1, 0)
+                )
             },
         }
 
@@ -235,10 +250,13 @@ class Bench:
     def _told(self, cell: Cell) -> str:
         """In a line, all that the outcome of a training depends on."""
         plan, arm = self.plans[cell.plan], self._arm(cell)
+        network, data = (" and ".join(map(str, plan.told()[key])) for key in ("network", "sizes"))
         return (
-            f"{cell}: {arm.told()['loss']}, {plan.epochs} epochs of {plan.batches} batches of "
+            f"{cell}: {arm.told()['loss']}, network of {network} units, {data} points, "
+            f"validated by {VALIDATION} draws, {plan.epochs} epochs of {plan.batches} batches of "
             f"{plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, gradients "
-            f"up to {arm.max_gradient_norm}, {'averaged' if arm.averaged else 'last'} parameters"
+            f"up to {arm.max_gradient_norm}, "
+            + (f"averaged over {_AVERAGE_STEPS} steps" if arm.averaged else "last parameters")
         )
 
     def _program(self, cell: Cell) -> Program:
@@ -256,6 +274,30 @@ class Bench:
             lowered = run_epoch.lower(start.state, start.average, *self._args(cell, 0))
             self._programs[kind] = Program(svi, init, lowered.compile())
         return self._programs[kind]
+
+
+def run_bench(
+    name: str,
+    bench: Bench,
+    file: Path,
+    num_workers: int,
+    write: Callable[[Path, dict[str, Any]], None],
+) -> int:
+    """Runs a bench for the command line, and has its report written; returns the exit status.
+
+    :param name: of the benchmark.
+    :param file: where results are.
+    :param write: writes the report of results into a folder.
+    """
+    try:
+        results = bench.run_all(file, num_workers)
+        with written_whole(file.parent) as folder:
+            write(folder, results)
+    except ValueError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    print(f"Wrote {file.parent / 'report.md'} after {results['seconds']:.0f} s in all.")
+    return 0
 
 
 def _runner(*args: Any) -> Callable[[Cell], dict[str, Any]]:

@@ -1,7 +1,6 @@
 """How good a trained model is: log p(x) of points it has not seen."""
 
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.infer import ELBO, Trace_ELBO
-
 from benchmarks.density_programs import Task
-from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
+from numpyro_sumo import IWELBO, MultilevelSUMO
 from numpyro_sumo.reports import pareto_k
 
 #: Seed of what judges: it is the same for all trainings.
@@ -27,63 +24,67 @@ _CHUNK = 16_384
 _ROWS = 50
 
 #: Draws of each validation point.
-_VALIDATION = 100
+VALIDATION = 100
 
-#: What is unbiased for log p(x) here, and how many estimates there are of each point: for figures
-#: in few draws and in many, and for pictures.
-_FINE = MultilevelSUMO(200, data_axes=0, chunk_size=_CHUNK), 2
-_ROUGH = MultilevelSUMO(16, data_axes=0, chunk_size=_CHUNK), 4
+#: Independent unbiased estimates of log p(x) of each point.
+_NUM_ESTIMATES = 2
 
-#: All that figures depend on, beside the number of draws.
-JUDGED_BY = {"seed": _SEED, "fine": repr(_FINE), "rough": repr(_ROUGH), "validation": _VALIDATION}
+#: Draws of an unbiased estimate for pictures.
+_PICTURED = 16
 
 
 class Judge:
     """Judges parameters for one task.
 
     :param num_draws: of each test point, for the bound.
+    :param num_particles: of MultilevelSUMO for each unbiased estimate, of which there are two.
     :param compiled: what was compiled, by judges of the same model of other data too.
     """
 
-    def __init__(self, task: Task, num_draws: int, compiled: dict[Any, Callable]):
+    def __init__(
+        self, task: Task, num_draws: int, num_particles: int, compiled: dict[Any, Callable]
+    ):
         self.task, self.num_draws, self._compiled = task, num_draws, compiled
+        self.num_particles = num_particles
+        self._test, self._validation = map(self.observed, (task.data.test, task.data.validation))
 
     def observed(self, points: np.ndarray) -> np.ndarray:
         """Observations of points."""
         return self.task.observations(random.key(_SEED), points)
 
-    def verdict(self, params: Any, loss: ELBO, draws: int) -> dict[str, float]:
+    def verdict(self, params: Any, longest: int) -> dict[str, float]:
         """Negative log-likelihood of the test points, and the bias of what was trained on.
 
         All in nats per point, with Monte Carlo standard errors.
 
-        :param loss: that it was, ``draws`` its expected number of them.
+        :param longest: the objective was the bound over so many draws, in expectation.
         """
-        points = self.observed(self.task.data.test)
-        log_weights = self._log_weights(params, points, self.num_draws)
+        log_weights = self._log_weights(params, self._test, self.num_draws)
         bound = _log_mean(log_weights)
-        fine = self._estimates(params, *(_FINE if self.num_draws > 1_000 else _ROUGH), points, 1)
-        evidence, error = _mean_and_error(fine)
-        objective = self._objective(params, loss, draws, points, log_weights)
-        value, value_error = _mean_and_error(objective)
+        evidence, error = _mean_and_error(self._unbiased(params, self.num_particles, self._test))
+        objective, objective_error = _bound_over(longest, log_weights)
         return {
             "nll_bound": float(-bound.mean()),
             "nll_bound_se": _error_of_bound(log_weights),
             "nll": -evidence,
             "nll_se": error,
-            "bias": value - evidence,
-            "bias_se": float(np.hypot(error, value_error)),
+            "bias": objective - evidence,
+            "bias_se": float(np.hypot(error, objective_error)),
             "pareto_k": float(np.quantile(pareto_k(log_weights.T), 0.9)),
         }
 
     def validation(self, params: Any) -> float:
         """Negative log-likelihood of the validation points, by a bound over few draws."""
-        points = self.observed(self.task.data.validation)
-        return float(-_log_mean(self._log_weights(params, points, _VALIDATION)).mean())
+        return float(-_log_mean(self._log_weights(params, self._validation, VALIDATION)).mean())
 
     def log_density(self, params: Any, points: np.ndarray) -> np.ndarray:
         """Unbiased estimates of log p(x) of each point, rough ones: for pictures."""
-        return self._estimates(params, *_ROUGH, points, 1).mean(axis=0)
+        return self._unbiased(params, _PICTURED, points).mean(axis=0)
+
+    def _unbiased(self, params, num_particles, points):
+        """Unbiased estimates of log p(x) of each point, shape ``(estimates, points)``."""
+        loss = MultilevelSUMO(num_particles, data_axes=0, chunk_size=_CHUNK)
+        return self._estimates(params, loss, _NUM_ESTIMATES, points, 1)
 
     def _log_weights(self, params, points, num_draws):
         """Log-weights of shape ``(num_draws, points)``."""
@@ -92,19 +93,6 @@ class Judge:
             for index in range(-(-num_draws // _ROWS))
         ]
         return np.concatenate(parts)[:num_draws]
-
-    def _objective(self, params, loss, draws, points, log_weights):
-        """Independent estimates such as were trained on, shape ``(estimates, points)``."""
-        if isinstance(loss, (SUMO, MultilevelSUMO)):
-            num_estimates = max(2, self.num_draws // (4 * draws))
-            alone = copy(loss)
-            alone.guide_objective = None  # estimates do not depend on it
-            alone.data_axes = 0  # a stopping time for each point, as in a batch
-            return self._estimates(params, alone, num_estimates, points, 0)
-        if isinstance(loss, Trace_ELBO):
-            return log_weights
-        whole = len(log_weights) // draws * draws
-        return _log_mean(log_weights[:whole].reshape(draws, -1, len(points)))
 
     def _estimates(self, params, loss, num_estimates, points, seed):
         """Estimates of log p(x) of each point, shape ``(num_estimates, points)``."""
@@ -125,12 +113,25 @@ def _log_mean(log_weights: np.ndarray) -> np.ndarray:
     return logsumexp(log_weights, axis=0) - np.log(len(log_weights))
 
 
+def _bound_over(num_draws: int, log_weights: np.ndarray) -> tuple[float, float]:
+    """The bound over so many draws, mean over points, and its error; over all if there are fewer.
+
+    SUMO and MultilevelSUMO have it as their mean exactly, with the number of draws that there may
+    be at the most.
+    """
+    num_groups = len(log_weights) // num_draws
+    if num_groups < 2:
+        return float(_log_mean(log_weights).mean()), _error_of_bound(log_weights)
+    groups = log_weights[: num_groups * num_draws].reshape(num_draws, num_groups, -1)
+    return _mean_and_error(_log_mean(groups))
+
+
 def _error_of_bound(log_weights: np.ndarray) -> float:
     """Standard error of the mean over points of such bounds, by the delta method."""
     size = len(log_weights)
     log_moments = (logsumexp(power * log_weights, axis=0) - np.log(size) for power in (1, 2))
     first, second = log_moments
-    variances = np.expm1(second - 2.0 * first) / size
+    variances = np.maximum(np.expm1(second - 2.0 * first), 0.0) / size
     return float(np.sqrt(variances.sum()) / log_weights.shape[1])
 
 

@@ -18,7 +18,7 @@ from numpyro.infer import Predictive
 
 from benchmarks.density_bench import Bench, Cell
 from benchmarks.density_programs import PIXELS
-from benchmarks.density_report import groups
+from benchmarks.density_report import groups, mean
 
 #: Okabe and Ito's palette, safe for colour blindness.
 COLOURS = {
@@ -45,16 +45,16 @@ def draw_training(file: Path, results: dict[str, Any]) -> None:
         for arm, by_seed in runs.items():
             curves = np.array([run["validation"] for run in by_seed.values()], float)
             epochs, values = curves[0, 1:, 0], curves[:, 1:, 1]
-            mean = values.mean(axis=0)
-            error = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0 * mean
+            at, error = np.array([mean(of_epoch) for of_epoch in values.T]).T
             style = {"color": COLOURS[arm], "linestyle": "--" if "variance" in arm else "-"}
-            axis.plot(epochs, mean, marker="o", markersize=3, label=titles[arm], **style)
-            axis.fill_between(epochs, mean - error, mean + error, alpha=0.2, color=COLOURS[arm])
-            lowest, highest = min(lowest, mean.min()), max(highest, np.quantile(mean, 0.9))
+            axis.plot(epochs, at, marker="o", markersize=3, label=titles[arm], **style)
+            axis.fill_between(epochs, at - error, at + error, alpha=0.2, color=COLOURS[arm])
+            if "variance" not in arm and np.isfinite(at).all():
+                lowest, highest = min(lowest, at.min()), max(highest, np.quantile(at, 0.9))
         axis.set_title(f"{draws} draws")
         axis.set_xlabel("epoch")
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[0]:
+    for axis in axes[0] if np.isfinite(lowest) else []:
         axis.set_ylim(lowest - 0.1 * (highest - lowest), highest + 0.1 * (highest - lowest))
     axes[0, 0].set_ylabel("validation NLL, nats per image")
     axes[0, -1].legend(frameon=False, fontsize=8)

@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from benchmarks.tables import markdown_table, number
 
 #: What is compared with.
 BASELINE = "iwelbo"
-
-#: Nats per point beyond which a training ran away: a coin for each pixel would give 44.
-_FAR = 100.0
 
 
 class Mean(NamedTuple):
@@ -34,8 +32,8 @@ def mean(values: Any) -> Mean:
 
 
 def ran_away(run: dict[str, Any]) -> bool:
-    """Whether its parameters are not finite, or its model is worse than any at the start."""
-    return run["nll"] is None or not run["nll"] < _FAR
+    """Whether its parameters are not finite, or its model is worse than it was at the start."""
+    return run["nll"] is None or not run["nll"] < run["validation"][0][1]
 
 
 def figures(by_seed: dict[int, Any], name: str) -> list[float | None]:
@@ -77,6 +75,18 @@ def difference_cell(difference: Mean | None) -> str:
     return f"**{difference}**" if beyond else str(difference)
 
 
+def away(by_seed: dict[int, Any]) -> str:
+    """How many runs ran away, in bold; empty if none did."""
+    count = sum(map(ran_away, by_seed.values()))
+    return f"**{count} of {len(by_seed)} ran away**" if count else ""
+
+
+def chance(results: dict[str, Any]) -> str:
+    """How often a mean of differences that is zero goes beyond two standard errors: Student's t."""
+    num_seeds = len({run["seed"] for run in results["runs"].values()})
+    return f"{100 * 2 * student_t.sf(2.0, num_seeds - 1):.0f} %" if num_seeds > 1 else "all"
+
+
 def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
     """Test negative log-likelihood, by arm."""
     runs = next(group[2] for group in groups(results) if group[:2] == (name, draws))
@@ -84,15 +94,15 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
     for arm, by_seed in runs.items():
         of = lambda figure, by_seed=by_seed: mean(figures(by_seed, figure))
         told = results["configuration"]["plans"][name]["arms"][str(draws)][arm]
-        baseline = f" + {told['baseline_draws']}" if told["baseline_draws"] else ""
         rows.append(
             [
                 told["title"],
-                number(told["draws"], 1) + baseline,
+                number(told["draws"], 1) + _baseline(told),
                 str(told["longest"]),
                 str(len(by_seed)),
-                str(of("nll_bound")),
-                str(of("nll")),
+                away(by_seed) or str(of("nll_bound")),
+                away(by_seed) or str(of("nll")),
+                number(of("nll_se").value),
                 difference_cell(paired(runs, arm, "nll_bound")),
                 difference_cell(paired(runs, arm, "nll")),
                 str(of("bias")),
@@ -103,10 +113,11 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
     header = [
         "loss",
         "draws",
-        "longest",
+        "bound over",
         "seeds",
         "NLL by the bound",
         "NLL, unbiased",
+        "its error",
         "beyond IWELBO's, bound",
         "beyond IWELBO's, unbiased",
         "objective − log p",
@@ -116,19 +127,52 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
     return markdown_table(header, rows)
 
 
+def summary_table(results: dict[str, Any]) -> str:
+    """IWELBO's negative log-likelihood, unbiased, and what each arm is beyond it: all data."""
+    plans = results["configuration"]["plans"]
+    titles = {
+        arm: told["title"] + _baseline(told)
+        for plan in plans.values()
+        for by_name in plan["arms"].values()
+        for arm, told in by_name.items()
+    }
+    others = {arm: title for arm, title in titles.items() if arm != BASELINE}
+    rows = []
+    for name, draws, runs in groups(results):
+        usual = str(mean(figures(runs[BASELINE], "nll"))) if BASELINE in runs else "–"
+        cells = [
+            away(runs.get(arm, {}))
+            or difference_cell(paired(runs, arm, "nll") if arm in runs else None)
+            for arm in others
+        ]
+        rows.append([name, str(draws), usual, *cells])
+    return markdown_table(["data", "draws", titles[BASELINE], *others.values()], rows)
+
+
+def _baseline(told: dict[str, Any]) -> str:
+    """The draws that an arm makes besides."""
+    return f" + {told['baseline_draws']}" if told["baseline_draws"] else ""
+
+
 def gradient_table(results: dict[str, Any], name: str) -> str:
-    """Norms of the gradients, and how often they were clipped."""
+    """Norms of the gradients of model and guide, and how often they were clipped."""
     rows = []
     for _, draws, runs in (group for group in groups(results) if group[0] == name):
+        arms = results["configuration"]["plans"][name]["arms"][str(draws)]
         for arm, by_seed in runs.items():
-            norms = [run["gradient_norm"] for run in by_seed.values()]
-            of = lambda figure, norms=norms: float(
-                np.mean(np.array([each[figure] for each in norms], float))
-            )
-            title = results["configuration"]["plans"][name]["arms"][str(draws)][arm]["title"]
-            row = [title, str(draws), number(of("median"), 2), number(of("99.9 %"), 2)]
-            rows.append([*row, f"{100 * of('beyond'):.1f} %"])
-    return markdown_table(["loss", "draws", "median norm", "99.9 %", "steps beyond"], rows)
+            rows.append([arms[arm]["title"], str(draws), *gradient_cells(by_seed)])
+    header = ["loss", "draws", "model's norm", "99.9 %", "clipped"]
+    return markdown_table([*header, "guide's norm", "99.9 %", "clipped"], rows)
+
+
+def gradient_cells(by_seed: dict[int, Any]) -> list[str]:
+    """Median norm, 99.9 % quantile, and clipped steps, of the model and then of the guide."""
+    cells = []
+    for part in ("model", "guide"):
+        norms = [run["gradient_norms"][part] for run in by_seed.values()]
+        of = lambda figure, norms=norms: mean([each[figure] for each in norms]).value
+        cells += [number(of("median"), 1), number(of("99.9 %"), 1), f"{100 * of('clipped'):.1f} %"]
+    return cells
 
 
 def report(results: dict[str, Any]) -> str:
@@ -151,17 +195,25 @@ standard error over seeds; the split of the data, and what is made of the test p
 for all.
 
 *NLL by the bound* is the negative of IWELBO on test points, of as many draws of each as the section
-says; *unbiased*, that of an estimate without bias, from draws of its own. *Beyond IWELBO's* are
-these less IWELBO's at the same expected draws, seed by seed: below zero is better, and bold is more
-than two standard errors (of five seeds chance alone goes there in one cell of eight). *Draws* are
-those of each datum in expectation, and those of a baseline besides; *longest* is how many there may
-be: what the estimate is unbiased for is the bound over so many. *Objective − log p* is the bias of
-what was trained on, on test points, at the end. *k-hat* is the 90 % quantile of the Pareto shape of
-the weights over test points. *s* is the time in training steps, compilation apart, with
-{results["workers"]} trainings side by side. The ELBO's guide has the standard gradient; others', by
-a bound, the doubly reparameterised one.
+says; *unbiased*, that of two estimates by MultilevelSUMO, from draws of their own, *its error* the
+Monte Carlo error of a single run. *Beyond IWELBO's* are these less IWELBO's at the same expected
+draws, seed by seed: below zero is better, and bold is more than two standard errors, where chance
+alone goes in {chance(results)} of cells. *Draws* are those of each datum in expectation, and those
+of a baseline besides. The estimate that was trained on is unbiased for the *bound over* so many
+draws: a single one for the ELBO, an average over its draws. *Objective − log p* is the bias of
+that bound on test points at the end. *k-hat* is the 90 % quantile of the Pareto shape of the
+weights over test points: beyond 0.7 errors are larger than they are said to be. *s* is the time in
+training steps, compilation apart, with {_side_by_side(results)} trainings side by side. The ELBO's
+guide has the standard gradient; the others', by a bound, the doubly reparameterised one.
 
 {_agreement(results)}
+
+## In short
+
+Unbiased estimates of the negative log-likelihood: IWELBO's, and what the others are beyond it at as
+many expected draws. (\\+ 32: and a baseline of so many.)
+
+{summary_table(results)}
 
 {chr(10).join(sections)}"""
 
@@ -170,22 +222,38 @@ def _section(name: str, plan: dict[str, Any], tables: str, gradients: str) -> st
     pictures = (
         "![Validation along the training](training.png)\n\n"
         "![Test images, their reconstructions, and draws from the prior](images.png)\n\n"
+        f"Images: seed 0, {next(iter(plan['arms']))} draws.\n\n"
         if name == "digits"
         else f"![The learned density of {name}](plane_{name}.png)\n\n"
+        f"Seed 0, {next(iter(plan['arms']))} draws.\n\n"
     )
     return f"""## {name.capitalize()}
 
 {plan["network"][0]} latents, two hidden layers of {plan["network"][1]} in model and guide;
-{plan["epochs"]} epochs in batches of {plan["batch_size"]}, Adam at {plan["learning_rate"]} with
-cosine decay; judged by {plan["judged_draws"]} draws. The gradients of model and guide are clipped
-apart.
+{plan["epochs"]} times {-(-plan["sizes"][0] // plan["batch_size"])} steps, each on
+{plan["batch_size"]} of {plan["sizes"][0]} points drawn anew; Adam at {plan["learning_rate"]} with
+cosine decay; judged by {plan["judged_draws"]} draws of each of {plan["sizes"][2]} test points, and
+by MultilevelSUMO({plan["judged_particles"]}).
 
 {pictures}{tables}
 
 ### Gradients
 
+Median over steps, and how many steps were clipped, at {_limits(plan)}: model and guide apart.
+
 {gradients}
 """
+
+
+def _limits(plan: dict[str, Any]) -> str:
+    """The norms at which gradients were clipped."""
+    limits = {arm["max_gradient_norm"] for arms in plan["arms"].values() for arm in arms.values()}
+    return " or ".join(f"{limit:g}" for limit in sorted(limits))
+
+
+def _side_by_side(results: dict[str, Any]) -> str:
+    """How many trainings there were at a time."""
+    return " or ".join(map(str, sorted({run["workers"] for run in results["runs"].values()})))
 
 
 def _agreement(results: dict[str, Any]) -> str:

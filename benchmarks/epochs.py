@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from numpyro.infer import SVI
 
-#: What the gradient's norm is called in the optimiser's state; see :func:`optimiser`.
-GRADIENT_NORM = "gradient_norm"
+#: What a gradient's norm is called in the optimiser's state; see :func:`optimiser`.
+_GRADIENT_NORM = "gradient_norm"
 
 
 class Training(NamedTuple):
@@ -30,7 +30,9 @@ class Training(NamedTuple):
 
     :param state: of SVI, after the last epoch that is done.
     :param average: the parameters, averaged over steps with a weight that falls exponentially.
-    :param losses: of each step, shape ``(epochs, steps)``; ``gradient_norms`` likewise.
+    :param losses: of each step, shape ``(epochs, steps)``.
+    :param gradient_norms: before clipping, shape ``(epochs, steps, groups)``, the groups of
+        parameters in the order of their names' beginnings, the rest first.
     :param validation: numbers of epochs, and what ``validate`` said after them: ``(times, 2)``.
     :param seconds: spent in epochs.
     """
@@ -51,7 +53,7 @@ class Training(NamedTuple):
 def optimiser(
     schedule: optax.Schedule, max_gradient_norm: float, factors: dict[str, float] | None = None
 ) -> optax.GradientTransformation:
-    """Adam on clipped gradients, which remembers the norm that they had before.
+    """Adam on clipped gradients, which remembers the norms that they had before.
 
     :param factors: on the learning rate, by the beginning of a parameter's name. The parameters of
         each are clipped by themselves, so that no gradient of a guide drowns a model's; and so are
@@ -61,15 +63,19 @@ def optimiser(
     label = lambda name: max((start for start in factors if name.startswith(start)), key=len)
     groups = {
         start: optax.chain(
+            optax.snapshot(_GRADIENT_NORM, optax.tree.norm),
             optax.clip_by_global_norm(max_gradient_norm),
             optax.adam(lambda step, factor=factor: factor * schedule(step)),
         )
         for start, factor in factors.items()
     }
-    return optax.chain(
-        optax.snapshot(GRADIENT_NORM, optax.tree.norm),
-        optax.multi_transform(groups, lambda params: {name: label(name) for name in params}),
-    )
+    return optax.multi_transform(groups, lambda params: {name: label(name) for name in params})
+
+
+def gradient_norms(optim_state: Any) -> jax.Array:
+    """What :func:`optimiser` remembers of the last step, shape ``(groups,)``."""
+    norms = optax.tree.get_all_with_path(optim_state, _GRADIENT_NORM)
+    return jnp.stack([norm for _, norm in norms])
 
 
 def begun(svi: SVI, state: Any, num_steps: int) -> Training:
@@ -81,7 +87,8 @@ def begun(svi: SVI, state: Any, num_steps: int) -> Training:
     strong = lambda leaf: leaf if _is_typed(leaf) else leaf.astype(leaf.dtype)
     state, average = jax.tree.map(strong, (state, svi.get_params(state)))
     none = np.zeros((0, num_steps), np.float32)
-    return Training(state, average, none, none, np.zeros((0, 2)), 0.0)
+    norms = np.zeros((0, num_steps, len(gradient_norms(state.optim_state))), np.float32)
+    return Training(state, average, none, norms, np.zeros((0, 2)), 0.0)
 
 
 def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> Any:
@@ -99,8 +106,7 @@ def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> A
             # At first all steps count alike, and the start not at all.
             rate = jnp.maximum(1.0 - average_decay, 1.0 / state.optim_state[0])
             average = optax.incremental_update(params, average, rate)
-            norm = optax.tree.get(state.optim_state, GRADIENT_NORM)
-            return (state, average), (loss, norm)
+            return (state, average), (loss, gradient_norms(state.optim_state))
 
         return lax.scan(step, (state, average), length=num_steps)
 
@@ -215,6 +221,9 @@ def loaded(file: Path, like: Training, configuration: str) -> Training:
         # On the device, as steps leave them: a program is compiled anew for arrays of the host.
         state, average = jax.tree.map(jnp.asarray, (tree.state, tree.average))
         tree = tree._replace(state=state, average=average)
+        shapes = lambda of: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), of)
+        if shapes((state, average)) != shapes((like_data.state, like.average)):
+            raise TypeError("arrays of other shapes")
     key = like.state.rng_key
     if _is_typed(key):
         key = random.wrap_key_data(tree.state.rng_key, impl=random.key_impl(key))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import itertools
 import json
 import math
 import os
@@ -47,13 +48,21 @@ def resumed(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:
     Those of a run that was made otherwise are not lost: their file gets another name.
 
     :param same: the entry that says how the run was made: it must be that of ``fresh``.
+    :raises ValueError: in one line, for a file that is not whole.
     """
     if file.exists():
-        earlier = json.loads(file.read_text())
+        try:
+            earlier = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"Expected results in '{file}'; it is cut short or something else ({error}). "
+                "Move it away to begin anew."
+            ) from None
         # As it would be read again.
         if earlier.get(same) == json.loads(json.dumps(_finite(fresh[same]))):
             return earlier
-        aside = file.with_suffix(".earlier.json")
+        names = (file.with_suffix(f".earlier-{number}.json") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
         os.replace(file, aside)
         print(f"'{file}' is of another configuration; it is '{aside.name}' now.", file=sys.stderr)
     return fresh

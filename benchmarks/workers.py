@@ -1,7 +1,8 @@
 """Long jobs side by side, each in one of a few processes that has a core of its own."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 import multiprocessing
 from multiprocessing import connection
 import os
@@ -19,17 +20,18 @@ def side_by_side(
     jobs: Sequence[Any],
     kind: Callable[[Any], Hashable],
     num_workers: int,
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any]]:
     """Does the jobs; yields each with what came of it, as they end.
 
-    Ctrl-C interrupts the jobs that are under way, waits until they are out, and is passed on. With
-    one worker all is done here, in this process.
+    Ctrl-C, and whatever a job raises, interrupts the jobs that are under way, waits until they are
+    out, and is passed on; so does closing the generator. With one worker all is done here, in this
+    process.
 
     :param begin: called in each worker with ``args``, gives what does a job. All are pickled.
     :param kind: of a job: those of one kind go to the same worker, for what it has compiled serves
         them all.
     """
-    num_workers = min(num_workers, len(jobs))
+    num_workers = min(num_workers, len({kind(job) for job in jobs}))
     if num_workers == 0:
         return
     if num_workers == 1:
@@ -54,7 +56,8 @@ def side_by_side(
 
     pids: list[int] = []
     try:
-        pids = [worker.submit(os.getpid).result() for worker in workers]
+        started = [worker.submit(os.getpid) for worker in workers]
+        pids = [future.result() for future in started]
         for index in range(num_workers):
             give(index)
         while running:
@@ -63,20 +66,27 @@ def side_by_side(
                 index, job = running.pop(future)
                 yield job, future.result()
                 give(index)
-    except KeyboardInterrupt:
+    except BaseException:
         for pid in pids:
-            os.kill(pid, signal.SIGINT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
         raise
     finally:
         for worker in workers:
             worker.shutdown(cancel_futures=True)
 
 
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _start(begin: Callable, args: tuple, index: int) -> None:
     """What a worker does first."""
     global _work
     # Ctrl-C comes by way of the parent alone, and once.
-    os.setpgrp()
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):

@@ -9,13 +9,12 @@ from jax import random
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import kl_divergence
-from numpyro.infer import Trace_ELBO
 
-from benchmarks import density, density_pictures
+from benchmarks import density, density_pictures, density_variants, readme
 from benchmarks.density_bench import Arm, Plan
-from benchmarks.density_judge import Judge, _error_of_bound
+from benchmarks.density_judge import Judge, _bound_over, _error_of_bound
 from benchmarks.density_programs import PLANES, Data, Task, checked, digits, plane
-from benchmarks.density_report import figures, mean, paired
+from benchmarks.density_report import figures, mean, paired, report, summary_table
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 
 
@@ -68,10 +67,12 @@ def test_grey_levels_that_are_no_probabilities_are_refused(grey):
 def test_differences_are_those_of_the_seeds_that_both_have():
     runs = {
         "iwelbo": {0: {"nll": 1.0}, 1: {"nll": 2.0}},
-        "sumo": {0: {"nll": 1.5}, 1: {"nll": 2.1}, 2: {"nll": 50.0}},
+        "sumo": {0: {"nll": 1.5}, 1: {"nll": 2.1}, 2: {"nll": 40.0}},
         "lost": {0: {"nll": 1.0}, 1: {"nll": None}},
-        "far": {0: {"nll": 1.0}, 1: {"nll": 1e6}},
+        "far": {0: {"nll": 1.0}, 1: {"nll": 45.0}},
     }
+    for run in (run for by_seed in runs.values() for run in by_seed.values()):
+        run["validation"] = [[0, 44.0]]
     difference = paired(runs, "sumo", "nll")
     np.testing.assert_allclose(difference, (0.3, 0.2))
     assert paired(runs, "iwelbo", "nll") is None
@@ -85,7 +86,15 @@ def tiny(quick):
 
     def shrunk(plan):
         task = plan.task._replace(data=Data(*(part[:60] for part in plan.task.data)))
-        return Plan(task, {5: few}, epochs=1, batch_size=25, learning_rate=1e-3, judged_draws=100)
+        return Plan(
+            task,
+            {5: few},
+            epochs=1,
+            batch_size=25,
+            learning_rate=1e-3,
+            judged_draws=100,
+            judged_particles=4,
+        )
 
     return {name: shrunk(plan) for name, plan in density_plans(True).items()}
 
@@ -156,13 +165,90 @@ def wide_guide(points):
 def test_verdict_is_that_of_closed_forms(quick_compilation):
     points = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     data = Data(points, points, points)
-    judge = Judge(Task("linear", linear_model, wide_guide, data, False, (2, 0)), 400, {})
-    verdict = judge.verdict({}, Trace_ELBO(5), 5)
+    judge = Judge(Task("linear", linear_model, wide_guide, data, False, (2, 0)), 400, 16, {})
+    verdict = judge.verdict({}, 1)
     nll = -dist.Normal(0.0, 2.0**0.5).log_prob(points).sum(axis=1).mean()
     divergence = 2 * kl_divergence(dist.Normal(0.0, 0.8), dist.Normal(0.0, 0.5**0.5))
     assert abs(verdict["nll"] - nll) < 4 * verdict["nll_se"] < 0.02
     assert abs(verdict["bias"] + divergence) < 4 * verdict["bias_se"] < 0.05
     assert abs(judge.validation({}) - nll) < 0.05
-    for loss in (SUMO(2), MultilevelSUMO(1)):
-        of_unbiased = judge.verdict({}, loss, 5)
-        assert abs(of_unbiased["bias"]) < 4 * of_unbiased["bias_se"] < 0.3
+    assert abs(verdict["nll_bound"] - nll) < 4 * verdict["nll_bound_se"] + divergence / 400 < 0.02
+    assert verdict["pareto_k"] < 0.7
+    biases = [judge.verdict({}, longest)["bias"] for longest in (1, 4, 16, 400)]
+    assert biases == sorted(biases)
+    assert abs(biases[-1]) < 0.01
+
+
+TRAINED = [
+    SUMO(3, stopping_time=density.SHORT_TAIL, rotations=8, data_axes=0),
+    MultilevelSUMO(2, stopping_time=density.FEW_BLOCKS, data_axes=0),
+]
+
+
+@pytest.mark.parametrize("loss", TRAINED, ids=["sumo", "multilevel"])
+def test_the_bound_is_the_mean_of_the_estimates_that_were_trained_on(loss, quick_compilation):
+    points = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    task = Task("linear", linear_model, wide_guide, Data(points, points, points), False, (2, 0))
+    log_weights = Judge(task, 1, 1, {})._log_weights({}, points, 5_000)
+    longest = Arm("", loss).told()["longest"]
+    expected, expected_error = _bound_over(longest, log_weights)
+    args = {}, linear_model, wide_guide, (points,), {}
+    estimates = loss.estimates(random.key(0), *args, 5_000)[0]
+    error = np.hypot(np.std(estimates) / estimates.size**0.5, expected_error)
+    assert abs(float(np.mean(estimates)) - expected) < 4 * error < 0.02
+    shorter = _bound_over(loss.num_particles, log_weights)[0]
+    assert expected - shorter > 4 * error
+
+
+def results_of(plans, runs):
+    """As they would be in the JSON: one plan of digits, and NLL by arm and seed."""
+    told = {name: plan.told() for name, plan in plans.items()}
+    figures = {"nll_se": 0.1, "nll_bound_se": 0.1, "bias": -0.5, "pareto_k": 0.6, "seconds": 3.0}
+    norm = {"median": 5.0, "99.9 %": 60.0, "clipped": 0.25}
+    norms = {"gradient_norms": {"model": norm, "guide": norm}, "validation": [[0, 44.0]]}
+    norms["workers"] = 2
+    cells = {
+        f"{arm}-{seed}": {"plan": "digits", "draws": 5, "arm": arm, "seed": seed, "nll": nll}
+        | {"nll_bound": nll, **figures, **norms}
+        for arm, by_seed in runs.items()
+        for seed, nll in enumerate(by_seed)
+    }
+    return {"configuration": {"plans": told}, "runs": cells, "seconds": 60.0}
+
+
+def test_summary_has_a_line_for_each_data_and_draws():
+    runs = {"iwelbo": [22.0, 23.0], "sumo": [21.5, 22.3], "sumo_variance": [21.9, 1e6]}
+    table = summary_table(results_of(density.plans(False), runs))
+    header, _, row = table.splitlines()
+    cells = dict(zip(header.split("|"), row.split("|")))
+    assert cells[" data "] == " digits "
+    assert cells[" IWELBO "] == " 22.500 ± 0.500 "
+    assert cells[" SUMO "] == " **−0.600 ± 0.100** "
+    assert cells[" SUMO, guide by variance + 32 "] == " **1 of 2 ran away** "
+    assert cells[" ELBO "] == " – "
+
+
+def test_variants_make_as_many_draws_and_are_compared_with_their_own_loss():
+    variants = density_variants.variants()
+    for arm in variants.values():
+        assert abs(arm.told()["draws"] - density_variants.DRAWS) < 0.1
+    runs = {"iwelbo": [22.0, 23.0], "sumo": [21.0, 22.0], "sumo_clip_3": [21.1, 22.4]}
+    text = density_variants.report(results_of({"digits": density_variants.plan(False)}, runs))
+    assert "| as it is | 2 | 21.500 ± 0.500 | – | −0.500 ± 0.000 | 5.0 | 60.0 | 25.0 %" in text
+    assert "| gradients clipped at 3 | 2 | 21.750 ± 0.650 | 0.250 ± 0.150 |" in text
+
+
+def test_the_objective_without_a_baseline_is_the_square_of_the_estimate(monkeypatch):
+    loss = density_variants.PlainSUMO(3, guide_objective="variance")
+    monkeypatch.setattr(loss, "estimate", lambda draws, view: np.array([-3.0, np.inf]))
+    np.testing.assert_array_equal(loss.objective("variance", None, None, None), [9.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "file, told",
+    [("density/density.json", report), ("density_variants/variants.json", density_variants.report)],
+    ids=["density", "variants"],
+)
+def test_reports_are_those_of_their_results(file, told):
+    file = readme.ROOT / "benchmarks" / "results" / file
+    assert (file.parent / "report.md").read_text() == told(json.loads(file.read_text()))

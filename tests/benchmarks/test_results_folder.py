@@ -31,7 +31,16 @@ def test_earlier_results_are_gone_on_with_or_put_aside(tmp_path, capsys):
     assert resumed(file, fresh, "steps") is fresh
     write_json(file, {**fresh, "runs": {"one": 1}})
     assert resumed(file, fresh, "steps")["runs"] == {"one": 1}
-    assert resumed(file, {"steps": 2, "runs": {}}, "steps")["runs"] == {}
-    assert not file.exists()
-    assert json.loads((tmp_path / "a.earlier.json").read_text())["runs"] == {"one": 1}
-    assert "it is 'a.earlier.json' now" in capsys.readouterr().err
+    for number in (1, 2):
+        assert resumed(file, {"steps": 2, "runs": {}}, "steps")["runs"] == {}
+        assert not file.exists()
+        aside = tmp_path / f"a.earlier-{number}.json"
+        assert json.loads(aside.read_text())["runs"] == {"one": 1}
+        assert f"it is '{aside.name}' now" in capsys.readouterr().err
+        write_json(file, {**fresh, "runs": {"one": 1}})
+
+
+def test_results_that_are_cut_short_are_told_of_in_one_line(tmp_path):
+    (tmp_path / "a.json").write_text('{"runs": ')
+    with pytest.raises(ValueError, match="cut short or something else .* Move it away"):
+        resumed(tmp_path / "a.json", {"steps": 1}, "steps")

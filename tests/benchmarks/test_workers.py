@@ -43,8 +43,8 @@ def test_every_job_is_done_once(num_workers, tmp_path):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_what_a_job_raises_is_passed_on(num_workers, tmp_path):
-    with pytest.raises(ValueError, match="-1 is no job"):
-        list(side_by_side(squares, (tmp_path,), [1, -1], parity, num_workers))
+    with pytest.raises(ValueError, match="-2 is no job"):
+        list(side_by_side(squares, (tmp_path,), [1, -2], parity, num_workers))
 
 
 def sleepers(log):
