@@ -29,8 +29,8 @@ VALIDATION = 100
 #: Independent unbiased estimates of log p(x) of each point.
 _NUM_ESTIMATES = 2
 
-#: Draws of an unbiased estimate for pictures.
-_PICTURED = 16
+#: Draws of each point of a picture, and points that are evaluated together.
+_PICTURED, _PART = 2_000, 400
 
 
 class Judge:
@@ -61,7 +61,9 @@ class Judge:
         """
         log_weights = self._log_weights(params, self._test, self.num_draws)
         bound = _log_mean(log_weights)
-        evidence, error = _mean_and_error(self._unbiased(params, self.num_particles, self._test))
+        unbiased = MultilevelSUMO(self.num_particles, data_axes=0, chunk_size=_CHUNK)
+        estimates = self._estimates(params, unbiased, _NUM_ESTIMATES, self._test, 1)
+        evidence, error = _mean_and_error(estimates)
         objective, objective_error = _bound_over(longest, log_weights)
         return {
             "nll_bound": float(-bound.mean()),
@@ -77,27 +79,27 @@ class Judge:
         """Negative log-likelihood of the validation points, by a bound over few draws."""
         return float(-_log_mean(self._log_weights(params, self._validation, VALIDATION)).mean())
 
-    def log_density(self, params: Any, points: np.ndarray) -> np.ndarray:
-        """Unbiased estimates of log p(x) of each point, rough ones: for pictures."""
-        return self._unbiased(params, _PICTURED, points).mean(axis=0)
+    def log_density(self, params: Any, points: np.ndarray, guide: Callable) -> np.ndarray:
+        """log p(x) of each point by a bound, with a guide of its own: for pictures.
 
-    def _unbiased(self, params, num_particles, points):
-        """Unbiased estimates of log p(x) of each point, shape ``(estimates, points)``."""
-        loss = MultilevelSUMO(num_particles, data_axes=0, chunk_size=_CHUNK)
-        return self._estimates(params, loss, _NUM_ESTIMATES, points, 1)
+        Far from the data, where it was never trained, the task's own guide is of no use.
+        """
+        parts = np.split(points, range(_PART, len(points), _PART))
+        draws = (self._log_weights(params, part, _PICTURED, guide) for part in parts)
+        return np.concatenate([_log_mean(log_weights) for log_weights in draws])
 
-    def _log_weights(self, params, points, num_draws):
+    def _log_weights(self, params, points, num_draws, guide=None):
         """Log-weights of shape ``(num_draws, points)``."""
         parts = [
-            self._estimates(params, IWELBO(1), _ROWS, points, 1_000 + index)
+            self._estimates(params, IWELBO(1), _ROWS, points, 1_000 + index, guide)
             for index in range(-(-num_draws // _ROWS))
         ]
         return np.concatenate(parts)[:num_draws]
 
-    def _estimates(self, params, loss, num_estimates, points, seed):
+    def _estimates(self, params, loss, num_estimates, points, seed, guide=None):
         """Estimates of log p(x) of each point, shape ``(num_estimates, points)``."""
-        model, guide = self.task.model, self.task.guide
-        kind = (model, repr(loss), num_estimates)
+        model, guide = self.task.model, guide or self.task.guide
+        kind = (model, guide, repr(loss), num_estimates)
         if kind not in self._compiled:
             self._compiled[kind] = jax.jit(
                 lambda key, params, points: loss.estimates(

@@ -17,7 +17,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import Predictive
 
 from benchmarks.density_bench import Bench, Cell
-from benchmarks.density_programs import PIXELS
+from benchmarks.density_programs import PIXELS, plane_prior
 from benchmarks.density_report import groups, mean
 
 #: Okabe and Ito's palette, safe for colour blindness.
@@ -31,7 +31,7 @@ COLOURS = {
 }
 SHOWN = ("elbo", "iwelbo", "sumo", "multilevel")
 NUM_IMAGES = 14
-GRID = 100
+GRID = 80
 
 
 def draw_training(file: Path, results: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ def draw_images(
     figure, axes = plt.subplots(1 + len(rows), 1, figsize=(11, 0.5 * (1 + len(rows)) + 0.4))
     blank = np.full((8, 6), np.nan)
     shades = matplotlib.colormaps["gray_r"].with_extremes(bad="white")
-    top = ("test images", images, np.full_like(images, np.nan))
+    top = ("data", images, np.full_like(images, np.nan))
     for axis, (title, left, right) in zip(np.atleast_1d(axes), [top, *rows]):
         strips = [_strip(left), blank, _strip(right)]
         axis.imshow(np.concatenate(strips, axis=1), cmap=shades, vmin=0, vmax=1)
@@ -81,8 +81,8 @@ def draw_images(
         axis.spines[:].set_visible(False)
     width = NUM_IMAGES * 9
     first = np.atleast_1d(axes)[0]
-    first.text(0, -1.5, "and what is made of them", fontsize=10)
-    first.text(width + 6, 6, "drawn from the prior", fontsize=10)
+    first.text(0, -1.5, "test images, and reconstructions", fontsize=10)
+    first.text(width + 6, -1.5, "draws from the prior", fontsize=10)
     _finish(figure, file)
 
 
@@ -96,12 +96,10 @@ def draw_plane(
     figure, axes = plt.subplots(1, 1 + len(panels), figsize=(3.0 * (1 + len(panels)), 3.3))
     axes[0].scatter(*points.T, s=2, color="#333333", linewidth=0)
     axes[0].set_title("data")
-    highest = max(np.exp(values).max() for _, values in panels)
+    highest = max(np.quantile(np.exp(values), 0.995) for _, values in panels)
     for axis, (title, log_density) in zip(axes[1:], panels):
         density = np.exp(log_density).reshape(GRID, GRID)
-        axis.imshow(
-            density, origin="lower", extent=extent, cmap="magma_r", vmin=0, vmax=0.7 * highest
-        )
+        axis.imshow(density, origin="lower", extent=extent, cmap="magma_r", vmin=0, vmax=highest)
         axis.set_title(title)
     for axis in axes:
         axis.set_xlim(*extent[:2])
@@ -131,7 +129,7 @@ def draw_pictures(folder: Path, results: dict[str, Any], bench: Bench) -> None:
             draw_images(folder / "images.png", images, rows)
         else:
             points, extent = _grid()
-            panels = [(t, judge.log_density(p, points)) for t, p in trained.items()]
+            panels = [(t, judge.log_density(p, points, plane_prior)) for t, p in trained.items()]
             draw_plane(folder / f"plane_{name}.png", plan.task.data.train, panels, extent)
 
 

@@ -132,6 +132,12 @@ def plane_guide(points: jax.Array, batch_size: int | None = None) -> None:
         _propose(encode(numpyro.subsample(points, event_dim=1)))
 
 
+def plane_prior(points: jax.Array, batch_size: int | None = None) -> None:
+    """Latents as they are without the points: a guide that is nowhere too narrow."""
+    with _per_point(PLANE_SPLIT), _batches(points, batch_size):
+        numpyro.sample("z", dist.Normal().expand([PLANE_LATENTS]).to_event(1))
+
+
 def moons(generator: np.random.Generator, size: int) -> np.ndarray:
     """Two half circles that reach into each other."""
     return make_moons(size, noise=0.07, random_state=generator.integers(2**31))[0]

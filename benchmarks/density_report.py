@@ -192,7 +192,8 @@ def report(results: dict[str, Any]) -> str:
 {len(results["runs"])} trainings and their judgement took {results["seconds"] / 60:.0f} minutes. All
 figures are in nats per point, of parameters averaged over the last steps of training, ± the
 standard error over seeds; the split of the data, and what is made of the test points, are the same
-for all.
+for all. What it takes to train on wild estimates is
+[measured apart](../density_variants/report.md).
 
 *NLL by the bound* is the negative of IWELBO on test points, of as many draws of each as the section
 says; *unbiased*, that of two estimates by MultilevelSUMO, from draws of their own, *its error* the
@@ -225,7 +226,7 @@ def _section(name: str, plan: dict[str, Any], tables: str, gradients: str) -> st
         f"Images: seed 0, {next(iter(plan['arms']))} draws.\n\n"
         if name == "digits"
         else f"![The learned density of {name}](plane_{name}.png)\n\n"
-        f"Seed 0, {next(iter(plan['arms']))} draws.\n\n"
+        f"Seed 0, {next(iter(plan['arms']))} draws; density by latents drawn from the prior.\n\n"
     )
     return f"""## {name.capitalize()}
 

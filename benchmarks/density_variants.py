@@ -108,10 +108,14 @@ def variants() -> dict[str, Arm]:
     return found
 
 
-def plan(quick: bool) -> Plan:
-    """The digits."""
-    digits = plans(quick)["digits"]
-    return digits._replace(arms={DRAWS: variants()}, judged_draws=100 if quick else 1_000)
+def variant_plans(quick: bool) -> dict[str, Plan]:
+    """The digits, and a few arms trained for longer."""
+    digits = plans(quick)["digits"]._replace(judged_draws=100 if quick else 1_000)
+    usual = {name: arm for name, arm in arms(DRAWS).items() if name in ("iwelbo", *LOSSES)}
+    return {
+        "digits": digits._replace(arms={DRAWS: variants()}),
+        "longer": digits._replace(arms={DRAWS: usual}, epochs=3 * digits.epochs),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if refused("density_variants", options.out):
         return 2
-    bench = Bench({"digits": plan(options.quick)}, options.seeds, options.out)
+    bench = Bench(variant_plans(options.quick), options.seeds, options.out)
     write = lambda folder, results: (folder / "report.md").write_text(report(results))
     file = options.out / "variants.json"
     return run_bench("density_variants", bench, file, num_cores(), write)
@@ -132,20 +136,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(results: dict[str, Any]) -> str:
     """The report in Markdown, every figure from ``results``."""
-    told = results["configuration"]["plans"]["digits"]
+    plans = results["configuration"]["plans"]
+    told, longer = plans["digits"], plans["longer"]
     titles = {key: arm["title"] for key, arm in told["arms"][str(DRAWS)].items()}
-    runs = next((group[2] for group in groups(results)), {})
-    tables = []
-    for name in ("iwelbo", *LOSSES):
-        if name in runs:
-            rows = [
-                _row(runs, arm, name, titles[arm])
-                for arm in titles
-                if arm in runs and arm.split("_")[0] == name
-            ]
-            header = ["change", "seeds", "NLL", "beyond, paired", "objective − log p"]
-            header += ["model's norm", "99.9 %", "clipped", "guide's norm", "99.9 %", "clipped"]
-            tables.append(f"## {titles[name]}\n\n{markdown_table(header, rows)}\n")
+    runs: dict[str, dict] = {name: runs for name, _, runs in groups(results)}
+    tables = [
+        _table(
+            titles[name],
+            {
+                arm: "as it is" if arm == name else title
+                for arm, title in titles.items()
+                if arm.split("_")[0] == name
+            },
+            runs.get("digits", {}),
+        )
+        for name in ("iwelbo", *LOSSES)
+    ]
+    beside = {name: titles[name] for name in ("iwelbo", *LOSSES)}
     return f"""# What it takes to train on wild estimates
 
 Digits, {DRAWS} expected draws, trained as in the [density benchmark](../density/report.md):
@@ -157,13 +164,24 @@ line's gradients are clipped at {told["arms"][str(DRAWS)]["iwelbo"]["max_gradien
 and guide's apart, and its parameters averaged over the last steps; the norm is the median over
 steps. The run took {results["seconds"] / 60:.0f} minutes.
 
-{chr(10).join(tables)}"""
+{chr(10).join(tables)}
+{_table(f"Beside each other, after {told['epochs']} epochs", beside, runs.get("digits", {}))}
+{_table(f"Beside each other, after {longer['epochs']} epochs", beside, runs.get("longer", {}))}"""
+
+
+def _table(heading: str, titles: dict[str, str], runs: dict[str, dict[int, Any]]) -> str:
+    """A section that compares arms with the first of them, as far as there are any."""
+    header = ["change", "seeds", "NLL", "beyond, paired", "objective − log p"]
+    header += ["model's norm", "99.9 %", "clipped", "guide's norm", "99.9 %", "clipped"]
+    usual = next(iter(titles))
+    rows = [_row(runs, arm, usual, title) for arm, title in titles.items() if arm in runs]
+    return f"## {heading}\n\n{markdown_table(header, rows)}\n" if rows else ""
 
 
 def _row(runs: dict[str, dict[int, Any]], arm: str, usual: str, title: str) -> list[str]:
     by_seed = runs[arm]
     return [
-        "as it is" if arm == usual else title,
+        title,
         str(len(by_seed)),
         away(by_seed) or str(mean(figures(by_seed, "nll"))),
         difference_cell(paired(runs, arm, "nll", usual)),

@@ -33,7 +33,7 @@ def density_section() -> str:
     results = json.loads((ROOT / DENSITY / "density.json").read_text())
     seeds = {run["seed"] for run in results["runs"].values()}
     return (
-        f"![Learned densities of a checkerboard]({DENSITY}/plane_checkerboard.png)\n\n"
+        f"![Densities learned from five draws a point]({DENSITY}/plane_pinwheel.png)\n\n"
         f"{summary_table(results)}\n\n"
         f"Test negative log-likelihood in nats per point over {len(seeds)} seeds, by an unbiased\n"
         "estimate ± the standard error: IWELBO's, and what the others are beyond it at the same\n"

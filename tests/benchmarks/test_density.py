@@ -233,7 +233,7 @@ def test_variants_make_as_many_draws_and_are_compared_with_their_own_loss():
     for arm in variants.values():
         assert abs(arm.told()["draws"] - density_variants.DRAWS) < 0.1
     runs = {"iwelbo": [22.0, 23.0], "sumo": [21.0, 22.0], "sumo_clip_3": [21.1, 22.4]}
-    text = density_variants.report(results_of({"digits": density_variants.plan(False)}, runs))
+    text = density_variants.report(results_of(density_variants.variant_plans(False), runs))
     assert "| as it is | 2 | 21.500 ± 0.500 | – | −0.500 ± 0.000 | 5.0 | 60.0 | 25.0 %" in text
     assert "| gradients clipped at 3 | 2 | 21.750 ± 0.650 | 0.250 ± 0.150 |" in text
 

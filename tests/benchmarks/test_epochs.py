@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import optax
 import pytest
 
 import jax
@@ -21,6 +22,7 @@ from numpyro.infer import SVI
 from benchmarks.epochs import (
     begun,
     epoch_of,
+    gradient_norms,
     loaded,
     loaded_average,
     optimiser,
@@ -209,3 +211,48 @@ def test_training_killed_within_an_epoch_ends_bit_for_bit_the_same(program, tmp_
     done = loaded(file, start_of(svi), "this").num_epochs
     got = trained(program, file, num_epochs=done + 3)
     assert_same(got, trained(program, Path(tmp_path / "whole"), num_epochs=done + 3))
+
+
+def test_checkpoint_of_other_shapes_is_refused(program, tmp_path):
+    svi, _ = program
+    trained(program, tmp_path / "kept", num_epochs=2)
+    start = start_of(svi)
+    wider = start._replace(average=jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), start.average))
+    with pytest.raises(ValueError, match="cut short or something else"):
+        loaded(tmp_path / "kept", wider, "this")
+
+
+def test_each_group_of_parameters_has_a_rate_and_a_limit_of_its_own():
+    """Adam's first step is the rate, whatever the gradient; the longest beginning counts."""
+    params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2), "encoder_scale": jnp.ones(1)}
+    gradients = {"decoder": jnp.array([3.0, 4.0]), "encoder": 2.0 * jnp.ones(2)}
+    gradients["encoder_scale"] = jnp.ones(1)
+    optim = optimiser(lambda step: 1e-2, 1.0, {"encoder": 0.1, "encoder_scale": 0.5})
+    updates, state = optim.update(gradients, optim.init(params), params)
+    for name, rate in {"decoder": 1e-2, "encoder": 1e-3, "encoder_scale": 5e-3}.items():
+        np.testing.assert_allclose(updates[name], -rate, rtol=1e-3)
+    np.testing.assert_allclose(gradient_norms(state), [5.0, 8.0**0.5, 1.0], rtol=1e-6)
+    first_moments = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(optax.tree.get(inner, "mu"))])
+        for inner in state.inner_states.values()
+    ]
+    for moment in first_moments:  # (1 − 0.9) times a gradient that was clipped at 1
+        np.testing.assert_allclose(np.linalg.norm(moment), 0.1, rtol=1e-5)
+
+
+def test_batches_that_do_not_divide_the_data_give_the_same_loss_on_average(program):
+    svi, _ = program
+    start = start_of(svi)
+    params = svi.get_params(start.state)
+    losses = {
+        size: quick_jit(
+            jax.vmap(
+                lambda key, size=size: svi.loss.loss(
+                    key, params, model, guide, *points_of(0), batch_size=size
+                )
+            )
+        )(random.split(random.key(1), 4_000))
+        for size in (4, 6)
+    }
+    means, errors = zip(*((v.mean(), v.std() / len(v) ** 0.5) for v in losses.values()))
+    assert abs(means[0] - means[1]) < 4 * np.hypot(*errors) < 0.05 * abs(means[1])
