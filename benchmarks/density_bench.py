@@ -17,7 +17,7 @@ from jax import random
 
 from numpyro.infer import ELBO, SVI, Trace_ELBO
 
-from benchmarks.density_judge import VALIDATION, Judge
+from benchmarks.density_judge import VALIDATION_DRAWS, Judge
 from benchmarks.density_programs import Task
 from benchmarks.epochs import Training, begun, epoch_of, loaded_average, optimiser, train
 from benchmarks.results_folder import resumed, write_json, written_whole
@@ -165,6 +165,11 @@ class Bench:
         spent, started = results["seconds"], time.perf_counter()
         missing = [cell for cell in cells if str(cell) not in results["runs"]]
         ended = side_by_side(_runner, self._made_of, missing, self.kind, num_workers)
+
+        def keep():
+            with written_whole(self.folder) as folder:
+                write_json(folder / file.name, results)
+
         try:
             with (
                 closing(ended),
@@ -173,11 +178,11 @@ class Bench:
                 for cell, run in ended:
                     results["runs"][str(cell)] = {**run, "workers": num_workers}
                     results["seconds"] = spent + time.perf_counter() - started
-                    with written_whole(self.folder) as folder:
-                        write_json(folder / file.name, results)
+                    keep()
                     bar.set_postfix_str(f"{cell}: {run['nll']:.3f}")
                     bar.update()
         except KeyboardInterrupt:
+            keep()
             print("Interrupted; the report is on what is there.", file=sys.stderr)
         return results
 
@@ -253,9 +258,9 @@ class Bench:
         network, data = (" and ".join(map(str, plan.told()[key])) for key in ("network", "sizes"))
         return (
             f"{cell}: {arm.told()['loss']}, network of {network} units, {data} points, "
-            f"validated by {VALIDATION} draws, {plan.epochs} epochs of {plan.batches} batches of "
-            f"{plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, gradients "
-            f"up to {arm.max_gradient_norm}, "
+            f"validated by {VALIDATION_DRAWS} draws, {plan.epochs} epochs of {plan.batches} "
+            f"batches of {plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, "
+            f"gradients up to {arm.max_gradient_norm}, "
             + (f"averaged over {_AVERAGE_STEPS} steps" if arm.averaged else "last parameters")
         )
 

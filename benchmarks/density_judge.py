@@ -24,7 +24,7 @@ _CHUNK = 16_384
 _ROWS = 50
 
 #: Draws of each validation point.
-VALIDATION = 100
+VALIDATION_DRAWS = 100
 
 #: Independent unbiased estimates of log p(x) of each point.
 _NUM_ESTIMATES = 2
@@ -77,7 +77,9 @@ class Judge:
 
     def validation(self, params: Any) -> float:
         """Negative log-likelihood of the validation points, by a bound over few draws."""
-        return float(-_log_mean(self._log_weights(params, self._validation, VALIDATION)).mean())
+        return float(
+            -_log_mean(self._log_weights(params, self._validation, VALIDATION_DRAWS)).mean()
+        )
 
     def log_density(self, params: Any, points: np.ndarray, guide: Callable) -> np.ndarray:
         """log p(x) of each point by a bound, with a guide of its own: for pictures.
@@ -116,14 +118,17 @@ def _log_mean(log_weights: np.ndarray) -> np.ndarray:
 
 
 def _bound_over(num_draws: int, log_weights: np.ndarray) -> tuple[float, float]:
-    """The bound over so many draws, mean over points, and its error; over all if there are fewer.
+    """The bound over so many draws, mean over points, and its error; NaN if there are fewer.
 
     SUMO and MultilevelSUMO have it as their mean exactly, with the number of draws that there may
     be at the most.
     """
     num_groups = len(log_weights) // num_draws
-    if num_groups < 2:
-        return float(_log_mean(log_weights).mean()), _error_of_bound(log_weights)
+    if num_groups == 0:
+        return float("nan"), float("nan")
+    if num_groups == 1:
+        of_these = log_weights[:num_draws]
+        return float(_log_mean(of_these).mean()), _error_of_bound(of_these)
     groups = log_weights[: num_groups * num_draws].reshape(num_draws, num_groups, -1)
     return _mean_and_error(_log_mean(groups))
 

@@ -54,7 +54,7 @@ def draw_training(file: Path, results: dict[str, Any]) -> None:
         axis.set_title(f"{draws} draws")
         axis.set_xlabel("epoch")
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[0] if np.isfinite(lowest) else []:
+    for axis in axes[0] if lowest < highest else []:
         axis.set_ylim(lowest - 0.1 * (highest - lowest), highest + 0.1 * (highest - lowest))
     axes[0, 0].set_ylabel("validation NLL, nats per image")
     axes[0, -1].legend(frameon=False, fontsize=8)

@@ -9,7 +9,7 @@ from scipy.stats import t as student_t
 from benchmarks.tables import markdown_table, number
 
 #: What is compared with.
-BASELINE = "iwelbo"
+REFERENCE = "iwelbo"
 
 
 class Mean(NamedTuple):
@@ -44,17 +44,18 @@ def figures(by_seed: dict[int, Any], name: str) -> list[float | None]:
 def groups(results: dict[str, Any]) -> Iterator[tuple[str, int, dict[str, dict[int, Any]]]]:
     """Plan, draws, and by arm and seed the runs of it: as far as there are any."""
     for name, plan in results["configuration"]["plans"].items():
-        for draws in map(int, plan["arms"]):
-            runs: dict[str, dict[int, Any]] = {}
+        for draws, arms in plan["arms"].items():
+            runs: dict[str, dict[int, Any]] = {arm: {} for arm in arms}
             for run in results["runs"].values():
-                if (run["plan"], run["draws"]) == (name, draws):
-                    runs.setdefault(run["arm"], {})[run["seed"]] = run
+                if (run["plan"], str(run["draws"])) == (name, draws):
+                    runs[run["arm"]][run["seed"]] = run
+            runs = {arm: by_seed for arm, by_seed in runs.items() if by_seed}
             if runs:
-                yield name, draws, runs
+                yield name, int(draws), runs
 
 
 def paired(
-    runs: dict[str, dict[int, Any]], arm: str, figure: str, beside: str = BASELINE
+    runs: dict[str, dict[int, Any]], arm: str, figure: str, beside: str = REFERENCE
 ) -> Mean | None:
     """What an arm has more than another, seed by seed; None without a seed that both have."""
     common = sorted(runs[arm].keys() & runs.get(beside, {}).keys())
@@ -84,7 +85,7 @@ def away(by_seed: dict[int, Any]) -> str:
 def chance(results: dict[str, Any]) -> str:
     """How often a mean of differences that is zero goes beyond two standard errors: Student's t."""
     num_seeds = len({run["seed"] for run in results["runs"].values()})
-    return f"{100 * 2 * student_t.sf(2.0, num_seeds - 1):.0f} %" if num_seeds > 1 else "all"
+    return f"{100 * 2 * student_t.sf(2.0, num_seeds - 1):.0f} %" if num_seeds > 1 else "none"
 
 
 def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
@@ -97,7 +98,7 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
         rows.append(
             [
                 told["title"],
-                number(told["draws"], 1) + _baseline(told),
+                draws_cell(told),
                 str(told["longest"]),
                 str(len(by_seed)),
                 away(by_seed) or str(of("nll_bound")),
@@ -105,9 +106,9 @@ def likelihood_table(results: dict[str, Any], name: str, draws: int) -> str:
                 number(of("nll_se").value),
                 difference_cell(paired(runs, arm, "nll_bound")),
                 difference_cell(paired(runs, arm, "nll")),
-                str(of("bias")),
+                bias_cell(by_seed),
                 number(of("pareto_k").value, 2),
-                number(of("seconds").value, 0),
+                number(of("seconds").value, 1),
             ]
         )
     header = [
@@ -136,17 +137,28 @@ def summary_table(results: dict[str, Any]) -> str:
         for by_name in plan["arms"].values()
         for arm, told in by_name.items()
     }
-    others = {arm: title for arm, title in titles.items() if arm != BASELINE}
+    others = {arm: title for arm, title in titles.items() if arm != REFERENCE}
     rows = []
     for name, draws, runs in groups(results):
-        usual = str(mean(figures(runs[BASELINE], "nll"))) if BASELINE in runs else "–"
+        usual = str(mean(figures(runs[REFERENCE], "nll"))) if REFERENCE in runs else "–"
         cells = [
             away(runs.get(arm, {}))
             or difference_cell(paired(runs, arm, "nll") if arm in runs else None)
             for arm in others
         ]
         rows.append([name, str(draws), usual, *cells])
-    return markdown_table(["data", "draws", titles[BASELINE], *others.values()], rows)
+    return markdown_table(["data", "draws", titles[REFERENCE], *others.values()], rows)
+
+
+def draws_cell(told: dict[str, Any]) -> str:
+    """Expected draws of each datum."""
+    return number(told["draws"], 1) + _baseline(told)
+
+
+def bias_cell(by_seed: dict[int, Any]) -> str:
+    """The bias of what was trained on, where all runs have one."""
+    bias = mean(figures(by_seed, "bias"))
+    return str(bias) if np.isfinite(bias.value) else "–"
 
 
 def _baseline(told: dict[str, Any]) -> str:
@@ -161,8 +173,12 @@ def gradient_table(results: dict[str, Any], name: str) -> str:
         arms = results["configuration"]["plans"][name]["arms"][str(draws)]
         for arm, by_seed in runs.items():
             rows.append([arms[arm]["title"], str(draws), *gradient_cells(by_seed)])
-    header = ["loss", "draws", "model's norm", "99.9 %", "clipped"]
-    return markdown_table([*header, "guide's norm", "99.9 %", "clipped"], rows)
+    return markdown_table(["loss", "draws", *GRADIENT_HEADER], rows)
+
+
+GRADIENT_HEADER = [
+    f"{part}'s {figure}" for part in ("model", "guide") for figure in ("norm", "99.9 %", "clipped")
+]
 
 
 def gradient_cells(by_seed: dict[int, Any]) -> list[str]:
@@ -191,28 +207,33 @@ def report(results: dict[str, Any]) -> str:
 
 {len(results["runs"])} trainings and their judgement took {results["seconds"] / 60:.0f} minutes. All
 figures are in nats per point, of parameters averaged over the last steps of training, ± the
-standard error over seeds; the split of the data, and what is made of the test points, are the same
-for all. What it takes to train on wild estimates is
+standard error over seeds; the split of the data, what is made of the test points, and the keys of
+the judge's draws are the same for all. What it takes to train on wild estimates is
 [measured apart](../density_variants/report.md).
 
-*NLL by the bound* is the negative of IWELBO on test points, of as many draws of each as the section
-says; *unbiased*, that of two estimates by MultilevelSUMO, from draws of their own, *its error* the
-Monte Carlo error of a single run. *Beyond IWELBO's* are these less IWELBO's at the same expected
-draws, seed by seed: below zero is better, and bold is more than two standard errors, where chance
-alone goes in {chance(results)} of cells. *Draws* are those of each datum in expectation, and those
-of a baseline besides. The estimate that was trained on is unbiased for the *bound over* so many
-draws: a single one for the ELBO, an average over its draws. *Objective − log p* is the bias of
-that bound on test points at the end. *k-hat* is the 90 % quantile of the Pareto shape of the
-weights over test points: beyond 0.7 errors are larger than they are said to be. *s* is the time in
-training steps, compilation apart, with {_side_by_side(results)} trainings side by side. The ELBO's
-guide has the standard gradient; the others', by a bound, the doubly reparameterised one.
+- *NLL by the bound* is the negative of IWELBO on test points, of as many draws of each as the
+  section says; *unbiased*, that of two estimates by MultilevelSUMO, from draws of their own, *its
+  error* the Monte Carlo error of a single run, which the ± does not have.
+- *Beyond IWELBO's* are these less IWELBO's at the same expected draws, seed by seed: below zero is
+  better, and bold is more than two standard errors, where chance alone goes in {chance(results)} of
+  cells. A training *ran away* if it ended worse than it began, or without finite parameters; – is
+  what was not run, or does not exist.
+- *Draws* are those of each datum in expectation, and those of a baseline besides. What was trained
+  on is unbiased for the *bound over* so many draws: a single one for the ELBO, which is an average
+  over its draws; the tails of the others end there. *Objective − log p* is the bias of that bound
+  on test points at the end.
+- *k-hat* is the 90 % quantile of the Pareto shape of the weights over test points: beyond 0.7
+  errors are larger than they are said to be.
+- *s* is the time in training steps, compilation apart, with {_side_by_side(results)} trainings side
+  by side. The ELBO's guide has the standard gradient; the others', by a bound, the doubly
+  reparameterised one.
 
 {_agreement(results)}
 
 ## In short
 
 Unbiased estimates of the negative log-likelihood: IWELBO's, and what the others are beyond it at as
-many expected draws. (\\+ 32: and a baseline of so many.)
+many expected draws (and those of a baseline, where there is a +).
 
 {summary_table(results)}
 
@@ -240,7 +261,8 @@ by MultilevelSUMO({plan["judged_particles"]}).
 
 ### Gradients
 
-Median over steps, and how many steps were clipped, at {_limits(plan)}: model and guide apart.
+Median and 99.9 % quantile over steps, and how many steps were clipped, at {_limits(plan)}, or had
+no finite norm: model and guide apart.
 
 {gradients}
 """

@@ -200,7 +200,7 @@ def save(file: Path, training: Training, configuration: str) -> None:
     """Writes a checkpoint, whole or not at all."""
     tree = training._replace(state=_as_data(training.state))
     content = {"configuration": configuration, "training": serialization.to_state_dict(tree)}
-    partial = file.with_suffix(".partial")
+    partial = file.with_name(f"{file.name}.partial")
     file.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as stream:
         stream.write(serialization.msgpack_serialize(jax.tree.map(_on_host, content)))

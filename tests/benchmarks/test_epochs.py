@@ -141,7 +141,7 @@ def test_norms_are_those_before_clipping(program, tmp_path):
     svi, _ = program
     tight = SVI(model, guide, optimiser(lambda step: 1e-2, 1e-3), IWELBO(2))
     norms = trained((tight, epoch_of(tight, STEPS, 0.9, batch_size=4)), tmp_path / "tight", 1)
-    assert norms.gradient_norms.min() > 1e-3
+    assert norms.gradient_norms.min() > 1e-2
 
 
 def test_checkpoint_of_another_training_is_refused_and_kept(program, tmp_path):

@@ -97,6 +97,12 @@ def gone(pid):
         return True
 
 
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"
+)
+
+
+@needs_proc
 def test_an_interrupt_reaches_the_jobs_under_way_and_begins_no_others(tmp_path):
     process, pids = begun(tmp_path)
     process.send_signal(signal.SIGINT)
@@ -110,7 +116,7 @@ def test_an_interrupt_reaches_the_jobs_under_way_and_begins_no_others(tmp_path):
     assert until(lambda: all(map(gone, pids)))
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@needs_proc
 def test_workers_end_with_the_process_that_began_them(tmp_path):
     process, pids = begun(tmp_path)
     process.kill()
