@@ -8,7 +8,6 @@ which takes 32 draws more for a baseline. Each is repeated over seeds and judged
 log-likelihood. Stop it when you like: the same command goes on where it was.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 import sys
@@ -97,17 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
     num_seeds = options.seeds or (2 if options.quick else 5)
     num_workers = options.workers or (1 if options.quick else num_cores())
     bench = Bench(plans(options.quick), num_seeds, options.out)
-    return run_bench("density", bench, options.out / "density.json", num_workers, _write(bench))
 
-
-def _write(bench: Bench) -> Callable[[Path, dict[str, Any]], None]:
-    """Writes the report and the pictures of a bench."""
-
-    def write(folder, results):
+    def write(folder: Path, results: dict[str, Any]) -> None:
         (folder / "report.md").write_text(report(results))
         draw_pictures(folder, results, bench)
 
-    return write
+    return run_bench("density", bench, options.out / "density.json", num_workers, write)
 
 
 if __name__ == "__main__":

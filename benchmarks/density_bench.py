@@ -88,13 +88,18 @@ class Plan(NamedTuple):
         """Steps of an epoch."""
         return -(-len(self.task.data.train) // self.batch_size)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Points to train on, to validate with, and to test with."""
+        return [len(part) for part in self.task.data]
+
     def told(self) -> dict[str, Any]:
         """In plain values."""
         values = {
             key: value for key, value in self._asdict().items() if key not in ("task", "arms")
         }
         values["network"] = self.task.network
-        values["sizes"] = [len(part) for part in self.task.data]
+        values["sizes"] = self.sizes
         arms = {
             str(draws): {name: arm.told() for name, arm in by_name.items()}
             for draws, by_name in self.arms.items()
@@ -130,8 +135,7 @@ class Bench:
     """
 
     def __init__(self, plans: dict[str, Plan], num_seeds: int, folder: Path):
-        self._made_of = plans, num_seeds, folder
-        self.plans, self.num_seeds, self.folder = self._made_of
+        self.plans, self.num_seeds, self.folder = plans, num_seeds, folder
         compiled: dict[Any, Any] = {}
         self.judges = {
             name: Judge(plan.task, plan.judged_draws, plan.judged_particles, compiled)
@@ -164,7 +168,8 @@ class Bench:
         results = resumed(file, fresh, "configuration")
         spent, started = results["seconds"], time.perf_counter()
         missing = [cell for cell in cells if str(cell) not in results["runs"]]
-        ended = side_by_side(_runner, self._made_of, missing, self.kind, num_workers)
+        made_of = self.plans, self.num_seeds, self.folder
+        ended = side_by_side(_runner, made_of, missing, self.kind, num_workers)
 
         def keep():
             with written_whole(self.folder) as folder:
@@ -255,7 +260,7 @@ class Bench:
     def _told(self, cell: Cell) -> str:
         """In a line, all that the outcome of a training depends on."""
         plan, arm = self.plans[cell.plan], self._arm(cell)
-        network, data = (" and ".join(map(str, plan.told()[key])) for key in ("network", "sizes"))
+        network, data = (" and ".join(map(str, of)) for of in (plan.task.network, plan.sizes))
         return (
             f"{cell}: {arm.told()['loss']}, network of {network} units, {data} points, "
             f"validated by {VALIDATION_DRAWS} draws, {plan.epochs} epochs of {plan.batches} "

@@ -31,7 +31,8 @@ def side_by_side(
     :param kind: of a job: those of one kind go to the same worker, for what it has compiled serves
         them all.
     """
-    num_workers = min(num_workers, len({kind(job) for job in jobs}))
+    waiting = [(kind(job), job) for job in jobs]
+    num_workers = min(num_workers, len({kind_of for kind_of, _ in waiting}))
     if num_workers == 0:
         return
     if num_workers == 1:
@@ -42,16 +43,16 @@ def side_by_side(
     workers = [
         ProcessPoolExecutor(1, spawn, _start, (begin, args, index)) for index in range(num_workers)
     ]
-    waiting = list(jobs)
     owners: dict[Hashable, int] = {}
     running: dict[Future, tuple[int, Any]] = {}
 
     def give(index: int) -> None:
         """The next job to a worker that has none."""
-        own = (job for job in waiting if owners.get(kind(job), index) == index)
-        if (job := next(own, None)) is not None:
-            waiting.remove(job)
-            owners.setdefault(kind(job), index)
+        own = (entry for entry in waiting if owners.get(entry[0], index) == index)
+        if (entry := next(own, None)) is not None:
+            waiting.remove(entry)
+            kind_of, job = entry
+            owners[kind_of] = index
             running[workers[index].submit(_do, job)] = index, job
 
     pids: list[int] = []
