@@ -22,6 +22,7 @@ from numpyro.infer import SVI
 
 from benchmarks.command_line import benchmark_parser, positive_integer, refused
 from benchmarks.everyday import MODELS, Everyday
+from benchmarks.html_report import write_report
 from benchmarks.results_folder import resumed, write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
@@ -167,7 +168,7 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     """The JSON and the report, whole or not at all."""
     with written_whole(folder) as partial:
         write_json(partial / "defaults.json", results)
-        (partial / "report.md").write_text(report(results))
+        write_report(partial, report(results))
 
 
 def report(results: dict[str, Any]) -> str:

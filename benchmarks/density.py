@@ -10,6 +10,7 @@ log-likelihood. Stop it when you like: the same command goes on where it was.
 
 from functools import partial
 from pathlib import Path
+import shutil
 import sys
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.density_bench import Arm, Bench, Plan, run_bench
 from benchmarks.density_pictures import draw_pictures
 from benchmarks.density_programs import PLANES, digits, plane
 from benchmarks.density_report import report
+from benchmarks.html_report import write_report
 from benchmarks.workers import num_cores
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
@@ -98,8 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
     bench = Bench(plans(options.quick), num_seeds, options.out)
 
     def write(folder: Path, results: dict[str, Any]) -> None:
-        (folder / "report.md").write_text(report(results))
+        # Pictures of trainings whose checkpoints are gone stay as they are.
+        for picture in options.out.glob("*.png"):
+            shutil.copy(picture, folder)
         draw_pictures(folder, results, bench)
+        write_report(folder, report(results))
 
     return run_bench("density", bench, options.out / "density.json", num_workers, write)
 

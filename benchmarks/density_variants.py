@@ -30,6 +30,7 @@ from benchmarks.density_report import (
     mean,
     paired,
 )
+from benchmarks.html_report import write_report
 from benchmarks.tables import markdown_table, number
 from benchmarks.workers import num_cores
 from numpyro_sumo import SUMO, MultilevelSUMO
@@ -133,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     if refused("density_variants", options.out):
         return 2
     bench = Bench(variant_plans(options.quick), options.seeds, options.out)
-    write = lambda folder, results: (folder / "report.md").write_text(report(results))
+    write = lambda folder, results: write_report(folder, report(results))
     file = options.out / "variants.json"
     return run_bench("density_variants", bench, file, num_cores(), write)
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from benchmarks.command_line import benchmark_parser, positive_integer, refused
 from benchmarks.evidence_pictures import draw_biases, draw_costs
+from benchmarks.html_report import write_report
 from benchmarks.results_folder import write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from benchmarks.tractable import MODELS, Tractable
@@ -73,9 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     results["seconds"] = time.perf_counter() - started
     with written_whole(options.out) as folder:
         write_json(folder / "evidence.json", results)
-        (folder / "report.md").write_text(report(results))
         draw_biases(folder / "biases.png", results, TITLES)
         draw_costs(folder / "costs.png", results, TITLES)
+        write_report(folder, report(results))
     print(f"Wrote {options.out / 'report.md'} after {results['seconds']:.0f} s.")
     return 0
 

@@ -32,7 +32,8 @@ from numpyro.infer.reparam import LocScaleReparam
 
 from benchmarks import funnel_pictures as pictures
 from benchmarks.command_line import benchmark_parser, positive_integer, refused
-from benchmarks.funnel_report import write_results
+from benchmarks.funnel_report import report, write_results
+from benchmarks.html_report import write_report
 from benchmarks.judge import judge
 from benchmarks.results_folder import written_whole
 from benchmarks.training import TrainingRun, train
@@ -185,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     with written_whole(options.out) as folder:
         write_results(folder, results, data)
         draw_pictures(folder, results, data, runs, key, effort)
+        write_report(folder, report(results))
     print(f"Wrote {options.out / 'report.md'} after {time.perf_counter() - started:.0f} s.")
     return 0
 

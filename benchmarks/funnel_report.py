@@ -13,11 +13,10 @@ Results = dict[str, Any]
 
 
 def write_results(folder: Path, results: Results, data: dict[str, Any]) -> None:
-    """Writes ``report.md``, ``funnel.json`` and one netCDF file per sampler."""
+    """Writes ``funnel.json`` and one netCDF file per sampler."""
     for name, draws in data.items():
         draws.to_netcdf(folder / f"{name}.nc")
     write_json(folder / "funnel.json", results)
-    (folder / "report.md").write_text(report(results))
 
 
 def report(results: Results) -> str:

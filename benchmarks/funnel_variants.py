@@ -26,6 +26,7 @@ from benchmarks.funnel import (
     sandwich,
     train_arm,
 )
+from benchmarks.html_report import write_report
 from benchmarks.judge import judge
 from benchmarks.results_folder import resumed, write_json, written_whole
 from benchmarks.tables import markdown_table, number
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             done.append(_verdict(run, random.fold_in(key, 1)))
             with written_whole(options.out) as folder:
                 write_json(folder / "variants.json", results)
-                (folder / "report.md").write_text(report(results))
+                write_report(folder, report(results))
     return 0
 
 

@@ -20,6 +20,7 @@ from jax import lax, random
 import numpyro
 
 from benchmarks.command_line import benchmark_parser, positive_integer, refused
+from benchmarks.html_report import write_report
 from benchmarks.results_folder import write_json, written_whole
 from benchmarks.tables import markdown_table, number
 from benchmarks.tractable import MODELS, Tractable
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     with written_whole(options.out) as folder:
         write_json(folder / "gradients.json", results)
-        (folder / "report.md").write_text(report(results))
+        write_report(folder, report(results))
     print(f"Wrote {options.out / 'report.md'} after {results['seconds']:.0f} s.")
     return 0
 

@@ -27,6 +27,7 @@ from numpyro.infer import ELBO, SVI, RenyiELBO
 
 from benchmarks import funnel
 from benchmarks.command_line import benchmark_parser, positive_integer, refused
+from benchmarks.html_report import write_report
 from benchmarks.results_folder import write_json, written_whole
 from benchmarks.speed_programs import (
     Program,
@@ -142,9 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     results["seconds"] = time.perf_counter() - started
     with written_whole(options.out) as folder:
         write_json(folder / "speed.json", results)
-        (folder / "report.md").write_text(report(results))
         if "draws" in results:
             draw_times(folder / "draws.png", results["draws"])
+        write_report(folder, report(results))
     print(f"Wrote {options.out / 'report.md'} after {results['seconds']:.0f} s.")
     return 0
 

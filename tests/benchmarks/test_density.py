@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -134,10 +135,17 @@ def test_run_is_gone_on_with_and_writes_tables_and_pictures(
         "density.json",
         "images.png",
         "plane_moons.png",
+        "report.html",
         "report.md",
         "training.png",
     }
     assert "| ML |" in (tmp_path / "report.md").read_text()
+    # Pictures of trainings that are gone stay.
+    shutil.rmtree(tmp_path / "checkpoints")
+    images, page = ((tmp_path / name).read_bytes() for name in ("images.png", "report.html"))
+    assert density.main(command) == 0
+    assert (tmp_path / "images.png").read_bytes() == images
+    assert (tmp_path / "report.html").read_bytes() == page
 
 
 def test_checkpoint_that_is_cut_short_is_told_of_in_one_line(tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ def test_quick_run_writes_report_figures_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "MISMATCHES", (0.0, 0.5))
     monkeypatch.setattr(evidence, "ESTIMATORS", {"iwelbo": IWELBO(2)})
     assert evidence.main(["--quick", "--out", str(tmp_path)]) == 0
-    names = {"biases.png", "costs.png", "evidence.json", "report.md"}
+    names = {"biases.png", "costs.png", "evidence.json", "report.html", "report.md"}
     assert {file.name for file in tmp_path.iterdir()} == names
     cells = json.loads((tmp_path / "evidence.json").read_text())["models"]["beta"]["cells"]
     exact, off = (cell["estimators"]["iwelbo"] for cell in cells)

@@ -10,7 +10,8 @@ def test_run_writes_means_that_agree_and_variances_that_do_not(tmp_path, monkeyp
     monkeypatch.setattr(gradients, "MISMATCHES", (0.0, 0.1))
     monkeypatch.setattr(gradients, "LOSSES", {"IWELBO": IWELBO})
     assert gradients.main(["--keys", "950", "--out", str(tmp_path)]) == 0
-    assert {file.name for file in tmp_path.iterdir()} == {"gradients.json", "report.md"}
+    names = {"gradients.json", "report.html", "report.md"}
+    assert {file.name for file in tmp_path.iterdir()} == names
     results = json.loads((tmp_path / "gradients.json").read_text())
     assert results["keys"] == 1_000
     exact, near = results["cells"]

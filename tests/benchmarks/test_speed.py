@@ -41,6 +41,6 @@ def test_run_writes_what_was_measured(tmp_path, monkeypatch):
     assert results["compilations"] == {"steps": 100, "compilations": 1}
     assert [row["longest"] for row in results["memory"]] == [20, 40]
     assert len(results["draws"]["seconds"]) == len(results["draws"]["draws"]) == 5
-    names = {"speed.json", "report.md", "draws.png"}
+    names = {"speed.json", "report.html", "report.md", "draws.png"}
     assert {file.name for file in tmp_path.iterdir()} == names
     assert "1 in 100 steps" in (tmp_path / "report.md").read_text()
