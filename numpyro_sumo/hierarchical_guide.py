@@ -58,8 +58,10 @@ class HierarchicalGuide:
         with trace() as sampler_trace:
             self.sampler(*args, **kwargs)
         latents, auxiliary = _split_sites(sampler_trace)
+        # A param that both have is made once.
+        params = {n: site["value"] for n, site in sampler_trace.items() if site["type"] == "param"}
         reverse_key = numpyro.prng_key()
-        reverse = substitute(seed(self.reverse, reverse_key), data=auxiliary)
+        reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
         with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
             reverse(latents, *args, **kwargs)
         _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
@@ -114,15 +116,20 @@ class HierarchicalGuide:
         return condition(self.sampler, data=latents), partial(self.reverse, latents)
 
 
-def check_hierarchical(
-    model: Callable, guide: object, params: Params, args: tuple, kwargs: dict
-) -> None:
-    """Refuses a guide that is not hierarchical, or that does not fit the model or itself."""
+def check_is_hierarchical(guide: object) -> None:
+    """Refuses a guide that is not hierarchical."""
     if not isinstance(guide, HierarchicalGuide):
         raise ValueError(
             f"Expected the guide to be a HierarchicalGuide; got {guide!r}. "
             "Write HierarchicalGuide(sampler, reverse)."
         )
+
+
+def check_hierarchical(
+    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
+) -> None:
+    """Refuses a guide that is not hierarchical, or that does not fit the model or itself."""
+    check_is_hierarchical(guide)
     _, sampler_trace = check_programs(model, guide, params, args, kwargs)
 
     def check_reverse():

@@ -1,6 +1,6 @@
 """What model and guide must be for their draws to be weighed, and over which plates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 import warnings
 
@@ -122,15 +122,99 @@ def refuse_scales(*traces: dict) -> None:
                 )
 
 
-def _check_latents(model_trace: dict, guide_trace: dict) -> None:
-    """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
-    model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
+def refuse_subsamples(model_trace: dict) -> None:
+    """Refuses subsampled plates in a model whose density must be that of all data."""
+    for name, site in model_trace.items():
+        if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
+            raise ValueError(
+                f"Expected no subsampled plate in the model, whose weights are those of all data; "
+                f"'{name}' is subsampled. Leave subsample_size out."
+            )
+
+
+def check_params(
+    program: Callable, params: Params, args: tuple, kwargs: dict, *, role: str = "guide"
+) -> None:
+    """Refuses parameters that are not those of a program: missing, of other shapes, or not finite.
+
+    The program is traced abstractly: no parameter is initialised.
+
+    :param params: values by param site; there may be others besides.
+    :param role: what the program is called in messages.
+    :raises ValueError: one line naming what was expected, what came, and the fix.
+    """
+    if not isinstance(params, Mapping):
+        raise ValueError(
+            f"Expected params to be a dict by param site; got {type(params).__name__}. "
+            "Pass svi.run(...).params or svi.get_params(svi_state)."
+        )
+    expected: dict[str, dict[str, tuple]] = {}
+
+    def record():
+        sites = trace(seed(program, random.key(0))).get_trace(*args, **kwargs)
+        for name, site in sites.items():
+            if site["type"] == "param":
+                expected[name] = _shapes(site["value"])
+
+    jax.eval_shape(record)
+    missing = sorted(set(expected) - set(params))
+    if missing:
+        raise ValueError(
+            f"Expected params to hold every param site of the {role}; they lack {missing}. "
+            "Pass those that training ended with: svi.run(...).params."
+        )
+    for name, shapes in expected.items():
+        given = _shapes(params[name])
+        for path in sorted(shapes.keys() | given.keys()):
+            if shapes.get(path) != given.get(path):
+                raise ValueError(
+                    f"Expected params of the {role}; its '{name}{path}' has "
+                    f"{_shape_in_words(shapes.get(path))}, and params have "
+                    f"{_shape_in_words(given.get(path))}. Pass those that it was trained to."
+                )
+        for path, leaf in _leaves(params[name]).items():
+            if not _is_finite(leaf):
+                raise ValueError(
+                    f"Expected finite params; '{name}{path}' of the {role} has NaN or infinity in "
+                    "it: training ran away. Train again in smaller steps, or pass earlier params."
+                )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Arrays of a tree by their path in it, which is empty for an array by itself."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    return {path: jnp.shape(leaf) for path, leaf in _leaves(tree).items()}
+
+
+def _shape_in_words(shape: tuple | None) -> str:
+    return "no such array" if shape is None else f"shape {shape}"
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether all numbers are, as far as is known before any tracing."""
+    if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return True
+    return bool(np.all(np.isfinite(np.asarray(leaf))))
+
+
+def refuse_discrete(model_latents: dict[str, dict]) -> None:
+    """Refuses latent sites of a model that are not continuous."""
     for name, site in model_latents.items():
         if site["fn"].support.is_discrete:
             raise ValueError(
                 f"Expected continuous latent sites; model site '{name}' is discrete. "
                 "Sum it out of the model (a mixture distribution, for instance)."
             )
+
+
+def _check_latents(model_trace: dict, guide_trace: dict) -> None:
+    """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
+    model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
+    refuse_discrete(model_latents)
     proposed = {name for name, site in guide_latents.items() if not is_auxiliary(site)}
     missing = sorted(set(model_latents) - proposed)
     if missing:

@@ -7,11 +7,9 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 
-from numpyro.handlers import seed
-from numpyro.infer.util import log_density
-
 from .estimators import importance_weighted_bound
-from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical
+from .extended_draws import ExtendedDraws, check_trained, fresh_log_weights
+from .hierarchical_guide import HierarchicalGuide, Sites
 from .sites import Params
 
 
@@ -55,7 +53,7 @@ def kl_sandwich(
     :param num_particles: n, draws of u for each x.
     :param batch_size: draws of x handled at a time.
     :return: bounds and standard errors over the draws of x: scalars, in nats.
-    :raises ValueError: if model and guide do not fit each other.
+    :raises ValueError: if model and guide do not fit each other, or params not them.
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
     inference*, section 5.
@@ -74,18 +72,12 @@ def kl_sandwich(
     >>> bool(bounds.lower < 1e-3) and bool(bounds.upper > -1e-3)  # the two laws are the same
     True
     """
-    check_hierarchical(model, guide, params, args, kwargs)
+    check_trained(model, guide, params, args, kwargs)
+    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles)
 
     def one_sample(key):
-        draw_key, fresh_key, target_key = random.split(key, 3)
-        x, u = guide.draw(draw_key, params, args, kwargs)
-        fresh = _log_weights(fresh_key, guide, params, x, num_particles, args, kwargs)
-        proposal = guide.propose(fresh_key, x, args, kwargs, params, u)
-        generating = guide.log_weight(target_key, x, proposal, args, kwargs, params)
-        log_p, _ = log_density(seed(model, target_key), args, kwargs, {**params, **x})
-        below = importance_weighted_bound(fresh) - log_p
-        above = importance_weighted_bound(jnp.append(fresh, generating)) - log_p
-        return below, above
+        draw = extended.draw(key)
+        return draw.log_below - draw.log_target, draw.log_above - draw.log_target
 
     bounds = jnp.stack(
         lax.map(one_sample, random.split(rng_key, num_samples), batch_size=batch_size)
@@ -115,18 +107,9 @@ def log_marginal(
     def one_point(key_and_point):
         key, x = key_and_point
         return importance_weighted_bound(
-            _log_weights(key, guide, params, x, num_particles, args, kwargs)
+            fresh_log_weights(key, guide, params, x, num_particles, args, kwargs)
         )
 
     num_points = jax.tree.leaves(latents)[0].shape[0]
     keys = random.split(rng_key, num_points)
     return lax.map(one_point, (keys, latents), batch_size=batch_size)
-
-
-def _log_weights(rng_key, guide, params, x, num_particles, args, kwargs):
-    def one_particle(key):
-        sampler_key, reverse_key = random.split(key)
-        proposal = guide.propose(reverse_key, x, args, kwargs, params)
-        return guide.log_weight(sampler_key, x, proposal, args, kwargs, params)
-
-    return jax.vmap(one_particle)(random.split(rng_key, num_particles))

@@ -50,6 +50,23 @@ def test_guide_returns_the_latent_sites_without_the_auxiliary_ones():
     assert float(latents["x"]) == float(sites["x"]["value"])
 
 
+def test_a_param_of_both_programs_is_made_once():
+    at_random = lambda: numpyro.param("shared", random.normal)
+
+    def sampler():
+        u = numpyro.sample("u", dist.Normal(at_random()), infer=AUXILIARY)
+        numpyro.sample("x", dist.Normal(u))
+
+    seen = []
+
+    def reverse(latents):
+        seen.append(at_random())
+        numpyro.sample("u", dist.Normal(seen[0]))
+
+    trace(seed(HierarchicalGuide(sampler, reverse), 0)).get_trace()
+    assert seen[0] == trace(seed(sampler, 0)).get_trace()["shared"]["value"]
+
+
 def test_auxiliary_site_is_the_sampler_s_and_not_the_reverse_model_s():
     """Given u the sampler's x has mean offset + slope·u: the reverse model must not redraw u."""
     draws = Predictive(hierarchical_guide, params=PARAMS, num_samples=20_000)(random.key(1))

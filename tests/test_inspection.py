@@ -1,15 +1,19 @@
 """Programs that cannot be weighed are refused, and those that can are not."""
 
+from flax import linen as nn
 import pytest
 
+import jax
+from jax.example_libraries import stax
 import jax.numpy as jnp
 
 import numpyro
+from numpyro.contrib.module import flax_module
 import numpyro.distributions as dist
 from numpyro.handlers import block, mask, scale, seed, trace
 from numpyro.infer import autoguide
 
-from numpyro_sumo.inspection import JOINT, inspect_programs
+from numpyro_sumo.inspection import JOINT, check_params, inspect_programs
 from tests.models import AUXILIARY
 
 
@@ -148,3 +152,76 @@ def test_auxiliary_sites_whose_density_goes_nowhere_are_refused(guide):
 
     with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['x'\]. Use ReverseKL"):
         inspect_programs(model, guide, {}, (), {})
+
+
+def program_with_params(size, *, bias=0.0):
+    """A param site of an array, one of a flax module, one of a stax module."""
+    numpyro.param("loc", jnp.zeros(size))
+    flax_module("flax", nn.Dense(2), input_shape=(size,))(jnp.ones(size) + bias)
+    numpyro.module("stax", stax.serial(stax.Dense(3), stax.Tanh), (size,))(jnp.ones(size))
+    numpyro.sample("z", dist.Normal())
+
+
+def params_of(size):
+    with seed(rng_seed=0):
+        sites = trace(program_with_params).get_trace(size)
+    return {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
+
+
+def test_parameters_of_the_program_are_accepted_and_others_besides():
+    params = params_of(4)
+    assert params.keys() == {"loc", "flax$params", "stax$params"}
+    check_params(program_with_params, {**params, "of the model": 1.0}, (4,), {"bias": 1.0})
+
+
+def with_kernel(params, change):
+    dense = params["flax$params"]
+    return {**params, "flax$params": {**dense, "kernel": change(dense["kernel"])}}
+
+
+OTHER_PARAMS = {
+    "none": (lambda params: {}, r"they lack \['flax\$params', 'loc', 'stax\$params'\]. Pass"),
+    "no_module": (lambda params: {"loc": params["loc"]}, r"they lack \['flax\$params', 'stax"),
+    "state": (lambda params: [params], "params to be a dict by param site; got list. Pass"),
+    "shape": (
+        lambda params: {**params, "loc": jnp.zeros((4, 1))},
+        r"its 'loc' has shape \(4,\), and params have shape \(4, 1\). Pass",
+    ),
+    "of_another_size": (
+        lambda params: with_kernel(params, lambda kernel: kernel[:2]),
+        r"its 'flax\$params\['kernel'\]' has shape \(4, 2\), and params have shape \(2, 2\)",
+    ),
+    "leaf_too_few": (
+        lambda params: {**params, "flax$params": {"kernel": params["flax$params"]["kernel"]}},
+        r"its 'flax\$params\['bias'\]' has shape \(2,\), and params have no such array",
+    ),
+    "layer_too_many": (
+        lambda params: {**params, "stax$params": [*params["stax$params"], jnp.ones(2)]},
+        r"has no such array, and params have shape \(2,\)",
+    ),
+    "nan": (
+        lambda params: with_kernel(params, lambda kernel: kernel.at[0, 1].set(jnp.nan)),
+        r"finite params; 'flax\$params\['kernel'\]' of the guide has NaN .* in smaller steps",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", OTHER_PARAMS.values(), ids=OTHER_PARAMS.keys())
+def test_parameters_that_are_not_the_program_s_are_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check_params(program_with_params, change(params_of(4)), (4,), {})
+    assert str(error.value).startswith("Expected ") and "\n" not in str(error.value)
+
+
+def test_parameters_are_not_initialised_to_be_checked_and_may_be_traced():
+    def no_numbers(key):
+        assert isinstance(key, jax.core.Tracer)
+        return jnp.zeros(2)
+
+    def program():
+        numpyro.param("loc", no_numbers)
+
+    check_params(program, {"loc": jnp.ones(2)}, (), {})
+    jax.eval_shape(lambda loc: check_params(program, {"loc": loc}, (), {}), jnp.ones(2))
+    with pytest.raises(ValueError, match="of the model; its 'loc' has"):
+        jax.eval_shape(lambda loc: check_params(program, {"loc": loc}, (), {}, role="model"), 1.0)

@@ -68,3 +68,16 @@ def test_guide_that_is_not_hierarchical_is_refused_in_one_line():
     with pytest.raises(ValueError, match="guide to be a HierarchicalGuide; got .*Write") as error:
         kl_sandwich(random.key(0), target, sampler, {})
     assert "\n" not in str(error.value)
+
+
+def unknown_width_reverse(latents):
+    numpyro.sample("u", dist.Normal(0.0, numpyro.param("width", 1.5)))
+
+
+def test_parameters_that_are_not_the_guide_s_are_refused_in_one_line():
+    guide = HierarchicalGuide(sampler, unknown_width_reverse)
+    with pytest.raises(
+        ValueError, match=r"param site of the guide; they lack \['width'\]"
+    ) as error:
+        kl_sandwich(random.key(0), target, guide, {})
+    assert "\n" not in str(error.value)

@@ -5,6 +5,7 @@ from typing import Any
 import warnings
 
 import numpy as np
+from scipy.special import logsumexp
 
 with warnings.catch_warnings():
     # 0.23 announces 1.x on import.
@@ -12,6 +13,7 @@ with warnings.catch_warnings():
     import arviz as az
 
 _IS_ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
+_SMALLEST_TAIL = 5
 _COLUMNS = ["mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat"]
 
 
@@ -59,8 +61,21 @@ def pareto_k(log_weights: np.ndarray) -> np.ndarray:
     :param log_weights: shape ``(*batch, draws)``.
     :return: shape ``batch``; −inf where the largest weights are the same, so that there is no tail.
     """
+    return pareto_smoothed(log_weights)[1]
+
+
+def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-weights whose upper tail is that of a fitted Pareto distribution, and its k-hat.
+
+    :param log_weights: shape ``(*batch, draws)``.
+    :return: log-weights of the same shape, the weights of each row adding up to 1, and k-hats of
+        shape ``batch``. Where the largest weights are the same k-hat is −inf, with fewer than 25
+        draws ∞; in both cases nothing is smoothed.
+
+    **Reference:** Vehtari et al. 2024, *Pareto smoothed importance sampling*, algorithm 1.
+    """
     log_weights = np.asarray(log_weights, np.float64)
-    rows = log_weights.reshape(-1, log_weights.shape[-1])
+    rows = log_weights.reshape(-1, log_weights.shape[-1]).copy()
     k_hat = np.full(len(rows), -np.inf)
     draws = rows.shape[1]
     in_tail = math.ceil(min(0.2 * draws, 3.0 * draws**0.5))
@@ -68,15 +83,18 @@ def pareto_k(log_weights: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a large k-hat is reported, not warned of
         spread = tails[:, -1] - tails[:, 0] > 1e-4
-        if spread.any():
-            k_hat[spread] = _smooth_tail(rows[spread])
-    return k_hat.reshape(log_weights.shape[:-1])
+        if in_tail < _SMALLEST_TAIL:
+            k_hat[spread] = np.inf
+        elif spread.any():
+            rows[spread], k_hat[spread] = _smooth_tail(rows[spread])
+        rows -= logsumexp(rows, axis=-1, keepdims=True)
+    return rows.reshape(log_weights.shape), k_hat.reshape(log_weights.shape[:-1])
 
 
 def _smooth_tail(log_weights):
     if not _IS_ARVIZ_1:
-        return az.psislw(log_weights)[1]
+        return az.psislw(log_weights)
     from arviz_stats.base import array_stats
 
     # 1.x takes log-likelihoods, of which the weights are the inverse.
-    return array_stats.psislw(-log_weights)[1]
+    return array_stats.psislw(-log_weights)

@@ -1,0 +1,228 @@
+"""A hierarchical guide for any model with continuous latents, networks and all."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import optax
+
+import jax
+from jax import random
+from jax.example_libraries import stax
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import biject_to
+from numpyro.handlers import block, seed, substitute, trace
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoContinuous, AutoDiagonalNormal
+from numpyro.infer.initialization import init_to_uniform
+
+from .hierarchical_guide import HierarchicalGuide, Sites
+from .inspection import check_params, refuse_discrete
+from .sites import latent_sites
+
+#: How much of the variance of a standardised latent comes through auxiliary normals at the start.
+_SHARE = 0.1
+
+#: The mean-field fit that networks begin from.
+_FIT_STEPS, _FIT_PARTICLES, _FIT_RATE = 2_000, 8, 1e-2
+
+#: Draws behind quantiles.
+_NUM_DRAWS = 10_000
+
+
+class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous):
+    r"""A hierarchical guide for any model with continuous latents.
+
+    In unconstrained space, with d latents in one vector z, and n ≥ d auxiliary normals u:
+
+    .. math::
+        u \sim N(0, I_n), \qquad z = c + s \odot y, \qquad
+        y \mid u \sim N\big(\mu_\theta(u), \operatorname{diag} \sigma_\theta^2(u)\big), \qquad
+        r(u \mid z) = N\big(\nu_\phi(y), \operatorname{diag} \tau_\phi^2(y)\big)
+
+    The functions are networks beside a linear map; those of the reverse model see y and, for heavy
+    tails, sign(y) log(1 + |y|). Centre c and spread s come from a short mean-field fit when
+    parameters are made, and stay; networks begin at zero, such that the guide begins as just that
+    fit, with a reverse model that is exact. Train it by :class:`~numpyro_sumo.ReverseKL`, ask
+    :func:`~numpyro_sumo.certify` how far to trust it, and make it exact with
+    :class:`~numpyro_sumo.IndependenceMetropolis`.
+
+    :param model: a NumPyro model. Likelihoods may be subsampled, plates with latents not.
+    :param prefix: of the names of param sites and of the auxiliary site.
+    :param init_loc_fn: where the mean-field fit begins; see NumPyro's initialisation strategies.
+    :param num_auxiliary: n; None is d + 4.
+    :param hidden_sizes: units of the hidden layers of both networks.
+    :raises ValueError: when first run, for a model with discrete latents, or with none.
+
+    **Reference:** Ranganath et al. 2016, *Hierarchical variational models*, section 3.
+
+    >>> import jax, numpyro, numpyro.distributions as dist, optax
+    >>> from numpyro.infer import SVI
+    >>> from numpyro_sumo import AutoHierarchicalNormal, ReverseKL
+    >>> def model():
+    ...     v = numpyro.sample("v", dist.Normal(0.0, 3.0))
+    ...     numpyro.sample("x", dist.Normal(0.0, jax.numpy.exp(v / 2)))
+    >>> guide = AutoHierarchicalNormal(model, hidden_sizes=(32,))
+    >>> svi = SVI(model, guide, optax.adam(1e-3), loss=ReverseKL())
+    >>> params = svi.run(jax.random.key(0), 100, progress_bar=False).params
+    >>> draws = guide.sample_posterior(jax.random.key(1), params, sample_shape=(1_000,))
+    >>> draws["x"].shape
+    (1000,)
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        *,
+        prefix: str = "auto",
+        init_loc_fn: Callable = init_to_uniform,
+        num_auxiliary: int | None = None,
+        hidden_sizes: Sequence[int] = (64, 64),
+    ):
+        AutoContinuous.__init__(self, model, prefix=prefix, init_loc_fn=init_loc_fn)
+        HierarchicalGuide.__init__(self, self._sampler, self._reverse)
+        self.num_auxiliary = num_auxiliary
+        self.hidden_sizes = tuple(hidden_sizes)
+
+    def _setup_prototype(self, *args, **kwargs):
+        # Once, and with what is known before any tracing, so that nothing traced stays behind.
+        with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
+            latents = latent_sites(trace(self.model).get_trace(*args, **kwargs))
+            refuse_discrete(latents)
+            if not latents:
+                raise ValueError(
+                    "Expected a model with latent sites; it has none. Use no guide for it, or "
+                    "leave out obs= where something is to be inferred."
+                )
+            super()._setup_prototype(*args, **kwargs)
+
+    def _get_posterior(self):
+        raise NotImplementedError  # an integral over the auxiliary normals
+
+    def _sample_latent(self, *args, sample_shape=(), **kwargs):
+        loc, scale = self._conditional(args, kwargs, sample_shape)
+        return numpyro.sample(f"_{self.prefix}_latent", dist.Normal(loc, scale).to_event(1))
+
+    def sample_posterior(self, rng_key, params, *args, sample_shape=(), **kwargs):
+        """Draws of the model's latent and deterministic sites.
+
+        :param args: needed, as are ``kwargs``, where the guide has not been run yet.
+        :return: values by site, of shape ``(*sample_shape, *shape of the site)``.
+        """
+        with seed(rng_seed=0):
+            self._prepare(args, kwargs)
+        # Not fitted to find its shape, for which the data would be needed.
+        shape = {"loc": self._init_latent, "scale": self._init_latent}
+        program = substitute(self._sample_latent, {f"{self.prefix}_standardisation": shape})
+        check_params(program, params, args, kwargs)
+        return super().sample_posterior(rng_key, params, *args, sample_shape=sample_shape, **kwargs)
+
+    def quantiles(self, params, quantiles):
+        """Quantiles of latent and deterministic sites, of 10,000 draws: no formula gives them.
+
+        :param quantiles: probabilities, one or a list of them.
+        :return: values by site, of shape ``(*shape of quantiles, *shape of the site)``.
+        """
+        draws = self.sample_posterior(random.key(0), params, sample_shape=(_NUM_DRAWS,))
+        at = jnp.asarray(quantiles)
+        return {name: jnp.quantile(values, at, axis=0) for name, values in draws.items()}
+
+    def median(self, params):
+        """Medians of latent and deterministic sites; see :meth:`quantiles`."""
+        return self.quantiles(params, 0.5)
+
+    def _sampler(self, *args, **kwargs) -> None:
+        """q(u) q(z | u), site by site."""
+        self._prepare(args, kwargs)
+        locs, scales = map(self._unpack_latent, self._conditional(args, kwargs))
+        for name, loc in locs.items():
+            normal = dist.Normal(loc, scales[name]).to_event(jnp.ndim(loc))
+            numpyro.sample(name, dist.TransformedDistribution(normal, self._transform(name)))
+
+    def _reverse(self, latents: Sites, *args, **kwargs) -> None:
+        """r(u | z)."""
+        self._prepare(args, kwargs)
+        centre, spread = self._standardisation(args, kwargs)
+        z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in self._init_locs]
+        y = (jnp.concatenate(z) - centre) / spread
+        features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
+        # Exact at the start: what of u is in y comes back, the rest is as it was drawn.
+        in_y = jnp.arange(self._auxiliary_size) < self.latent_dim
+        begin = _SHARE**0.5, jnp.where(in_y, (1.0 - _SHARE) ** 0.5, 1.0)
+        loc, scale = self._network("reverse", features, self._auxiliary_size, *begin)
+        numpyro.sample(self._auxiliary_name, dist.Normal(loc, scale).to_event(1))
+
+    def _conditional(
+        self, args: tuple, kwargs: dict, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[jax.Array, jax.Array]:
+        """Location and scale of the unconstrained latents, given auxiliary normals drawn here."""
+        normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
+        u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
+        begin = _SHARE**0.5, (1.0 - _SHARE) ** 0.5
+        loc, scale = self._network("sampler", u, self.latent_dim, *begin)
+        centre, spread = self._standardisation(args, kwargs)
+        return centre + spread * loc, spread * scale
+
+    def _standardisation(self, args: tuple, kwargs: dict) -> tuple[jax.Array, jax.Array]:
+        """Centre and spread of the unconstrained latents, each of shape ``(d,)``; not trained."""
+        fit = partial(_mean_field, self, args, kwargs)
+        fitted = stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
+        return fitted["loc"], fitted["scale"]
+
+    def _network(self, role, inputs, size, slope, scale):
+        """Location and scale, which begin as ``slope`` times the first d inputs, and ``scale``."""
+        zeros = jax.nn.initializers.zeros
+        diagonal = jnp.arange(self.latent_dim)
+
+        def straight(_, shape):
+            return jnp.zeros(shape).at[diagonal, diagonal].set(slope)
+
+        hidden = [layer for units in self.hidden_sizes for layer in (stax.Dense(units), stax.Tanh)]
+        network = stax.serial(
+            stax.FanOut(2),
+            stax.parallel(
+                stax.Dense(2 * size, W_init=straight, b_init=zeros),
+                stax.serial(*hidden, stax.Dense(2 * size, W_init=zeros, b_init=zeros)),
+            ),
+            stax.FanInSum,
+        )
+        apply = numpyro.module(f"{self.prefix}_{role}", network, inputs.shape)
+        loc, log_scale = jnp.split(apply(inputs), 2, axis=-1)
+        return loc, scale * jnp.exp(log_scale)
+
+    def _prepare(self, args: tuple, kwargs: dict) -> None:
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+
+    @property
+    def _auxiliary_size(self) -> int:
+        return self.latent_dim + 4 if self.num_auxiliary is None else self.num_auxiliary
+
+    @property
+    def _auxiliary_name(self) -> str:
+        return f"_{self.prefix}_auxiliary"
+
+    def _transform(self, name: str) -> dist.transforms.Transform:
+        """From unconstrained values of a site to its own."""
+        return biject_to(self.prototype_trace[name]["fn"].support)
+
+
+def _mean_field(
+    guide: AutoHierarchicalNormal, args: tuple, kwargs: dict, rng_key: jax.Array
+) -> dict[str, jax.Array]:
+    """A mean-field Normal fitted to the model in unconstrained space; as begun where it is lost."""
+    normal = AutoDiagonalNormal(guide.model, init_loc_fn=guide.init_loc_fn)
+    svi = SVI(guide.model, normal, optax.adam(_FIT_RATE), Trace_ELBO(_FIT_PARTICLES))
+
+    @jax.jit
+    def fit(rng_key):
+        return svi.run(rng_key, _FIT_STEPS, *args, progress_bar=False, **kwargs).params
+
+    with block():
+        params = fit(rng_key)
+    loc, scale = params["auto_loc"], params["auto_scale"]
+    found = jnp.isfinite(loc) & jnp.isfinite(scale)
+    return {"loc": jnp.where(found, loc, guide._init_latent), "scale": jnp.where(found, scale, 1.0)}

@@ -1,0 +1,146 @@
+"""Draws of a hierarchical sampler where its density is known: together with draws of u."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.util import log_density
+
+from .estimators import importance_weighted_bound
+from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical, check_is_hierarchical
+from .inspection import check_params, check_programs, refuse_subsamples
+from .sites import Params
+
+
+class ExtendedDraw(NamedTuple):
+    """A draw of the sampler with log-densities at it, in nats.
+
+    :param latents: x, values of the target's latent sites.
+    :param log_target: log p(x), −∞ outside the support.
+    :param log_below: estimate of log q(x) from n fresh draws of u; its mean is no larger.
+    :param log_above: the same with the u that x was drawn with among them; its mean is no smaller.
+    """
+
+    latents: Sites
+    log_target: jax.Array
+    log_below: jax.Array
+    log_above: jax.Array
+
+    @property
+    def log_weight(self) -> jax.Array:
+        """Log-weight of the draw, under which averages over draws are integrals over p."""
+        return self.log_target - self.log_above
+
+
+@dataclass(frozen=True)
+class ExtendedDraws:
+    r"""A sampler extended by n draws of its reverse model, and its target extended likewise.
+
+    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim r(u \mid x)`, it cannot be told
+    from their density which of the u was the generating one. Averaged over that,
+
+    .. math::
+        q(x, u_{0:n}) = \hat q(x, u_{0:n}) \prod_{j=0}^n r(u_j \mid x), \qquad
+        \hat q(x, u_{0:n}) = \frac{1}{n+1} \sum_{j=0}^n \frac{q(x, u_j)}{r(u_j \mid x)}
+
+    so that for the target :math:`p(x) \prod_j r(u_j \mid x)`, of which p is the marginal, draws
+    have weights :math:`p(x) / \hat q`: for any f, whatever the reverse model,
+    :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
+
+    The reverse model must reach every u that the sampler may have drawn, and no others: where
+    q(x, u) is zero for all n + 1 draws of r(u | x), the target is not reached.
+
+    :param model: the target.
+    :param guide: the sampler with its reverse model.
+    :param params: values of the param sites of both.
+    :param num_particles: n, fresh draws of u for each x.
+
+    **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
+    inference*, whose upper bound on log q rests on this density.
+    """
+
+    model: Callable
+    guide: HierarchicalGuide
+    params: Params
+    args: tuple
+    kwargs: dict
+    num_particles: int
+
+    def draw(self, rng_key: jax.Array) -> ExtendedDraw:
+        """One draw of the sampler, extended."""
+        draw_key, fresh_key, target_key = random.split(rng_key, 3)
+        programs = self.args, self.kwargs, self.params
+        x, u = self.guide.draw(draw_key, self.params, self.args, self.kwargs)
+        fresh = self._fresh(fresh_key, x, self.num_particles)
+        proposal = self.guide.propose(fresh_key, x, *programs, u)
+        generating = self.guide.log_weight(target_key, x, proposal, *programs)
+        return ExtendedDraw(
+            latents=x,
+            log_target=self._log_target(target_key, x),
+            log_below=importance_weighted_bound(fresh),
+            log_above=importance_weighted_bound(jnp.append(fresh, generating)),
+        )
+
+    def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
+        """The log-weight of a given x with all n + 1 draws of u fresh: those of p(x) Π r(u | x)."""
+        fresh_key, target_key = random.split(rng_key)
+        fresh = self._fresh(fresh_key, latents, self.num_particles + 1)
+        return self._log_target(target_key, latents) - importance_weighted_bound(fresh)
+
+    def with_deterministic(self, latents: Sites) -> Sites:
+        """The latent sites together with the model's deterministic sites at them."""
+        sites = trace(self._model_at(random.key(0), latents)).get_trace(*self.args, **self.kwargs)
+        computed = {n: s["value"] for n, s in sites.items() if s["type"] == "deterministic"}
+        return {**latents, **computed}
+
+    def check(self) -> None:
+        """Refuses programs and parameters that cannot be weighed, in one line."""
+        programs = self.model, self.guide, self.params, self.args, self.kwargs
+        check_trained(*programs)
+        model_trace, _ = check_programs(*programs)
+        refuse_subsamples(model_trace)
+
+    def _fresh(self, rng_key: jax.Array, x: Sites, num_particles: int) -> jax.Array:
+        return fresh_log_weights(
+            rng_key, self.guide, self.params, x, num_particles, self.args, self.kwargs
+        )
+
+    def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
+        return log_density(self._model_at(rng_key, x), self.args, self.kwargs, {})[0]
+
+    def _model_at(self, rng_key: jax.Array, x: Sites) -> Callable:
+        return substitute(seed(self.model, rng_key), data={**self.params, **x})
+
+
+def fresh_log_weights(
+    rng_key: jax.Array,
+    guide: HierarchicalGuide,
+    params: Params,
+    latents: Sites,
+    num_particles: int,
+    args: tuple,
+    kwargs: dict,
+) -> jax.Array:
+    """log q(x, u) − log r(u | x) of draws of the reverse model at x, shape ``(num_particles,)``."""
+
+    def one_particle(key):
+        sampler_key, reverse_key = random.split(key)
+        proposal = guide.propose(reverse_key, latents, args, kwargs, params)
+        return guide.log_weight(sampler_key, latents, proposal, args, kwargs, params)
+
+    return jax.vmap(one_particle)(random.split(rng_key, num_particles))
+
+
+def check_trained(
+    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
+) -> None:
+    """Refuses a guide that is not hierarchical or does not fit the model, and params of others."""
+    check_is_hierarchical(guide)
+    check_params(guide, params, args, kwargs)
+    check_params(model, params, args, kwargs, role="model")
+    check_hierarchical(model, guide, params, args, kwargs)

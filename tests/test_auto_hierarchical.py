@@ -1,0 +1,213 @@
+"""The automatic guide: where it begins, its manners, and what it refuses."""
+
+from functools import partial
+
+import numpy as np
+import optax
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import seed, trace
+from numpyro.infer import SVI, Predictive
+from numpyro.infer.autoguide import AutoGuide
+
+from numpyro_sumo import AutoHierarchicalNormal, ReverseKL, auto_hierarchical, log_marginal
+from tests.compiling import quick_jit
+from tests.statistics import assert_mean
+
+X = jnp.array([0.5, -0.3, 1.2])
+
+
+def model(x, offset=0.0):
+    """Latents on the line, on the half-line and on the simplex, in a plate and out of it."""
+    loc = numpyro.sample("loc", dist.Normal(2.0, 3.0))
+    scale = numpyro.sample("scale", dist.LogNormal(0.5, 0.4))
+    numpyro.sample("share", dist.Dirichlet(jnp.array([2.0, 3.0, 4.0])))
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Normal(loc, 1.0))
+        numpyro.deterministic("doubled", 2.0 * z)
+        numpyro.sample("x", dist.Normal(z + offset, scale), obs=x)
+
+
+def begun(of_model, *args, **options):
+    """A guide, and parameters as they are before any training."""
+    guide = AutoHierarchicalNormal(of_model, hidden_sizes=(8,), **options)
+    svi = SVI(of_model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
+    state = quick_jit(lambda key: svi.init(key, *args).optim_state)(random.key(0))
+    return guide, svi.optim.get_params(state)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return begun(model, X)
+
+
+def test_begins_as_the_mean_field_fit_with_a_reverse_model_that_is_exact(fitted):
+    """One draw of u gives log q(z) without error, and that is a Normal's, carried over."""
+    guide, params = fitted
+    draws = guide.sample_posterior(random.key(1), params, sample_shape=(5,))
+    latents = {name: draws[name] for name in ("loc", "scale", "share", "z")}
+    log_q = quick_jit(
+        lambda: log_marginal(random.key(2), guide, params, latents, X, num_particles=1)
+    )()
+    centre, spread = (params["auto_standardisation"][kind] for kind in ("loc", "scale"))
+    simplex = dist.transforms.StickBreakingTransform()
+    share = simplex.inv(latents["share"])
+    z = jnp.column_stack([latents["loc"], jnp.log(latents["scale"]), share, latents["z"]])
+    jacobian = jnp.log(latents["scale"]) + simplex.log_abs_det_jacobian(share, latents["share"])
+    expected = dist.Normal(centre, spread).log_prob(z).sum(-1) - jacobian
+    np.testing.assert_allclose(log_q, expected, rtol=1e-4)
+
+
+def test_the_mean_field_fit_is_the_target_where_that_is_one():
+    def independent():
+        numpyro.sample("a", dist.Normal(2.0, 3.0))
+        numpyro.sample("b", dist.LogNormal(0.5, 0.4).expand([2]).to_event(1))
+
+    guide, params = begun(independent)
+    standard = params["auto_standardisation"]
+    np.testing.assert_allclose(standard["loc"], [2.0, 0.5, 0.5], atol=0.2)
+    np.testing.assert_allclose(standard["scale"], [3.0, 0.4, 0.4], rtol=0.1)
+
+
+def test_standardisation_is_not_trained(fitted):
+    guide, _ = fitted
+    svi = SVI(model, guide, optax.sgd(0.1), ReverseKL(num_particles=4))
+
+    @quick_jit
+    def trained(rng_key):
+        state = svi.init(rng_key, X)
+        return state.optim_state, svi.update(state, X)[0].optim_state
+
+    before, after = (svi.optim.get_params(state) for state in trained(random.key(0)))
+    for kind in ("loc", "scale"):
+        pair = [params["auto_standardisation"][kind] for params in (before, after)]
+        np.testing.assert_array_equal(*pair)
+    for network in ("auto_sampler$params", "auto_reverse$params"):
+        pairs = zip(*(jax.tree.leaves(params[network]) for params in (before, after)))
+        assert any(not np.array_equal(*pair) for pair in pairs)
+
+
+def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
+    guide, params = fitted
+    sample = partial(guide.sample_posterior, sample_shape=(40, 50))
+    draws = quick_jit(sample)(random.key(1), params)
+    shapes = {name: value.shape[2:] for name, value in draws.items()}
+    assert shapes == {"loc": (), "scale": (), "share": (3,), "z": (3,), "doubled": (3,)}
+    np.testing.assert_array_equal(draws["doubled"], 2.0 * draws["z"])
+    np.testing.assert_allclose(draws["share"].sum(-1), 1.0, rtol=1e-5)
+    predictive = Predictive(guide, params=params, num_samples=2_000, parallel=True)
+    predicted = quick_jit(predictive)(random.key(2), X)
+    standard = params["auto_standardisation"]
+    for loc in (draws["loc"].ravel(), predicted["loc"]):
+        assert_mean(loc, standard["loc"][0])
+        assert_mean((loc - standard["loc"][0]) ** 2, standard["scale"][0] ** 2)
+    posterior = Predictive(model, guide=guide, params=params, num_samples=7)
+    assert quick_jit(posterior)(random.key(3), X)["doubled"].shape == (7, 3)
+
+
+def test_quantiles_and_median_are_those_of_the_draws(fitted):
+    guide, params = fitted
+    standard = params["auto_standardisation"]
+    quantiles = guide.quantiles(params, [0.16, 0.5, 0.84])
+    expected = standard["loc"][0] + standard["scale"][0] * jnp.array([-0.9945, 0.0, 0.9945])
+    np.testing.assert_allclose(quantiles["loc"], expected, atol=0.08 * standard["scale"][0])
+    assert quantiles["z"].shape == (3, 3)
+    np.testing.assert_array_equal(guide.median(params)["z"], quantiles["z"][1])
+
+
+def test_parameters_serve_a_guide_made_anew(fitted, monkeypatch):
+    """From a checkpoint, say: nothing is fitted again."""
+    guide, params = fitted
+    expected = guide.sample_posterior(random.key(1), params, sample_shape=(3,))
+    monkeypatch.setattr(auto_hierarchical, "_mean_field", pytest.fail)
+    anew = AutoHierarchicalNormal(model, hidden_sizes=(8,))
+    draws = anew.sample_posterior(random.key(1), params, X, sample_shape=(3,))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(draws[name], values)
+
+
+def test_nothing_traced_stays_behind():
+    """The first to run the guide may be a compiled function."""
+
+    def bounded(x):
+        numpyro.sample("z", dist.Uniform(jnp.zeros(2), jnp.full(2, 3.0)).to_event(1))
+        numpyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    guide = AutoHierarchicalNormal(bounded, hidden_sizes=(8,))
+    svi = SVI(bounded, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
+    state = quick_jit(lambda key: svi.init(key, 0.3).optim_state)(random.key(0))
+    params = svi.optim.get_params(state)
+    assert guide.sample_posterior(random.key(1), params)["z"].shape == (2,)
+
+
+def test_manners_of_an_autoguide():
+    guide, params = begun(model, X, prefix="mine", num_auxiliary=11)
+    assert isinstance(guide, AutoGuide)
+    names = {"mine_standardisation", "mine_sampler$params", "mine_reverse$params"}
+    assert params.keys() == names
+    sites = trace(seed(guide, 0)).get_trace(X)
+    assert sites["_mine_auxiliary"]["value"].shape == (11,)
+    assert sites["_mine_auxiliary"]["infer"]["is_auxiliary"]
+
+
+def test_init_loc_fn_says_where_the_fit_begins():
+    """Two modes far apart: the fit finds the one that it began beside."""
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(jnp.ones(2) / 2), dist.Normal(jnp.array([-20.0, 20.0]), 1.0)
+    )
+
+    def two_modes():
+        numpyro.sample("x", mixture)
+
+    for start in (-18.0, 18.0):
+        init = numpyro.infer.init_to_value(values={"x": jnp.array(start)})
+        _, params = begun(two_modes, init_loc_fn=init)
+        assert abs(params["auto_standardisation"]["loc"][0] - np.sign(start) * 20.0) < 1.0
+
+
+def test_a_fit_that_ran_away_is_not_begun_from(monkeypatch):
+    lost = {"auto_loc": jnp.full(2, jnp.nan), "auto_scale": jnp.ones(2)}
+    monkeypatch.setattr(
+        SVI, "run", lambda *args, **kwargs: numpyro.infer.svi.SVIRunResult(lost, None, None)
+    )
+    value = jnp.array([0.3, 0.4])
+    start = numpyro.infer.init_to_value(values={"z": value})
+    _, params = begun(
+        lambda: numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1)), init_loc_fn=start
+    )
+    np.testing.assert_allclose(params["auto_standardisation"]["loc"], value)
+    np.testing.assert_array_equal(params["auto_standardisation"]["scale"], 1.0)
+
+
+def test_model_with_discrete_latents_is_refused():
+    with pytest.raises(ValueError, match="model site 'k' is discrete. Sum it out"):
+        begun(lambda: numpyro.sample("k", dist.Bernoulli(0.5)))
+
+
+def test_model_without_latents_is_refused():
+    with pytest.raises(ValueError, match="Expected a model with latent sites; it has none"):
+        begun(lambda: numpyro.sample("x", dist.Normal(), obs=0.0))
+
+
+def test_latents_in_a_subsampled_plate_are_refused():
+    def local():
+        with numpyro.plate("data", 10, subsample_size=5):
+            numpyro.sample("z", dist.Normal())
+
+    with pytest.raises(ValueError, match="local latent"):
+        begun(local)
+
+
+def test_parameters_that_are_not_its_own_are_refused(fitted):
+    guide, params = fitted
+    with pytest.raises(ValueError, match="auto_standardisation"):
+        guide.sample_posterior(random.key(0), {})
+    others = begun(lambda: numpyro.sample("loc", dist.Normal()))[1]
+    with pytest.raises(ValueError, match="shape"):
+        guide.sample_posterior(random.key(0), others)
