@@ -197,8 +197,7 @@ def test_elements_of_nested_plates_keep_the_order_of_the_plates():
 def test_local_parameters_of_an_autoguide_follow_the_elements():
     guide = autoguide.AutoNormal(subsampled_model, create_plates=create_plates)
     svi = SVI(subsampled_model, guide, optax.sgd(1.0), SUMO(2))
-    state = svi.init(random.key(0), X)
-    params = svi.get_params(state)
+    params = quick_jit(lambda key: svi.get_params(svi.init(key, X)))(random.key(0))
     inputs = Inputs(params, (X,), {})
     weighing = Weighing(random.key(1), subsampled_model, guide, inputs)
     assert weighing.num_data == SIZE
@@ -209,7 +208,8 @@ def test_local_parameters_of_an_autoguide_follow_the_elements():
         proposal = weighing.propose(datum, random.key(2), inputs)
         return weighing.weigh(datum, random.key(3), proposal, inputs)
 
-    slopes = jax.vmap(jax.grad(weight), in_axes=(None, 0))(params["z_auto_loc"], jnp.arange(SIZE))
+    slope = quick_jit(jax.vmap(jax.grad(weight), in_axes=(None, 0)))
+    slopes = slope(params["z_auto_loc"], jnp.arange(SIZE))
     np.testing.assert_array_equal(np.argwhere(np.asarray(slopes))[:, 1], chosen)
 
 
@@ -325,7 +325,9 @@ def test_a_plate_within_the_data_may_be_as_long_as_the_batch(length):
         with numpyro.plate("columns", 6):
             numpyro.sample("z", dist.Normal(*posterior(row)))
 
-    estimates, _ = SUMO(2, data_axes=0).estimates(random.key(0), {}, model, guide, (rows,), {}, 2)
+    loss = SUMO(2, data_axes=0)
+    run = quick_jit(lambda key: loss.estimates(key, {}, model, guide, (rows,), {}, 2)[0])
+    estimates = run(random.key(0))
     expected = np.broadcast_to(exact_log_evidence(rows), (2, length, 6))
     np.testing.assert_allclose(estimates, expected, rtol=1e-5)
 
@@ -461,7 +463,8 @@ def test_axes_may_be_a_tree_and_count_from_the_end():
         numpyro.sample("z", dist.Normal(mean, sd))
 
     loss = SUMO(2, data_axes=({"x": -1, "noise": None},))
-    estimates, _ = loss.estimates(random.key(0), {}, model, guide, args, {}, 2)
+    run = quick_jit(lambda key: loss.estimates(key, {}, model, guide, args, {}, 2)[0])
+    estimates = run(random.key(0))
     expected = np.broadcast_to(exact_log_evidence(FIVE), (2, SIZE))
     np.testing.assert_allclose(estimates, expected, rtol=1e-5)
 
