@@ -1,8 +1,8 @@
 """What NumPyro lets a user do with a loss, each with every loss that stands on its own."""
 
-from flax import linen as nn
 from functools import partial
 
+from flax import linen as nn
 import numpy as np
 import optax
 import pytest
@@ -430,14 +430,14 @@ def test_stable_update_leaves_parameters_alone_where_the_loss_is_not_finite(loss
     assert np.isfinite(value)
 
 
-def test_forward_mode_differentiation_is_refused_by_losses_with_a_random_count():
+@pytest.mark.parametrize("loss", [SUMO(3), MultilevelSUMO(2)])
+def test_forward_mode_differentiation_is_refused_by_losses_with_a_random_count(loss):
     problem = linear_gaussian_problem(2)
-    for loss in (SUMO(3), MultilevelSUMO(2)):
-        svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
-        update = partial(svi.update, forward_mode_differentiation=True)
-        run = lambda key: update(svi.init(key, *problem.args), *problem.args)
-        with pytest.raises(TypeError, match="forward-mode"):
-            jax.eval_shape(run, random.key(0))
+    svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
+    update = partial(svi.update, forward_mode_differentiation=True)
+    run = lambda key: update(svi.init(key, *problem.args), *problem.args)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.eval_shape(run, random.key(0))
 
 
 def test_forward_mode_differentiation_of_a_fixed_number_of_draws_is_that_of_reverse_mode():
