@@ -292,27 +292,39 @@ def regression_reverse(latents, x, *, y=None):
     numpyro.sample("u", dist.Normal().expand([3]).to_event(1))
 
 
-@pytest.mark.parametrize("with_nuts", [False, True])
-def test_supports_plates_data_and_parameters_come_through(with_nuts):
-    """Against the posterior by quadrature; with the param at its initial 9 it would be another."""
-    x = jnp.array([[-1.0, 0.5, 2.0], [1.0, -2.0, 0.3]])
-    y = jnp.array([[-0.6, 0.2, 1.9], [0.4, -1.5, 0.1]])
-    params = {"noise": jnp.array(0.5), "width": jnp.array(0.4)}
-    kernel = IndependenceMetropolis(
+X = jnp.array([[-1.0, 0.5, 2.0], [1.0, -2.0, 0.3]])
+Y = jnp.array([[-0.6, 0.2, 1.9], [0.4, -1.5, 0.1]])
+
+
+def regression_kernel(with_nuts=False):
+    return IndependenceMetropolis(
         hierarchical_regression,
         HierarchicalGuide(regression_sampler, regression_reverse),
-        params,
+        {"noise": jnp.array(0.5), "width": jnp.array(0.4)},
         num_particles=4,
         alternate=NUTS(hierarchical_regression) if with_nuts else None,
     )
-    mcmc = chains(kernel, x, y=y, num_samples=3_000, num_warmup=200 if with_nuts else 0)
+
+
+@pytest.mark.parametrize("with_nuts", [False, True])
+def test_supports_plates_data_and_parameters_come_through(with_nuts):
+    """Against the posterior by quadrature; with the param at its initial 9 it would be another."""
+    kernel = regression_kernel(with_nuts)
+    mcmc = chains(kernel, X, y=Y, num_samples=3_000, num_warmup=200 if with_nuts else 0)
     draws = mcmc.get_samples(group_by_chain=True)
     assert draws.keys() == {"scale", "slope", "fitted"}
-    np.testing.assert_allclose(draws["fitted"], draws["slope"][..., None] * x, rtol=1e-5)
+    np.testing.assert_allclose(draws["fitted"], draws["slope"][..., None] * X, rtol=1e-5)
     assert np.all(np.asarray(draws["scale"]) > 0.0)
     table = summarise(to_arviz({name: draws[name] for name in ("scale", "slope")}))
-    for name, exact in posterior_means(np.asarray(x), np.asarray(y)).items():
+    for name, exact in posterior_means(np.asarray(X), np.asarray(Y)).items():
         assert abs(table[name]["mean"] - exact) < Z * table[name]["mcse_mean"]
+
+
+def test_chains_of_other_data_start_by_the_weights_of_those():
+    kernel = regression_kernel()
+    first, other = (kernel.init(random.key(0), 0, None, (X,), {"y": y}) for y in (Y, Y + 1.0))
+    alone = regression_kernel().init(random.key(0), 0, None, (X,), {"y": Y + 1.0})
+    assert first.log_weight != other.log_weight == alone.log_weight
 
 
 def posterior_means(x, y, noise=0.5):

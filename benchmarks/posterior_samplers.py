@@ -1,0 +1,158 @@
+"""The samplers of the posterior benchmark: trained or warmed up, drawn from, and timed."""
+
+from typing import Any, NamedTuple
+import warnings
+
+import numpy as np
+import optax
+
+import jax
+
+from numpyro.infer import MCMC, NUTS, SVI
+
+from benchmarks.posterior_models import Draws, Problem
+from benchmarks.posterior_reference import NUM_CHAINS
+from benchmarks.stopwatch import Stopwatch
+from benchmarks.training import TrainingRun, train
+from numpyro_sumo import IWHVI, IndependenceMetropolis, ReverseKL, certify
+from numpyro_sumo.auto_hierarchical import AutoHierarchicalNormal
+
+
+class Samples(NamedTuple):
+    """Draws by quantity, of shape ``(chain, draw)``, and what they took.
+
+    :param seconds_to_train: or to warm up; None where there is nothing of the kind.
+    :param ess: where it is known otherwise than from autocorrelations.
+    """
+
+    draws: Draws
+    seconds: float
+    seconds_to_train: float | None = None
+    ess: float | None = None
+    diverging: np.ndarray | None = None
+
+
+def new_guide(problem: Problem) -> AutoHierarchicalNormal:
+    """The guide of a problem."""
+    return AutoHierarchicalNormal(problem.model, **problem.effort.guide)
+
+
+def train_learned(
+    problem: Problem, guide: AutoHierarchicalNormal, rng_key: jax.Array, most_steps: int | None
+) -> tuple[TrainingRun, Stopwatch]:
+    """Trains a guide, from its first parameters to its last."""
+    effort = problem.effort
+    steps = effort.steps if most_steps is None else min(most_steps, effort.steps)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(effort.max_gradient_norm),
+        optax.adam(
+            optax.cosine_decay_schedule(effort.learning_rate, steps),
+            b2=effort.second_moment_decay,
+        ),
+    )
+    num_x, num_u = effort.particles
+    svi = SVI(problem.model, guide, optimiser, ReverseKL(IWHVI(num_u), num_particles=num_x))
+    with Stopwatch() as watch:
+        run = train(svi, rng_key, steps, *problem.args, name=problem.title, snapshot_steps=[])
+    return run, watch
+
+
+class Learned(NamedTuple):
+    """A trained sampler of a problem."""
+
+    problem: Problem
+    guide: AutoHierarchicalNormal
+    params: dict[str, Any]
+    seconds_to_train: float
+
+    def raw(self, rng_key: jax.Array, num_draws: int) -> Samples:
+        """Draws of the guide as it is."""
+
+        @jax.jit
+        def draw(key):
+            return self.guide.sample_posterior(
+                key, self.params, *self.problem.args, sample_shape=(num_draws,)
+            )
+
+        with Stopwatch() as watch:
+            sites = jax.block_until_ready(draw(rng_key))
+        draws = _in_chains(self.problem, sites)
+        return Samples(draws, watch.seconds, self.seconds_to_train, ess=float(num_draws))
+
+    def resampled(
+        self, rng_key: jax.Array, num_samples: int, num_particles: int
+    ) -> tuple[dict[str, float], Samples]:
+        """The certificate in plain values, and its draws chosen by importance weights."""
+        with warnings.catch_warnings(), Stopwatch() as watch:
+            warnings.simplefilter("ignore", UserWarning)  # a large k-hat is in the report
+            certificate = certify(
+                rng_key,
+                self.problem.model,
+                self.guide,
+                self.params,
+                *self.problem.args,
+                num_samples=num_samples,
+                num_particles=num_particles,
+            )
+        told = {
+            name: float(value)
+            for name, value in certificate._asdict().items()
+            if isinstance(value, float)
+        }
+        draws = _in_chains(self.problem, certificate.resampled)
+        return told, Samples(draws, watch.seconds, self.seconds_to_train, ess=certificate.ess)
+
+    def metropolis(
+        self, rng_key: jax.Array, num_draws: int, by_step: bool = False
+    ) -> tuple[float, Samples]:
+        """Chains that propose from the guide; also the mean acceptance probability."""
+        kernel = IndependenceMetropolis(self.problem.model, self.guide, self.params)
+        mcmc = _chains(kernel, 0, num_draws, by_step)
+        with warnings.catch_warnings(), Stopwatch() as watch:
+            warnings.simplefilter("ignore", UserWarning)  # the acceptance is in the report
+            mcmc.run(rng_key, *self.problem.args, extra_fields=("accept_prob", "diverging"))
+            jax.block_until_ready(mcmc.last_state)
+        acceptance = float(mcmc.get_extra_fields()["accept_prob"].mean())
+        return acceptance, _samples(self.problem, mcmc, watch.seconds, self.seconds_to_train)
+
+
+def draw_nuts(
+    problem: Problem, rng_key: jax.Array, num_warmup: int, num_draws: int, by_step: bool = False
+) -> Samples:
+    """NUTS on the model as written, with NumPyro's defaults."""
+    mcmc = _chains(NUTS(problem.model), num_warmup, num_draws, by_step)
+    with Stopwatch() as warmup:
+        mcmc.warmup(rng_key, *problem.args, extra_fields=("diverging",))
+        jax.block_until_ready(mcmc.last_state)
+    with Stopwatch() as watch:
+        key = mcmc.post_warmup_state.rng_key
+        mcmc.run(key, *problem.args, extra_fields=("diverging",))
+        jax.block_until_ready(mcmc.last_state)
+    return _samples(problem, mcmc, watch.seconds, warmup.seconds)
+
+
+def _chains(kernel: Any, num_warmup: int, num_draws: int, by_step: bool) -> MCMC:
+    """Four chains; ``by_step`` they are slower, but warm-up and draws are compiled together."""
+    return MCMC(
+        kernel,
+        num_warmup=num_warmup,
+        num_samples=num_draws,
+        num_chains=NUM_CHAINS,
+        chain_method="vectorized",
+        progress_bar=by_step,
+    )
+
+
+def _samples(problem: Problem, mcmc: MCMC, seconds: float, seconds_to_train: float) -> Samples:
+    draws = problem.quantities(mcmc.get_samples(group_by_chain=True))
+    diverging = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["diverging"])
+    return Samples(draws, seconds, seconds_to_train, diverging=diverging)
+
+
+def _in_chains(problem: Problem, sites: dict[str, jax.Array]) -> Draws:
+    """Independent draws as if they were of chains."""
+    by_chain = {
+        name: np.asarray(values).reshape(NUM_CHAINS, -1, *np.shape(values)[1:])
+        for name, values in sites.items()
+    }
+    return problem.quantities(by_chain)
