@@ -87,9 +87,11 @@ def test_errors_are_those_of_parts_of_the_draws():
         assert getattr(certificate, f"{name}_se") == pytest.approx(error, rel=0.3)
 
 
-def test_ess_is_that_of_the_log_weights():
+def test_ess_and_the_error_of_the_evidence_are_those_of_the_log_weights():
     certificate = inexact()
     weights = np.exp(np.asarray(certificate.log_weights, np.float64))
+    error = weights.std(ddof=1) / weights.mean() / len(weights) ** 0.5
+    assert certificate.log_evidence_se == pytest.approx(error)
     assert certificate.ess == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
     assert 0.0 < certificate.pareto_k < 0.7
 
