@@ -21,6 +21,7 @@ COLOURS = {
     "metropolis": "#D55E00",
     "nuts": "#000000",
 }
+DIVERGENT = "#56B4E9"
 CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 LABELS = {
     "reference": "reference",
@@ -53,11 +54,11 @@ def draw_marginals(
     shown = [name for name in ("nuts", "raw", "metropolis") if name in samples]
     for (density, error), quantity in zip(axes.T, names):
         law = reference.laws[quantity]
-        edges = np.linspace(law.ppf(0.001), law.ppf(0.999), 61)
+        edges = np.linspace(law.ppf(0.005), law.ppf(0.995), 61)
         width = edges[1] - edges[0]
         style = {"color": COLOURS["reference"], "alpha": 0.35, "label": LABELS["reference"]}
         density.stairs(np.diff(law.cdf(edges)) / width, edges, fill=True, **style)
-        probabilities = norm.cdf(np.linspace(-3.0, 3.0, 61))
+        probabilities = np.concatenate([[0.005], norm.cdf(np.linspace(-2.5, 2.5, 51)), [0.995]])
         exact = np.array([law.ppf(p) for p in probabilities])
         error.axhline(0.0, color=COLOURS["reference"], alpha=0.5, linewidth=4)
         for name in shown:
@@ -65,7 +66,8 @@ def draw_marginals(
             if values.size == 0:
                 continue
             style = {"color": COLOURS[name], "linewidth": 1.3, "label": LABELS[name]}
-            density.stairs(np.histogram(values, edges)[0] / (values.size * width), edges, **style)
+            shares = np.histogram(values, edges)[0] / values.size
+            density.stairs(shares / width, edges, baseline=None, **style)
             error.plot(exact, (np.quantile(values, probabilities) - exact) / law.std(), **style)
         density.set(title=quantity, yticks=[])
         error.set(xlabel=f"quantile of {quantity}", xlim=density.get_xlim())
@@ -94,8 +96,8 @@ def draw_pairs(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
         heading = LABELS[name]
         if name == "nuts":
             hit = samples[name].diverging.ravel()
-            axis.scatter(draws[across][hit], draws[up][hit], s=8, color="#D55E00", linewidths=0)
-            heading += f": {hit.sum()} divergent (red)" if hit.any() else ": none divergent"
+            axis.scatter(draws[across][hit], draws[up][hit], s=9, color=DIVERGENT, linewidths=0)
+            heading += f": {hit.sum()} divergent (blue)" if hit.any() else ": none divergent"
         axis.set(title=heading, xlabel=across, xlim=limits[across], ylim=limits[up])
         axis.title.set_fontsize(10)
     axes[0].set_ylabel(up)
@@ -116,7 +118,8 @@ def draw_ranks(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
             even = 1.0 / shares.shape[1]
             for chain, (share, colour) in enumerate(zip(shares, CHAIN_COLOURS)):
                 edges = np.linspace(0.0, 1.0, share.size + 1)
-                axis.stairs(share / even, edges, color=colour, linewidth=1.4, label=f"{chain + 1}")
+                style = {"color": colour, "linewidth": 1.4, "label": f"{chain + 1}"}
+                axis.stairs(share / even, edges, baseline=None, **style)
             spread = 2.0 * ((1.0 - even) / (even * draws.shape[1])) ** 0.5
             axis.axhspan(1.0 - spread, 1.0 + spread, color="#777777", alpha=0.2, linewidth=0)
             axis.set(title=f"{quantity}: {LABELS[name]}", xlim=(0.0, 1.0), ylim=(0.0, 2.5))
