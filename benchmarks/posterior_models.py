@@ -136,7 +136,7 @@ def funnel10() -> Problem:
         name="funnel10",
         title="Neal's funnel, 10 dimensions",
         model=model,
-        effort=Effort(steps=20_000),
+        effort=Effort(steps=20_000, learning_rate=1e-3),
         telling=("v", "x[0]"),
         pair=("x[0]", "v"),
         laws={"v": norm(scale=3.0), **{f"x[{i}]": of_x for i in range(9)}},
@@ -181,7 +181,7 @@ def banana() -> Problem:
         name="banana",
         title="Banana",
         model=model,
-        effort=Effort(steps=10_000),
+        effort=Effort(steps=30_000, learning_rate=1e-2),
         telling=("y", "x"),
         pair=("x", "y"),
         laws={
