@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoContinuous, AutoDiagonalNormal
+from numpyro.infer.autoguide import AutoContinuous, AutoDiagonalNormal, AutoGuide
 from numpyro.infer.initialization import init_to_uniform
 
 from .hierarchical_guide import HierarchicalGuide, Sites
@@ -33,7 +33,19 @@ _FIT_STEPS, _FIT_PARTICLES, _FIT_RATE = 2_000, 8, 1e-2
 _NUM_DRAWS = 10_000
 
 
-class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous):
+class _InOrder(AutoGuide):
+    """Latents in the order of their names.
+
+    NumPyro's is that of the model if it is run as it stands, and that of names inside ``jit``, such
+    that one vector, and params of it, would mean one thing here and another there.
+    """
+
+    def _setup_prototype(self, *args, **kwargs):
+        super()._setup_prototype(*args, **kwargs)
+        self._init_locs = dict(sorted(self._init_locs.items()))
+
+
+class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
     r"""A hierarchical guide for any model with continuous latents.
 
     In unconstrained space, with d latents in one vector z, and n ≥ d auxiliary normals u:
@@ -115,7 +127,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous):
         with seed(rng_seed=0):
             self._prepare(args, kwargs)
         # Not fitted to find its shape, for which the data would be needed.
-        shape = {"loc": self._init_latent, "scale": self._init_latent}
+        shape = dict.fromkeys(["loc", "scale"], jnp.zeros(self.latent_dim))
         program = substitute(self._sample_latent, {f"{self.prefix}_standardisation": shape})
         check_params(program, params, args, kwargs)
         return super().sample_posterior(rng_key, params, *args, sample_shape=sample_shape, **kwargs)
@@ -210,19 +222,23 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous):
         return biject_to(self.prototype_trace[name]["fn"].support)
 
 
+class _MeanField(AutoDiagonalNormal, _InOrder):
+    """The Normal that the guide begins as, of the same vector."""
+
+
 def _mean_field(
     guide: AutoHierarchicalNormal, args: tuple, kwargs: dict, rng_key: jax.Array
 ) -> dict[str, jax.Array]:
     """A mean-field Normal fitted to the model in unconstrained space; as begun where it is lost."""
-    normal = AutoDiagonalNormal(guide.model, init_loc_fn=guide.init_loc_fn)
+    normal = _MeanField(guide.model, init_loc_fn=guide.init_loc_fn)
     svi = SVI(guide.model, normal, optax.adam(_FIT_RATE), Trace_ELBO(_FIT_PARTICLES))
 
     @jax.jit
     def fit(rng_key):
-        return svi.run(rng_key, _FIT_STEPS, *args, progress_bar=False, **kwargs).params
+        params = svi.run(rng_key, _FIT_STEPS, *args, progress_bar=False, **kwargs).params
+        return params["auto_loc"], params["auto_scale"], normal._init_latent
 
     with block():
-        params = fit(rng_key)
-    loc, scale = params["auto_loc"], params["auto_scale"]
+        loc, scale, begun = fit(rng_key)
     found = jnp.isfinite(loc) & jnp.isfinite(scale)
-    return {"loc": jnp.where(found, loc, guide._init_latent), "scale": jnp.where(found, scale, 1.0)}
+    return {"loc": jnp.where(found, loc, begun), "scale": jnp.where(found, scale, 1.0)}
