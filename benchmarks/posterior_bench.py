@@ -50,7 +50,7 @@ class Scale(NamedTuple):
     hasty: bool
 
 
-DEFAULT = Scale(None, 20_000, (10_000, 64), 5_000, 1_000, 2_000, 10_000.0, 500, False)
+DEFAULT = Scale(None, 20_000, (10_000, 64), 20_000, 1_000, 2_000, 10_000.0, 500, False)
 QUICK = Scale(50, 2_000, (200, 16), 200, 100, 100, None, 50, True)
 
 
@@ -147,6 +147,7 @@ def told_of(problem: Problem) -> dict[str, Any]:
         "learning_rate": effort.learning_rate,
         "max_gradient_norm": effort.max_gradient_norm,
         "second_moment_decay": effort.second_moment_decay,
+        "inverse_temperature": effort.inverse_temperature,
         "particles": list(effort.particles),
         "guide": {key: repr(value) for key, value in effort.guide.items()},
     }
@@ -163,7 +164,7 @@ def run_problem(
     reference = reference_of(problem, scale.draws, scale.ess_bar, folder)
     train_key, raw_key, certificate_key, metropolis_key, nuts_key = random.split(rng_key, 5)
     guide = new_guide(problem)
-    run, watch = train_learned(problem, guide, train_key, scale.steps)
+    run, watch = train_learned(problem, train_key, scale.steps)
     if run.interrupted:
         raise KeyboardInterrupt
     samples: dict[str, Samples] = {}

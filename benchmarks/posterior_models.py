@@ -32,15 +32,18 @@ class Effort(NamedTuple):
 
     :param guide: options of AutoHierarchicalNormal.
     :param particles: draws of x a step, and draws of u for each of them.
+    :param inverse_temperature: what the log-density is multiplied by at first; it rises to one, in
+        equal ratios, over the first 70 % of the steps.
     """
 
     steps: int
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     guide: dict[str, Any] = {}
     particles: tuple[int, int] = (64, 16)
     max_gradient_norm: float = 100.0
     #: Forgets in 100 steps, so that a rare large gradient does not shrink those that follow.
     second_moment_decay: float = 0.99
+    inverse_temperature: float = 1.0
 
 
 class Chains(NamedTuple):
@@ -161,7 +164,7 @@ def eight_schools() -> Problem:
         title="Eight schools, centred",
         model=model,
         args=(errors, effects),
-        effort=Effort(steps=20_000),
+        effort=Effort(steps=40_000),
         telling=("log τ", "μ", "θ[0]"),
         pair=("θ[0]", "log τ"),
         labels={"mu": "μ", "tau": "τ", "theta": "θ"},
@@ -207,7 +210,7 @@ def mixture25() -> Problem:
         name="mixture25",
         title="25 modes in the plane",
         model=model,
-        effort=Effort(steps=20_000),
+        effort=Effort(steps=20_000, inverse_temperature=0.005),
         telling=("x[0]", "x[1]"),
         pair=("x[0]", "x[1]"),
         laws={"x[0]": law, "x[1]": law},
@@ -252,7 +255,7 @@ def horseshoe() -> Problem:
         title="Horseshoe regression",
         model=model,
         args=(_standardised(features), _standardised(progress)),
-        effort=Effort(steps=20_000),
+        effort=Effort(steps=30_000),
         telling=("log τ", "β[0]", "log λ[0]"),
         pair=("β[0]", "log λ[0]"),
         labels={"sigma": "σ", "tau": "τ", "lambda": "λ", "beta": "β"},
@@ -279,7 +282,7 @@ def logistic() -> Problem:
         title="Hierarchical logistic regression",
         model=model,
         args=(_standardised(measured), jnp.asarray(1.0 - benign, jnp.float32)),
-        effort=Effort(steps=20_000),
+        effort=Effort(steps=50_000),
         telling=("log τ[0]", "log τ[1]", "β[2,7]"),
         pair=("β[0,0]", "log τ[0]"),
         labels={"tau": "τ", "beta": "β"},

@@ -29,7 +29,7 @@ run took {results["seconds"] / 60:.0f} minutes.
   and {scale["nuts"]} after it in each of four chains.
 - The *reference* is exact draws where there are any, which show what chance alone does; else NUTS
   in other coordinates until R-hat is up to {R_HAT_BAR} and bulk ESS at least
-  {number(scale["ess_bar"], 0)} in every quantity.
+  {_whole(scale["ess_bar"])} in every quantity.
 - Judged are all coordinates of all latents, positive ones by their logarithm; each figure is that
   of the worst of them. Errors are in sds of the reference: of the *mean*, of the *sd*, and of the
   quantiles of 0.5, 2.5, 97.5 and 99.5 %, the *tails*. *KS* is the Kolmogorov–Smirnov distance.
@@ -130,12 +130,9 @@ def sampler_table(verdict: dict[str, Any]) -> str:
             [
                 sampler["title"],
                 str(sampler["draws"]),
-                number(sampler["ess"], 0),
-                number(sampler["ess_per_second"], _digits(sampler["ess_per_second"])),
-                number(
-                    sampler.get("ess_per_second_trained"),
-                    _digits(sampler.get("ess_per_second_trained")),
-                ),
+                _whole(sampler["ess"]),
+                _rate(sampler["ess_per_second"]),
+                _rate(sampler.get("ess_per_second_trained")),
                 *(_worst(sampler[key], 3) for key in ("r_hat", "ks")),
                 *(_worst(sampler[f"{key}_error"], 3) for key in ("mean", "sd", "tails")),
                 str(sampler.get("divergences", "–")),
@@ -163,7 +160,7 @@ def telling_table(verdict: dict[str, Any], quantity: str) -> str:
                 *(number(line[key]) for key in ("mean", "mcse_mean", "sd", "mcse_sd")),
                 *(number(value, 2) for value in line["quantiles"].values()),
                 number(line["ks"], 4),
-                *(number(line[key], 0) for key in ("ess_bulk", "ess_tail")),
+                *(_whole(line[key]) for key in ("ess_bulk", "ess_tail")),
                 number(line["r_hat"]),
             ]
         )
@@ -255,9 +252,11 @@ def training_text(verdict: dict[str, Any]) -> str:
     training, told = verdict["training"], verdict["told"]
     num_x, num_u = told["particles"]
     options = ", ".join(f"{key} {value}" for key, value in told["guide"].items())
+    power = told["inverse_temperature"]
+    cooled = "" if power == 1.0 else f", of the target to a power that rises from {power:g} to 1"
     return (
         f"Trained for {training['steps']} steps of {num_x} draws of x and {num_u} of u for each, "
-        f"Adam from {told['learning_rate']:g}{' with ' + options if options else ''}: "
+        f"Adam from {told['learning_rate']:g}{' with ' + options if options else ''}{cooled}: "
         f"{number(training['seconds'], 0)} s, and {number(training['seconds_to_compile'], 0)} s of "
         f"compilation."
     )
@@ -271,7 +270,7 @@ def reference_text(verdict: dict[str, Any]) -> str:
     return (
         f"Reference: {reference['title']}, {reference['draws']} draws in "
         f"{number(reference['seconds'], 0)} s, R-hat {number(reference['r_hat'], 4)}, least bulk "
-        f"ESS {number(reference['ess'], 0)}, {reference['divergences']} divergent."
+        f"ESS {_whole(reference['ess'])}, {reference['divergences']} divergent."
     )
 
 
@@ -281,9 +280,9 @@ def _chains_row(reference: dict[str, Any]) -> list[str]:
     return [
         f"*reference: {reference['title']}*",
         str(reference["draws"]),
-        number(ess, 0),
+        _whole(ess),
         "–",
-        number(ess / seconds, _digits(ess / seconds)),
+        _rate(ess / seconds),
         number(reference["r_hat"], 3),
         *["–"] * 4,
         str(reference["divergences"]),
@@ -318,8 +317,7 @@ def _times_nuts(verdict: dict[str, Any]) -> float:
 def _faster(verdict: dict[str, Any]) -> str:
     if "metropolis" not in verdict["samplers"]:
         return "–"
-    times = _times_nuts(verdict)
-    return number(times, _digits(times))
+    return _rate(_times_nuts(verdict))
 
 
 def _pays(verdict: dict[str, Any]) -> str:
@@ -365,6 +363,12 @@ def _worst(figure: dict[str, Any], digits: int) -> str:
     return f"{number(figure['value'], digits)} ({figure['of']})"
 
 
-def _digits(value: float | None) -> int:
-    """Of a rate that may be anything."""
-    return 0 if value is None or value >= 100 else 1 if value >= 10 else 2
+def _rate(value: float | None) -> str:
+    """What may be anything above zero, to three digits or all before the point."""
+    if value is None or value >= 100:
+        return _whole(value)
+    return number(value, 1 if value >= 10 else 2)
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.0f}"

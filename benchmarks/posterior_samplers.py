@@ -1,5 +1,6 @@
 """The samplers of the posterior benchmark: trained or warmed up, drawn from, and timed."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 import warnings
 
@@ -7,7 +8,9 @@ import numpy as np
 import optax
 
 import jax
+import jax.numpy as jnp
 
+from numpyro.handlers import scale
 from numpyro.infer import MCMC, NUTS, SVI
 
 from benchmarks.posterior_models import Draws, Problem
@@ -16,6 +19,9 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.training import TrainingRun, train
 from numpyro_sumo import IWHVI, IndependenceMetropolis, ReverseKL, certify
 from numpyro_sumo.auto_hierarchical import AutoHierarchicalNormal
+
+#: The share of steps over which a tempered target cools.
+_TEMPERED = 0.7
 
 
 class Samples(NamedTuple):
@@ -38,23 +44,46 @@ def new_guide(problem: Problem) -> AutoHierarchicalNormal:
 
 
 def train_learned(
-    problem: Problem, guide: AutoHierarchicalNormal, rng_key: jax.Array, most_steps: int | None
+    problem: Problem, rng_key: jax.Array, most_steps: int | None
 ) -> tuple[TrainingRun, Stopwatch]:
-    """Trains a guide, from its first parameters to its last."""
+    """Trains the guide of a problem, from its first parameters to its last."""
     effort = problem.effort
     steps = effort.steps if most_steps is None else min(most_steps, effort.steps)
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(effort.max_gradient_norm),
-        optax.adam(
-            optax.cosine_decay_schedule(effort.learning_rate, steps),
-            b2=effort.second_moment_decay,
-        ),
+    adam = optax.adam(
+        optax.cosine_decay_schedule(effort.learning_rate, steps), b2=effort.second_moment_decay
     )
+    clipped = optax.chain(optax.clip_by_global_norm(effort.max_gradient_norm), adam)
+    optimiser = optax.apply_if_finite(clipped, max_consecutive_errors=10)
     num_x, num_u = effort.particles
-    svi = SVI(problem.model, guide, optimiser, ReverseKL(IWHVI(num_u), num_particles=num_x))
+    model = _tempered(problem.model)
+    guide = AutoHierarchicalNormal(model, **effort.guide)
+    svi = SVI(model, guide, optimiser, ReverseKL(IWHVI(num_u), num_particles=num_x))
+
+    def inverse_temperature(step):
+        to_go = jnp.maximum(0.0, 1.0 - step / (_TEMPERED * steps))
+        return effort.inverse_temperature**to_go
+
     with Stopwatch() as watch:
-        run = train(svi, rng_key, steps, *problem.args, name=problem.title, snapshot_steps=[])
+        run = train(
+            svi,
+            rng_key,
+            steps,
+            *problem.args,
+            name=problem.title,
+            snapshot_steps=[],
+            schedule=inverse_temperature,
+        )
     return run, watch
+
+
+def _tempered(model: Callable) -> Callable:
+    """The model to a power, which comes before its other arguments."""
+
+    def program(power, *args):
+        with scale(scale=power):
+            return model(*args)
+
+    return program
 
 
 class Learned(NamedTuple):

@@ -1,6 +1,6 @@
 """A training loop with a progress bar, snapshots along the way, and a graceful Ctrl-C."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 import time
 from typing import Any
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 
 from numpyro.infer import SVI
 
@@ -45,6 +46,7 @@ def train(
     name: str,
     snapshot_steps: Sequence[int],
     num_blocks: int = 100,
+    schedule: Callable[[jax.Array | int], jax.Array] | None = None,
 ) -> TrainingRun:
     """Trains for ``num_steps`` in blocks; Ctrl-C ends it early and keeps what is done.
 
@@ -52,25 +54,31 @@ def train(
 
     :param snapshot_steps: steps after which to keep the parameters; rounded up to whole blocks.
     :param num_blocks: about how many blocks; their size divides ``num_steps``.
+    :param schedule: an argument that comes before the others, by step.
     """
     largest = max(1, num_steps // num_blocks)
     block_size = next(size for size in range(largest, 0, -1) if num_steps % size == 0)
-    state = svi.init(rng_key, *args)
+
+    def inputs(step):
+        return args if schedule is None else (schedule(step), *args)
+
+    state = svi.init(rng_key, *inputs(0))
     run = TrainingRun(svi.get_params(state), {0: svi.get_params(state)}, block_size)
     due = sorted(step for step in snapshot_steps if step > 0)
 
     @jax.jit
-    def train_block(state):
-        return lax.scan(lambda state, _: svi.update(state, *args), state, length=block_size)
+    def train_block(state, begin):
+        steps = begin + jnp.arange(block_size)
+        return lax.scan(lambda state, step: svi.update(state, *inputs(step)), state, steps)
 
     started = time.perf_counter()
-    compiled = train_block.lower(state).compile()
+    compiled = train_block.lower(state, 0).compile()
     run.compile_seconds = time.perf_counter() - started
     with tqdm(total=num_steps, desc=name, unit="step", mininterval=1.0) as bar:
         try:
             while run.steps < num_steps:
                 started = time.perf_counter()
-                state, losses = jax.block_until_ready(compiled(state))
+                state, losses = jax.block_until_ready(compiled(state, run.steps))
                 run.seconds += time.perf_counter() - started
                 run.steps += block_size
                 losses = np.asarray(losses, np.float64)

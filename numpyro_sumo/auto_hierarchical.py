@@ -52,15 +52,16 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
 
     .. math::
         u \sim N(0, I_n), \qquad z = c + s \odot y, \qquad
-        y \mid u \sim N\big(\mu_\theta(u), \operatorname{diag} \sigma_\theta^2(u)\big), \qquad
+        y \mid u \sim N\big(e^{g_\theta(u)} \odot \mu_\theta(u),
+        \operatorname{diag} \sigma_\theta^2(u)\big), \qquad
         r(u \mid z) = N\big(\nu_\phi(y), \operatorname{diag} \tau_\phi^2(y)\big)
 
-    The functions are networks beside a linear map; those of the reverse model see y and, for heavy
-    tails, sign(y) log(1 + |y|). Centre c and spread s come from a short mean-field fit when
-    parameters are made, and stay; networks begin at zero, such that the guide begins as just that
-    fit, with a reverse model that is exact. Train it by :class:`~numpyro_sumo.ReverseKL`, ask
-    :func:`~numpyro_sumo.certify` how far to trust it, and make it exact with
-    :class:`~numpyro_sumo.IndependenceMetropolis`.
+    The functions are networks beside a linear map. The gate exp(g) narrows locations where a neck
+    does; those of the reverse model see y and, for heavy tails, sign(y) log(1 + |y|). Centre c and
+    spread s come from a short mean-field fit when parameters are made, and stay; networks begin at
+    zero, such that the guide begins as just that fit, with a reverse model that is exact. Train it
+    by :class:`~numpyro_sumo.ReverseKL`, ask :func:`~numpyro_sumo.certify` how far to trust it, and
+    make it exact with :class:`~numpyro_sumo.IndependenceMetropolis`.
 
     :param model: a NumPyro model. Likelihoods may be subsampled, plates with latents not.
     :param prefix: of the names of param sites and of the auxiliary site.
@@ -163,9 +164,10 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
         # Exact at the start: what of u is in y comes back, the rest is as it was drawn.
         in_y = jnp.arange(self._auxiliary_size) < self.latent_dim
-        begin = _SHARE**0.5, jnp.where(in_y, (1.0 - _SHARE) ** 0.5, 1.0)
-        loc, scale = self._network("reverse", features, self._auxiliary_size, *begin)
-        numpyro.sample(self._auxiliary_name, dist.Normal(loc, scale).to_event(1))
+        begin = jnp.where(in_y, (1.0 - _SHARE) ** 0.5, 1.0)
+        loc, log_scale = self._network("reverse", features, 2, self._auxiliary_size, _SHARE**0.5)
+        normal = dist.Normal(loc, begin * jnp.exp(log_scale)).to_event(1)
+        numpyro.sample(self._auxiliary_name, normal)
 
     def _conditional(
         self, args: tuple, kwargs: dict, sample_shape: tuple[int, ...] = ()
@@ -173,10 +175,10 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         """Location and scale of the unconstrained latents, given auxiliary normals drawn here."""
         normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
         u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
-        begin = _SHARE**0.5, (1.0 - _SHARE) ** 0.5
-        loc, scale = self._network("sampler", u, self.latent_dim, *begin)
+        loc, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim, _SHARE**0.5)
+        scale = (1.0 - _SHARE) ** 0.5 * jnp.exp(log_scale)
         centre, spread = self._standardisation(args, kwargs)
-        return centre + spread * loc, spread * scale
+        return centre + spread * loc * jnp.exp(log_gate), spread * scale
 
     def _standardisation(self, args: tuple, kwargs: dict) -> tuple[jax.Array, jax.Array]:
         """Centre and spread of the unconstrained latents, each of shape ``(d,)``; not trained."""
@@ -184,26 +186,30 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         fitted = stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
         return fitted["loc"], fitted["scale"]
 
-    def _network(self, role, inputs, size, slope, scale):
-        """Location and scale, which begin as ``slope`` times the first d inputs, and ``scale``."""
+    def _network(
+        self, role: str, inputs: jax.Array, num_parts: int, size: int, slope: float
+    ) -> list[jax.Array]:
+        """``num_parts`` vectors of that size; zero at first, but the first, which is then ``slope``
+        times the first d inputs."""
         zeros = jax.nn.initializers.zeros
         diagonal = jnp.arange(self.latent_dim)
 
         def straight(_, shape):
             return jnp.zeros(shape).at[diagonal, diagonal].set(slope)
 
-        hidden = [layer for units in self.hidden_sizes for layer in (stax.Dense(units), stax.Tanh)]
+        # Unlike tanh it goes on growing, and so reaches into tails.
+        swish = stax.elementwise(jax.nn.swish)
+        hidden = [layer for units in self.hidden_sizes for layer in (stax.Dense(units), swish)]
         network = stax.serial(
             stax.FanOut(2),
             stax.parallel(
-                stax.Dense(2 * size, W_init=straight, b_init=zeros),
-                stax.serial(*hidden, stax.Dense(2 * size, W_init=zeros, b_init=zeros)),
+                stax.Dense(num_parts * size, W_init=straight, b_init=zeros),
+                stax.serial(*hidden, stax.Dense(num_parts * size, W_init=zeros, b_init=zeros)),
             ),
             stax.FanInSum,
         )
         apply = numpyro.module(f"{self.prefix}_{role}", network, inputs.shape)
-        loc, log_scale = jnp.split(apply(inputs), 2, axis=-1)
-        return loc, scale * jnp.exp(log_scale)
+        return jnp.split(apply(inputs), num_parts, axis=-1)
 
     def _prepare(self, args: tuple, kwargs: dict) -> None:
         if self.prototype_trace is None:
