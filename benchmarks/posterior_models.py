@@ -184,7 +184,7 @@ def banana() -> Problem:
         name="banana",
         title="Banana",
         model=model,
-        effort=Effort(steps=30_000, learning_rate=1e-2),
+        effort=Effort(steps=30_000, learning_rate=3e-3),
         telling=("y", "x"),
         pair=("x", "y"),
         laws={
@@ -347,7 +347,7 @@ def volatility(days: int = 500) -> Problem:
         title=f"Stochastic volatility, {days} days",
         model=model,
         args=(simulated_returns(days),),
-        effort=Effort(steps=5_000),
+        effort=Effort(steps=10_000, particles=(32, 4)),
         telling=("log σ", "φ", "μ"),
         pair=("φ", "log σ"),
         labels={"mu": "μ", "phi": "φ", "sigma": "σ"},
