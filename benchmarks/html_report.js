@@ -1,7 +1,8 @@
 // Nothing but dashes, and what stands between figures.
 const MISSING = /^[\s–…±]*$/;
-// A number, and after it the rest of a range, an error, a second summand, or a unit of percent.
-const FIGURE = /^([−+-]?\d+(?:\.\d+)?(?:e[−+-]?\d+)?)[\s\d.e…±%+−–-]*$/;
+// A number, and after it the rest of a range, an error, a second summand, or a unit of percent; in
+// parentheses what it is of.
+const FIGURE = /^([−+-]?\d+(?:\.\d+)?(?:e[−+-]?\d+)?)[\s\d.e…±%+−–-]*(?:\(.*\))?$/;
 const AFTER = { null: "ascending", ascending: "descending" };
 const words = new Intl.Collator("en-GB", { numeric: true });
 

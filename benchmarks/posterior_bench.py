@@ -138,7 +138,8 @@ def _compiling(hasty: bool) -> Iterator[None]:
 def told_of(problem: Problem) -> dict[str, Any]:
     """What the outcome depends on besides the scale, in plain values."""
     effort = problem.effort
-    return {
+    kernel = {key: repr(value) for key, value in effort.kernel.items()}
+    told = {
         "title": problem.title,
         "dimension": problem.dimension(),
         "log_joint": problem.log_joint(),
@@ -151,6 +152,7 @@ def told_of(problem: Problem) -> dict[str, Any]:
         "particles": list(effort.particles),
         "guide": {key: repr(value) for key, value in effort.guide.items()},
     }
+    return told | ({"kernel": kernel} if kernel else {})
 
 
 def run_problem(

@@ -30,7 +30,7 @@ Draws = dict[str, np.ndarray]
 class Effort(NamedTuple):
     """How a learned sampler is trained.
 
-    :param guide: options of AutoHierarchicalNormal.
+    :param guide: options of AutoHierarchicalNormal, as is ``kernel`` of IndependenceMetropolis.
     :param particles: draws of x a step, and draws of u for each of them.
     :param inverse_temperature: what the log-density is multiplied by at first; it rises to one, in
         equal ratios, over the first 70 % of the steps.
@@ -44,6 +44,7 @@ class Effort(NamedTuple):
     #: Forgets in 100 steps, so that a rare large gradient does not shrink those that follow.
     second_moment_decay: float = 0.99
     inverse_temperature: float = 1.0
+    kernel: dict[str, Any] = {}
 
 
 class Chains(NamedTuple):

@@ -10,6 +10,7 @@ Results = dict[str, Any]
 #: What a sampler is asked for: R-hat up to the first, every mean within the second of the
 #: reference's, every Kolmogorov–Smirnov distance up to the third.
 R_HAT_BAR, MEAN_BAR, KS_BAR = 1.01, 0.1, 0.1
+K_HAT_BAR = 0.7
 
 
 def report(results: Results) -> str:
@@ -81,6 +82,29 @@ def overview_table(results: Results) -> str:
         "well",
     ]
     return markdown_table([*header, "ESS / s, × NUTS", "s to train", "pays from"], rows)
+
+
+def summary_table(results: Results) -> str:
+    """The overview in fewer columns; bold is what is not well, or a k-hat that is too large."""
+    rows = []
+    for verdict in results["problems"].values():
+        told, certificate = verdict["told"], verdict.get("certificate")
+        samplers = [verdict["samplers"].get(name) for name in ("metropolis", "nuts")]
+        k_hat = certificate and certificate["pareto_k"]
+        rows.append(
+            [
+                told["title"],
+                str(told["dimension"]),
+                number(certificate and certificate["kl_upper"], 3),
+                _bold(number(k_hat, 2), k_hat is not None and k_hat > K_HAT_BAR),
+                *(figure for sampler in samplers for figure in _short_figures(sampler)),
+                _faster(verdict),
+                number(verdict["training"]["seconds"], 0),
+            ]
+        )
+    header = ["model", "latents", "KL, nats", "k-hat", "Metropolis: R-hat", "mean off"]
+    header += ["NUTS: R-hat", "mean off", "ESS / s, × NUTS", "s to train"]
+    return markdown_table(header, rows)
 
 
 def section(name: str, verdict: dict[str, Any], scale: dict[str, Any]) -> str:
@@ -243,7 +267,8 @@ def certificate_text(verdict: dict[str, Any]) -> str:
         f"{of['kl_lower_se']} and {of['kl_upper']} ± {of['kl_upper_se']}, log-evidence "
         f"{of['log_evidence']} ± {of['log_evidence_se']}{evidence}, all in nats; k-hat "
         f"{number(certificate['pareto_k'], 2)}{_warning(certificate)}. "
-        f"Metropolis accepts {100 * verdict['acceptance']:.0f} % of proposals. {_pays(verdict)}"
+        f"Metropolis{_options(verdict['told'].get('kernel', {}))} accepts "
+        f"{100 * verdict['acceptance']:.0f} % of proposals. {_pays(verdict)}"
     )
 
 
@@ -251,12 +276,11 @@ def training_text(verdict: dict[str, Any]) -> str:
     """How the sampler was trained."""
     training, told = verdict["training"], verdict["told"]
     num_x, num_u = told["particles"]
-    options = ", ".join(f"{key} {value}" for key, value in told["guide"].items())
     power = told["inverse_temperature"]
     cooled = "" if power == 1.0 else f", of the target to a power that rises from {power:g} to 1"
     return (
         f"Trained for {training['steps']} steps of {num_x} draws of x and {num_u} of u for each, "
-        f"Adam from {told['learning_rate']:g}{' with ' + options if options else ''}{cooled}: "
+        f"Adam from {told['learning_rate']:g}{_options(told['guide'])}{cooled}: "
         f"{number(training['seconds'], 0)} s, and {number(training['seconds_to_compile'], 0)} s of "
         f"compilation."
     )
@@ -345,7 +369,7 @@ def _kl(certificate: dict[str, Any] | None) -> str:
 
 def _warning(certificate: dict[str, Any]) -> str:
     k_hat = certificate["pareto_k"]
-    if k_hat is not None and k_hat <= 0.7:
+    if k_hat is not None and k_hat <= K_HAT_BAR:
         return ""
     return ", **beyond 0.7: neither log-evidence nor resampled draws are to be trusted**"
 
@@ -357,6 +381,26 @@ def _figures(sampler: dict[str, Any] | None) -> list[str]:
     values = [sampler[name]["value"] for name in ("r_hat", "mean_error", "ks")]
     figures = [number(None if value is None else abs(value), 3) for value in values]
     return [*figures, "yes" if is_well(sampler) else "**no**"]
+
+
+def _short_figures(sampler: dict[str, Any] | None) -> list[str]:
+    """R-hat and the worst mean, each bold where it is beyond its bar."""
+    if sampler is None:
+        return ["–"] * 2
+    r_hat, mean = (sampler[name]["value"] for name in ("r_hat", "mean_error"))
+    return [
+        _bold(number(r_hat), r_hat is None or not r_hat <= R_HAT_BAR),
+        _bold(number(mean and abs(mean)), mean is None or not abs(mean) <= MEAN_BAR),
+    ]
+
+
+def _options(options: dict[str, str]) -> str:
+    named = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f" with {named}" if named else ""
+
+
+def _bold(text: str, is_bold: bool) -> str:
+    return f"**{text}**" if is_bold else text
 
 
 def _worst(figure: dict[str, Any], digits: int) -> str:

@@ -1,6 +1,7 @@
 """The samplers of the posterior benchmark: trained or warmed up, drawn from, and timed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 import warnings
 
@@ -55,14 +56,9 @@ def train_learned(
     clipped = optax.chain(optax.clip_by_global_norm(effort.max_gradient_norm), adam)
     optimiser = optax.apply_if_finite(clipped, max_consecutive_errors=10)
     num_x, num_u = effort.particles
-    model = _tempered(problem.model)
+    model = tempered(problem.model)
     guide = AutoHierarchicalNormal(model, **effort.guide)
     svi = SVI(model, guide, optimiser, ReverseKL(IWHVI(num_u), num_particles=num_x))
-
-    def inverse_temperature(step):
-        to_go = jnp.maximum(0.0, 1.0 - step / (_TEMPERED * steps))
-        return effort.inverse_temperature**to_go
-
     with Stopwatch() as watch:
         run = train(
             svi,
@@ -71,12 +67,22 @@ def train_learned(
             *problem.args,
             name=problem.title,
             snapshot_steps=[],
-            schedule=inverse_temperature,
+            schedule=partial(power_at, first=effort.inverse_temperature, num_steps=steps),
         )
     return run, watch
 
 
-def _tempered(model: Callable) -> Callable:
+def power_at(step: jax.Array | int, first: float, num_steps: int) -> jax.Array:
+    """The power that a target is taken to at a step: from ``first`` to one, in equal ratios.
+
+    >>> from benchmarks.posterior_samplers import power_at
+    >>> [round(float(power_at(step, 0.01, 1_000)), 3) for step in (0, 350, 700, 1_000)]
+    [0.01, 0.1, 1.0, 1.0]
+    """
+    return first ** jnp.maximum(0.0, 1.0 - step / (_TEMPERED * num_steps))
+
+
+def tempered(model: Callable) -> Callable:
     """The model to a power, which comes before its other arguments."""
 
     def program(power, *args):
@@ -135,7 +141,9 @@ class Learned(NamedTuple):
         self, rng_key: jax.Array, num_draws: int, by_step: bool = False
     ) -> tuple[float, Samples]:
         """Chains that propose from the guide; also the mean acceptance probability."""
-        kernel = IndependenceMetropolis(self.problem.model, self.guide, self.params)
+        kernel = IndependenceMetropolis(
+            self.problem.model, self.guide, self.params, **self.problem.effort.kernel
+        )
         mcmc = _chains(kernel, 0, num_draws, by_step)
         with warnings.catch_warnings(), Stopwatch() as watch:
             warnings.simplefilter("ignore", UserWarning)  # the acceptance is in the report

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from benchmarks.density_report import chance, summary_table
 from benchmarks.funnel_report import distance_table
+from benchmarks.posterior_report import K_HAT_BAR, MEAN_BAR, R_HAT_BAR
+from benchmarks.posterior_report import summary_table as posterior_table
 
 ROOT = Path(__file__).parent.parent
 FUNNEL = Path("benchmarks/results/funnel")
 DENSITY = Path("benchmarks/results/density")
+POSTERIOR = Path("benchmarks/results/posterior")
 
 
 def funnel_section() -> str:
@@ -43,7 +46,27 @@ def density_section() -> str:
     )
 
 
-SECTIONS = {"funnel": funnel_section, "density": density_section}
+def posterior_section() -> str:
+    """Picture and table of the posterior benchmark."""
+    results = json.loads((ROOT / POSTERIOR / "posterior.json").read_text())
+    scale = results["configuration"]["scale"]
+    return (
+        f"![Eight schools, centred]({POSTERIOR}/pairs_eight_schools.png)\n\n"
+        f"{posterior_table(results)}\n\n"
+        f"Models as a person would write them, seed {results['configuration']['seed']}: four\n"
+        f"chains of {scale['metropolis']} draws of Metropolis, and of {scale['nuts']} of NUTS\n"
+        f"after {scale['warmup']} of warm-up. KL is the upper end, by the certificate; R-hat\n"
+        "that of the worst coordinate, as is the error of the mean, in sds of a reference: exact\n"
+        "draws, or long chains in other coordinates. ESS per second leaves training and warm-up\n"
+        f"out. Bold is beyond {R_HAT_BAR}, {MEAN_BAR} sd, and a k-hat of {K_HAT_BAR}."
+    )
+
+
+SECTIONS = {
+    "funnel": funnel_section,
+    "posterior": posterior_section,
+    "density": density_section,
+}
 
 
 def spliced(readme: str, name: str, section: str) -> str:

@@ -20,8 +20,10 @@ from numpyro.infer.autoguide import AutoContinuous, AutoDiagonalNormal, AutoGuid
 from numpyro.infer.initialization import init_to_uniform
 
 from .hierarchical_guide import HierarchicalGuide, Sites
-from .inspection import check_params, refuse_discrete
+from .inspection import check_params, refuse_discrete, refuse_moving_supports
+from .losses.checks import check_positive_integer
 from .sites import latent_sites
+from .trained_model import with_deterministic, with_params
 
 #: How much of the variance of a standardised latent comes through auxiliary normals at the start.
 _SHARE = 0.1
@@ -68,7 +70,9 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
     :param init_loc_fn: where the mean-field fit begins; see NumPyro's initialisation strategies.
     :param num_auxiliary: n; None is d + 4.
     :param hidden_sizes: units of the hidden layers of both networks.
-    :raises ValueError: when first run, for a model with discrete latents, or with none.
+    :raises ValueError: at once for options outside these; when run, for fewer auxiliary normals
+        than coordinates, and for a model with discrete latents, with latents in a subsampled plate
+        or with a support that depends on another latent, or without latents.
 
     **Reference:** Ranganath et al. 2016, *Hierarchical variational models*, section 3.
 
@@ -95,6 +99,15 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         num_auxiliary: int | None = None,
         hidden_sizes: Sequence[int] = (64, 64),
     ):
+        if num_auxiliary is not None:
+            check_positive_integer("num_auxiliary", num_auxiliary)
+        if not isinstance(hidden_sizes, Sequence):
+            raise ValueError(
+                f"Expected hidden_sizes to be a sequence of integers; got {hidden_sizes!r}. Pass "
+                "(64, 64), for instance."
+            )
+        for units in hidden_sizes:
+            check_positive_integer("hidden_sizes", units)
         AutoContinuous.__init__(self, model, prefix=prefix, init_loc_fn=init_loc_fn)
         HierarchicalGuide.__init__(self, self._sampler, self._reverse)
         self.num_auxiliary = num_auxiliary
@@ -103,14 +116,12 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
     def _setup_prototype(self, *args, **kwargs):
         # Once, and with what is known before any tracing, so that nothing traced stays behind.
         with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
-            latents = latent_sites(trace(self.model).get_trace(*args, **kwargs))
-            refuse_discrete(latents)
-            if not latents:
-                raise ValueError(
-                    "Expected a model with latent sites; it has none. Use no guide for it, or "
-                    "leave out obs= where something is to be inferred."
-                )
+            model_trace = trace(self.model).get_trace(*args, **kwargs)
+            _check_latents(model_trace)
+            refuse_moving_supports(self.model, args, kwargs)
             super()._setup_prototype(*args, **kwargs)
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        self._first_inputs = None if traced else (args, kwargs)
 
     def _get_posterior(self):
         raise NotImplementedError  # an integral over the auxiliary normals
@@ -122,30 +133,50 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
     def sample_posterior(self, rng_key, params, *args, sample_shape=(), **kwargs):
         """Draws of the model's latent and deterministic sites.
 
-        :param args: needed, as are ``kwargs``, where the guide has not been run yet.
+        :param args: of the model, as are ``kwargs``; without any, those of the guide's first run.
         :return: values by site, of shape ``(*sample_shape, *shape of the site)``.
+        :raises ValueError: without arguments, if that run was inside ``jit`` and had some; for
+            params of another guide.
         """
+        if not (args or kwargs) and self.prototype_trace is not None:
+            args, kwargs = self._inputs_of_first_run()
         with seed(rng_seed=0):
             self._prepare(args, kwargs)
         # Not fitted to find its shape, for which the data would be needed.
         shape = dict.fromkeys(["loc", "scale"], jnp.zeros(self.latent_dim))
         program = substitute(self._sample_latent, {f"{self.prefix}_standardisation": shape})
         check_params(program, params, args, kwargs)
-        return super().sample_posterior(rng_key, params, *args, sample_shape=sample_shape, **kwargs)
+        with seed(rng_seed=rng_key), substitute(data=params):
+            z = self._sample_latent(*args, sample_shape=sample_shape, **kwargs)
 
-    def quantiles(self, params, quantiles):
+        def sites(z):
+            latents = {n: self._transform(n)(value) for n, value in self._unpack_latent(z).items()}
+            return with_deterministic(self.model, params, latents, args, kwargs)
+
+        values = jax.vmap(sites)(z.reshape(-1, self.latent_dim))
+        return jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), values)
+
+    def quantiles(self, params, quantiles, *args, **kwargs):
         """Quantiles of latent and deterministic sites, of 10,000 draws: no formula gives them.
 
         :param quantiles: probabilities, one or a list of them.
+        :param args: as ``kwargs``, those of :meth:`sample_posterior`.
         :return: values by site, of shape ``(*shape of quantiles, *shape of the site)``.
+        :raises ValueError: without arguments, if the guide has not been run yet.
         """
-        draws = self.sample_posterior(random.key(0), params, sample_shape=(_NUM_DRAWS,))
+        if self.prototype_trace is None and not (args or kwargs):
+            raise ValueError(
+                "Expected a guide that has been run, or the model's arguments; got neither. Pass "
+                "them last."
+            )
+        shape = (_NUM_DRAWS,)
+        draws = self.sample_posterior(random.key(0), params, *args, sample_shape=shape, **kwargs)
         at = jnp.asarray(quantiles)
         return {name: jnp.quantile(values, at, axis=0) for name, values in draws.items()}
 
-    def median(self, params):
+    def median(self, params, *args, **kwargs):
         """Medians of latent and deterministic sites; see :meth:`quantiles`."""
-        return self.quantiles(params, 0.5)
+        return self.quantiles(params, 0.5, *args, **kwargs)
 
     def _sampler(self, *args, **kwargs) -> None:
         """q(u) q(z | u), site by site."""
@@ -214,6 +245,19 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
     def _prepare(self, args: tuple, kwargs: dict) -> None:
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
+        if self._auxiliary_size < self.latent_dim:
+            raise ValueError(
+                f"Expected num_auxiliary >= {self.latent_dim}, the unconstrained coordinates of "
+                f"the latents; got {self.num_auxiliary}. Raise it, or leave it out."
+            )
+
+    def _inputs_of_first_run(self) -> tuple[tuple, dict]:
+        if self._first_inputs is None:
+            raise ValueError(
+                "Expected the model's arguments, for the guide was first run inside jit and has "
+                "kept none; got none. Pass them last."
+            )
+        return self._first_inputs
 
     @property
     def _auxiliary_size(self) -> int:
@@ -232,12 +276,37 @@ class _MeanField(AutoDiagonalNormal, _InOrder):
     """The Normal that the guide begins as, of the same vector."""
 
 
+def _check_latents(model_trace: dict) -> None:
+    """Refuses a model without latents, and latents that are discrete or of a part of a plate."""
+    latents = latent_sites(model_trace)
+    if not latents:
+        raise ValueError(
+            "Expected a model with latent sites; it has none. Use no guide for it, or "
+            "leave out obs= where something is to be inferred."
+        )
+    refuse_discrete(latents)
+    for name, site in latents.items():
+        for frame in site["cond_indep_stack"]:
+            size = model_trace[frame.name]["args"][0] if frame.name in model_trace else frame.size
+            if frame.size < size:
+                raise ValueError(
+                    f"Expected latent sites outside of subsampled plates; '{name}' is in "
+                    f"'{frame.name}', of which {frame.size} of {size} are seen. Leave "
+                    "subsample_size out."
+                )
+
+
 def _mean_field(
     guide: AutoHierarchicalNormal, args: tuple, kwargs: dict, rng_key: jax.Array
 ) -> dict[str, jax.Array]:
     """A mean-field Normal fitted to the model in unconstrained space; as begun where it is lost."""
-    normal = _MeanField(guide.model, init_loc_fn=guide.init_loc_fn)
-    svi = SVI(guide.model, normal, optax.adam(_FIT_RATE), Trace_ELBO(_FIT_PARTICLES))
+    model_key, fit_key = random.split(rng_key)
+    with block():  # the model's own parameters stay where they begin
+        sites = trace(seed(guide.model, model_key)).get_trace(*args, **kwargs)
+    params = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
+    model = with_params(guide.model, params)
+    normal = _MeanField(model, init_loc_fn=guide.init_loc_fn)
+    svi = SVI(model, normal, optax.adam(_FIT_RATE), Trace_ELBO(_FIT_PARTICLES))
 
     @jax.jit
     def fit(rng_key):
@@ -245,6 +314,6 @@ def _mean_field(
         return params["auto_loc"], params["auto_scale"], normal._init_latent
 
     with block():
-        loc, scale, begun = fit(rng_key)
+        loc, scale, begun = fit(fit_key)
     found = jnp.isfinite(loc) & jnp.isfinite(scale)
     return {"loc": jnp.where(found, loc, begun), "scale": jnp.where(found, scale, 1.0)}

@@ -8,13 +8,14 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 from numpyro.infer.util import log_density
 
 from .estimators import importance_weighted_bound
 from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical, check_is_hierarchical
 from .inspection import check_params, check_programs, refuse_subsamples
 from .sites import Params
+from .trained_model import with_deterministic
 
 
 class ExtendedDraw(NamedTuple):
@@ -94,9 +95,7 @@ class ExtendedDraws:
 
     def with_deterministic(self, latents: Sites) -> Sites:
         """The latent sites together with the model's deterministic sites at them."""
-        sites = trace(self._model_at(random.key(0), latents)).get_trace(*self.args, **self.kwargs)
-        computed = {n: s["value"] for n, s in sites.items() if s["type"] == "deterministic"}
-        return {**latents, **computed}
+        return with_deterministic(self.model, self.params, latents, self.args, self.kwargs)
 
     def check(self) -> None:
         """Refuses programs and parameters that cannot be weighed, in one line."""

@@ -11,7 +11,7 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 
-from numpyro.handlers import block, seed, substitute
+from numpyro.handlers import seed
 from numpyro.infer import HMC
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import constrain_fn, unconstrain_fn
@@ -21,6 +21,7 @@ from .extended_draws import ExtendedDraws
 from .hierarchical_guide import HierarchicalGuide, Sites, check_is_hierarchical
 from .losses.checks import check_positive_integer
 from .sites import Params
+from .trained_model import with_params
 
 #: Proposals that each chain chooses its start from, and how many are weighed at a time.
 _POOL, _POOL_BATCH = 256, 64
@@ -63,7 +64,8 @@ class IndependenceMetropolis(MCMCKernel):
     p for its invariant law however poor guide and reverse model are
     (:class:`~numpyro_sumo.extended_draws.ExtendedDraws`); they decide how often it moves. Draws are
     judged under ArviZ as those of NUTS. A chain starts at one of 256 draws of the guide, chosen by
-    weight, and so needs no warm-up. A mode that the guide never proposes, it never visits.
+    weight, and needs no warm-up where weights are even. A mode that the guide never proposes, it
+    never visits.
 
     With ``alternate`` every iteration also takes a step of that kernel, which reaches where the
     guide does not. Its invariant law is p, so that after it, all n + 1 draws of u are drawn anew
@@ -162,6 +164,10 @@ class IndependenceMetropolis(MCMCKernel):
             return rate
         return f"{rate} | {self.alternate.get_diagnostics_str(state.alternate_state)}"
 
+    def __getstate__(self):
+        # What was compiled stays behind; chains start anew where the kernel is unpickled.
+        return self.__dict__ | {"_inputs": None, "_start_fn": None, "_sample_fn": None}
+
     def _extended(self, args: tuple, kwargs: dict | None) -> ExtendedDraws:
         return ExtendedDraws(
             self.model, self.guide, self.params, args, kwargs or {}, self.num_particles
@@ -169,8 +175,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def _known(self, model: Callable) -> Callable:
         """The model with its parameters known: HMC would take param sites for latent ones."""
-        known = substitute(model, data=self.params)
-        return block(known, hide_fn=lambda site: site["type"] == "param")
+        return with_params(model, self.params)
 
     def _can_start(self, num_warmup: int, args: tuple, kwargs: dict | None) -> bool:
         """Whether what starts chains has been made for these very inputs, by a chain before."""

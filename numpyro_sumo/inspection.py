@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
-from .paths import Dependences, dependences
+from .paths import Dependences, dependences, support_dependences
 from .sites import (
     Params,
     is_auxiliary,
@@ -208,6 +208,18 @@ def refuse_discrete(model_latents: dict[str, dict]) -> None:
             raise ValueError(
                 f"Expected continuous latent sites; model site '{name}' is discrete. "
                 "Sum it out of the model (a mixture distribution, for instance)."
+            )
+
+
+def refuse_moving_supports(model: Callable, args: tuple, kwargs: dict) -> None:
+    """Refuses latent sites whose support depends on other latents."""
+    for name, latents in support_dependences(model, args, kwargs).items():
+        if latents:
+            others = ", ".join(f"'{other}'" for other in sorted(latents))
+            raise ValueError(
+                f"Expected supports that do not depend on latent sites; that of '{name}' depends "
+                f"on {others}. Write it as a function of a site with a fixed support, by "
+                "numpyro.deterministic."
             )
 
 

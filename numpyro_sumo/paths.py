@@ -21,7 +21,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 from numpyro.primitives import Messenger
 
-from .sites import Params, random_sites
+from .sites import Params, latent_sites, random_sites
 
 
 class along_path(Messenger):
@@ -127,6 +127,23 @@ def obstacle_to_path(guide: Callable, params: Params, args: tuple, kwargs: dict)
         if of_support.on_parameters:
             return f"site '{name}' has a support that depends on them"
     return "draws are made inside a scan or a cond" if found.control_flow else None
+
+
+def support_dependences(program: Callable, args: tuple, kwargs: dict) -> dict[str, frozenset[str]]:
+    """The latent sites that the support of each latent site depends on, by names."""
+
+    def run(values):
+        sites = trace(substitute(seed(program, random.key(0)), data=values))
+        return latent_sites(sites.get_trace(*args, **kwargs))
+
+    draws = jax.eval_shape(lambda: {name: site["value"] for name, site in run({}).items()})
+    traced, shape = jax.make_jaxpr(
+        lambda draws: {n: jax.tree.leaves(site["fn"].support) for n, site in run(draws).items()},
+        return_shape=True,
+    )(draws)
+    origins = _origins(traced.jaxpr, [frozenset([name]) for name in sorted(draws)])
+    by_site = jax.tree.unflatten(jax.tree.structure(shape), origins)
+    return {name: frozenset().union(*of_leaves) for name, of_leaves in by_site.items()}
 
 
 #: No site has this name: NumPyro's are strings.

@@ -38,7 +38,7 @@ def begun(of_model, *args, jit=quick_jit, **options):
     """A guide, and parameters as they are before any training."""
     guide = AutoHierarchicalNormal(of_model, hidden_sizes=(8,), **options)
     svi = SVI(of_model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
-    state = jit(lambda key, *args: svi.init(key, *args).optim_state)(random.key(0), *args)
+    state = jit(lambda key: svi.init(key, *args).optim_state)(random.key(0))
     return guide, svi.optim.get_params(state)
 
 
@@ -80,6 +80,45 @@ def test_the_mean_field_fit_is_the_target_where_that_is_one(jit):
     assert abs(draws["a"].std() - 3.0) < 0.5 and np.abs(draws["b"].mean(0) - 1.8).max() < 0.3
 
 
+def test_the_fit_leaves_parameters_of_the_model_where_they_begin():
+    def shifted(y):
+        z = numpyro.sample("z", dist.Normal(numpyro.param("shift", 5.0), 1.0))
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    _, params = begun(shifted, 0.0)
+    assert params["shift"] == 5.0
+    np.testing.assert_allclose(params["auto_standardisation"]["loc"], 2.5, atol=0.2)
+
+
+def test_gate_and_scale_are_those_of_the_formula():
+    """y = exp(g) √0.1 u + √0.9 exp(h) ε at the start, with g and h the biases of their parts."""
+    guide, params = begun(lambda: numpyro.sample("z", dist.Normal().expand([2]).to_event(1)))
+    (_, ((weights, bias), hidden), _) = params["auto_sampler$params"]
+    bias = bias.at[2:].set(jnp.log(jnp.array([2.0, 3.0, 0.5, 4.0])))
+    params = params | {"auto_sampler$params": [(), ((weights, bias), hidden), ()]}
+    z = guide.sample_posterior(random.key(1), params, sample_shape=(4_000,))["z"]
+    y = (z - params["auto_standardisation"]["loc"]) / params["auto_standardisation"]["scale"]
+    for coordinate, gate, scale in ((0, 2.0, 0.5), (1, 3.0, 4.0)):
+        assert_mean(y[:, coordinate] ** 2, 0.1 * gate**2 + 0.9 * scale**2)
+
+
+def test_deterministic_sites_are_those_of_the_arguments_and_parameters_given():
+    def scaled(x, *, offset):
+        noise = numpyro.param("noise", 0.5, constraint=dist.constraints.positive)
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.deterministic("fitted", noise * z + offset * x)
+
+    guide = AutoHierarchicalNormal(scaled, hidden_sizes=(8,))
+    svi = SVI(scaled, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
+    state = quick_jit(lambda key, x: svi.init(key, x, offset=1.0))(random.key(0), X)
+    params = svi.get_params(state) | {"noise": jnp.array(0.7)}
+    draws = guide.sample_posterior(random.key(1), params, 2.0 * X, offset=3.0, sample_shape=(4,))
+    expected = 0.7 * draws["z"][:, None] + 6.0 * X
+    np.testing.assert_allclose(draws["fitted"], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="first run inside jit"):
+        guide.sample_posterior(random.key(1), params)
+
+
 def test_standardisation_is_not_trained(fitted):
     guide, _ = fitted
     svi = SVI(model, guide, optax.sgd(0.1), ReverseKL(num_particles=4))
@@ -104,7 +143,7 @@ def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
     draws = quick_jit(sample)(random.key(1), params)
     shapes = {name: value.shape[2:] for name, value in draws.items()}
     assert shapes == {"loc": (), "scale": (), "share": (3,), "z": (3,), "doubled": (3,)}
-    np.testing.assert_array_equal(draws["doubled"], 2.0 * draws["z"])
+    np.testing.assert_allclose(draws["doubled"], 2.0 * draws["z"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(draws["share"].sum(-1), 1.0, rtol=1e-5)
     predictive = Predictive(guide, params=params, num_samples=2_000, parallel=True)
     predicted = quick_jit(predictive)(random.key(2), X)
@@ -149,7 +188,7 @@ def test_nothing_traced_stays_behind():
     for x in (0.3, [0.2, 0.1]):  # of another shape, it is compiled anew
         init = quick_jit(lambda key, x: svi.init(key, x).optim_state)
         params = svi.optim.get_params(init(random.key(0), jnp.asarray(x)))
-        assert guide.sample_posterior(random.key(1), params)["z"].shape == (2,)
+        assert guide.sample_posterior(random.key(1), params, x)["z"].shape == (2,)
 
 
 def test_manners_of_an_autoguide():
@@ -206,8 +245,38 @@ def test_latents_in_a_subsampled_plate_are_refused():
         with numpyro.plate("data", 10, subsample_size=5):
             numpyro.sample("z", dist.Normal())
 
-    with pytest.raises(ValueError, match="local latent"):
-        begun(local)
+    guide = AutoHierarchicalNormal(local)
+    for _ in range(2):  # nothing half-made is taken for whole
+        with pytest.raises(ValueError, match="'z' is in 'data', of which 5 of 10 are seen"):
+            trace(seed(guide, 0)).get_trace()
+
+
+def test_a_support_that_depends_on_a_latent_is_refused():
+    def moving():
+        a = numpyro.sample("a", dist.HalfNormal())
+        numpyro.sample("b", dist.Uniform(0.0, a))
+
+    with pytest.raises(ValueError, match="that of 'b' depends on 'a'"):
+        begun(moving)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_auxiliary": 0}, "num_auxiliary to be an integer >= 1; got 0"),
+        ({"num_auxiliary": 6}, "num_auxiliary >= 7, the unconstrained coordinates"),
+        ({"hidden_sizes": 64}, "hidden_sizes to be a sequence of integers; got 64"),
+        ({"hidden_sizes": (64, 0.5)}, "hidden_sizes to be an integer >= 1; got 0.5"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        trace(seed(AutoHierarchicalNormal(model, **options), 0)).get_trace(X)
+
+
+def test_quantiles_of_a_guide_that_has_not_been_run_are_refused(fitted):
+    with pytest.raises(ValueError, match="that has been run, or the model's arguments"):
+        AutoHierarchicalNormal(model, hidden_sizes=(8,)).quantiles(fitted[1], 0.5)
 
 
 def test_parameters_that_are_not_its_own_are_refused(fitted):

@@ -4,6 +4,7 @@ from functools import cache
 import json
 import os
 from pathlib import Path
+import pickle
 import subprocess
 import sys
 
@@ -148,6 +149,18 @@ def test_chains_go_on_from_where_they_stopped(monkeypatch):
     mcmc.post_warmup_state = mcmc.last_state
     mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=("i",))
     np.testing.assert_array_equal(mcmc.get_extra_fields()["i"], [6, 7, 8])
+
+
+def test_a_kernel_that_has_run_may_be_pickled():
+    kernel = IndependenceMetropolis(
+        normal_target,
+        HierarchicalGuide(poor_sampler, poor_reverse),
+        {},
+        alternate=HMC(normal_target),
+    )
+    draws = chains(kernel, num_samples=5).get_samples()["x"]
+    again = chains(pickle.loads(pickle.dumps(kernel)), num_samples=5).get_samples()["x"]
+    np.testing.assert_array_equal(draws, again)
 
 
 def test_chains_one_after_the_other_are_those_side_by_side(capsys):

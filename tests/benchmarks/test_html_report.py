@@ -251,8 +251,9 @@ def test_a_browser_shows_every_picture_and_sorts_every_table(name, seen):
 
 
 def figures(cells):
-    """The first number of each cell that begins with one and has no words."""
-    plain = [cell.replace("−", "-") for cell in cells if not re.search(r"[a-df-z]", cell, re.I)]
+    """The first number of each cell that begins with one and has no words out of parentheses."""
+    bare = [re.sub(r"\(.*\)$", "", cell) for cell in cells]
+    plain = [cell.replace("−", "-") for cell in bare if not re.search(r"[^\W\de_]", cell)]
     return [float(found[0]) for cell in plain if (found := re.match(r"-?\d[\d.]*(e\+\d+)?", cell))]
 
 

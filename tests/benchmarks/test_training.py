@@ -47,3 +47,23 @@ def test_an_interruption_keeps_what_was_trained(svi, monkeypatch):
     assert run.interrupted and run.steps == 30 and len(run.losses) == 3
     assert list(run.snapshots) == [0, 30]
     assert run.params["z_auto_loc"] != run.snapshots[0]["z_auto_loc"]
+
+
+def test_a_schedule_tells_the_step_from_the_first_to_the_last():
+    """The model's log-density is the step; the guide has no parameters for it to move."""
+
+    def stepped(step, offset):
+        numpyro.factor("step", offset + step)
+
+    svi = SVI(stepped, lambda step, offset: None, optax.adam(0.1), loss=IWELBO(1))
+    run = training.train(
+        svi,
+        random.key(0),
+        40,
+        0.5,
+        name="arm",
+        snapshot_steps=[],
+        num_blocks=20,
+        schedule=lambda step: 1.0 * step,
+    )
+    np.testing.assert_allclose(run.losses, -0.5 - np.arange(40).reshape(20, 2).mean(1))
