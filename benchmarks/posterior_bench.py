@@ -14,7 +14,7 @@ import jax
 from jax import random
 
 from benchmarks.judge import draws_to_pay, judge_against, worst
-from benchmarks.posterior_models import PROBLEMS, Problem, volatility
+from benchmarks.posterior_models import PROBLEMS, Problem, log_joint, volatility
 from benchmarks.posterior_pictures import LABELS, draw_pictures
 from benchmarks.posterior_reference import Reference, reference_of
 from benchmarks.posterior_samplers import Learned, Samples, draw_nuts, new_guide, train_learned
@@ -138,11 +138,10 @@ def _compiling(hasty: bool) -> Iterator[None]:
 def told_of(problem: Problem) -> dict[str, Any]:
     """What the outcome depends on besides the scale, in plain values."""
     effort = problem.effort
-    kernel = {key: repr(value) for key, value in effort.kernel.items()}
     told = {
         "title": problem.title,
         "dimension": problem.dimension(),
-        "log_joint": problem.log_joint(),
+        "log_joint": log_joint(problem.model, problem.args),
         "log_evidence": problem.log_evidence,
         "steps": effort.steps,
         "learning_rate": effort.learning_rate,
@@ -152,7 +151,7 @@ def told_of(problem: Problem) -> dict[str, Any]:
         "particles": list(effort.particles),
         "guide": {key: repr(value) for key, value in effort.guide.items()},
     }
-    return told | ({"kernel": kernel} if kernel else {})
+    return told | ({"alternated": True} if effort.alternated else {})
 
 
 def run_problem(
@@ -179,7 +178,7 @@ def run_problem(
                 certificate_key, *scale.certificate
             )
             verdict["acceptance"], samples["metropolis"] = learned.metropolis(
-                metropolis_key, scale.metropolis, by_step=scale.hasty
+                metropolis_key, scale.warmup, scale.metropolis, by_step=scale.hasty
             )
         except ValueError as error:  # weights that are not finite: the report says so
             verdict["refused"] = str(error)

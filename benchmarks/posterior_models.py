@@ -30,10 +30,11 @@ Draws = dict[str, np.ndarray]
 class Effort(NamedTuple):
     """How a learned sampler is trained.
 
-    :param guide: options of AutoHierarchicalNormal, as is ``kernel`` of IndependenceMetropolis.
+    :param guide: options of AutoHierarchicalNormal.
     :param particles: draws of x a step, and draws of u for each of them.
     :param inverse_temperature: what the log-density is multiplied by at first; it rises to one, in
         equal ratios, over the first 70 % of the steps.
+    :param alternated: whether proposals of Metropolis take turns with steps of NUTS.
     """
 
     steps: int
@@ -44,7 +45,7 @@ class Effort(NamedTuple):
     #: Forgets in 100 steps, so that a rare large gradient does not shrink those that follow.
     second_moment_decay: float = 0.99
     inverse_temperature: float = 1.0
-    kernel: dict[str, Any] = {}
+    alternated: bool = False
 
 
 class Chains(NamedTuple):
@@ -113,11 +114,6 @@ class Problem(NamedTuple):
         """How many coordinates the latent sites have."""
         return sum(math.prod(shape) for shape in self.shapes().values())
 
-    def log_joint(self) -> float:
-        """The log-density at a draw from the prior: another model or other data, another figure."""
-        value = jax.jit(lambda: log_density(seed(self.model, 0), self.args, {}, {})[0])()
-        return float(f"{value:.5g}")  # the rest is rounding
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the latent sites of the model as written, by name."""
 
@@ -126,6 +122,12 @@ class Problem(NamedTuple):
             return {name: site["value"] for name, site in sites.items()}
 
         return {name: value.shape for name, value in jax.eval_shape(latents).items()}
+
+
+def log_joint(model: Callable, args: tuple) -> float:
+    """The log-density at a draw from the prior: another model or other data, another figure."""
+    value = jax.jit(lambda: log_density(seed(model, 0), args, {}, {})[0])()
+    return float(f"{value:.5g}")  # the rest is rounding
 
 
 def funnel10() -> Problem:
@@ -256,7 +258,7 @@ def horseshoe() -> Problem:
         title="Horseshoe regression",
         model=model,
         args=(_standardised(features), _standardised(progress)),
-        effort=Effort(steps=30_000),
+        effort=Effort(steps=30_000, alternated=True),
         telling=("log τ", "β[0]", "log λ[0]"),
         pair=("β[0]", "log λ[0]"),
         labels={"sigma": "σ", "tau": "τ", "lambda": "λ", "beta": "β"},
@@ -283,7 +285,7 @@ def logistic() -> Problem:
         title="Hierarchical logistic regression",
         model=model,
         args=(_standardised(measured), jnp.asarray(1.0 - benign, jnp.float32)),
-        effort=Effort(steps=50_000),
+        effort=Effort(steps=40_000, alternated=True),
         telling=("log τ[0]", "log τ[1]", "β[2,7]"),
         pair=("β[0,0]", "log τ[0]"),
         labels={"tau": "τ", "beta": "β"},

@@ -14,7 +14,7 @@ from numpyro.infer import MCMC, NUTS, Predictive
 
 from benchmarks.judge import worst
 from benchmarks.laws import Empirical, Law
-from benchmarks.posterior_models import Draws, Problem
+from benchmarks.posterior_models import Draws, Problem, log_joint
 from benchmarks.stopwatch import Stopwatch
 from numpyro_sumo.reports import summarise, to_arviz
 
@@ -155,4 +155,6 @@ def _told(problem: Problem) -> str:
     """All that a reference by chains depends on."""
     assert problem.chains is not None
     options = [value for value in problem.chains if not callable(value)]
-    return f"{problem.name} {options} {problem.log_joint()}"
+    names = problem.labels, sorted(problem.logged)
+    densities = [log_joint(model, problem.args) for model in (problem.model, problem.chains.model)]
+    return f"{problem.name} {options} {names} {densities}"

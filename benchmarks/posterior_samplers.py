@@ -138,13 +138,16 @@ class Learned(NamedTuple):
         return told, Samples(draws, watch.seconds, self.seconds_to_train, ess=certificate.ess)
 
     def metropolis(
-        self, rng_key: jax.Array, num_draws: int, by_step: bool = False
+        self, rng_key: jax.Array, num_warmup: int, num_draws: int, by_step: bool = False
     ) -> tuple[float, Samples]:
-        """Chains that propose from the guide; also the mean acceptance probability."""
-        kernel = IndependenceMetropolis(
-            self.problem.model, self.guide, self.params, **self.problem.effort.kernel
-        )
-        mcmc = _chains(kernel, 0, num_draws, by_step)
+        """Chains that propose from the guide; also the mean acceptance probability.
+
+        :param num_warmup: of NUTS, where it alternates; its time is part of that of the draws.
+        """
+        model = self.problem.model
+        alternate = NUTS(model) if self.problem.effort.alternated else None
+        kernel = IndependenceMetropolis(model, self.guide, self.params, alternate=alternate)
+        mcmc = _chains(kernel, 0 if alternate is None else num_warmup, num_draws, by_step)
         with warnings.catch_warnings(), Stopwatch() as watch:
             warnings.simplefilter("ignore", UserWarning)  # the acceptance is in the report
             mcmc.run(rng_key, *self.problem.args, extra_fields=("accept_prob", "diverging"))

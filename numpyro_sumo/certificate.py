@@ -16,7 +16,7 @@ from .losses.checks import check_positive_integer
 from .sites import Params
 
 #: k-hat beyond which averages under the weights are not to be relied on.
-_LARGEST_K = 0.7
+LARGEST_PARETO_K = 0.7
 
 
 class Certificate(NamedTuple):
@@ -150,9 +150,9 @@ def certify(
     elbo_lower, elbo_lower_se = _mean_and_error(below)
     elbo_upper, elbo_upper_se = _mean_and_error(above)
     smoothed, pareto_k = pareto_smoothed(below)
-    if pareto_k > _LARGEST_K:
+    if pareto_k > LARGEST_PARETO_K:
         warnings.warn(
-            f"Expected a k-hat of weights up to {_LARGEST_K}; it is {pareto_k:.2f}, so that "
+            f"Expected a k-hat of weights up to {LARGEST_PARETO_K}; it is {pareto_k:.2f}, so that "
             "neither log_evidence nor resampled draws are to be trusted. Train longer or with more "
             "particles, or run IndependenceMetropolis with alternate=NUTS(model).",
             stacklevel=2,
