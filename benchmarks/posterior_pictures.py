@@ -70,6 +70,8 @@ def draw_marginals(
             density.stairs(shares / width, edges, baseline=None, **style)
             error.plot(exact, (np.quantile(values, probabilities) - exact) / law.std(), **style)
         density.set(title=quantity, yticks=[])
+        for axis in (density, error):
+            axis.locator_params(axis="x", nbins=6)
         error.set(xlabel=f"quantile of {quantity}", xlim=density.get_xlim())
         reach = max(np.abs(error.get_ylim()))
         error.set_ylim(-min(reach, 1.0), min(reach, 1.0))
@@ -94,6 +96,9 @@ def draw_pairs(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
         style = {"s": 3, "alpha": 0.3, "linewidths": 0, "rasterized": True}
         axis.scatter(draws[across][::every], draws[up][::every], color=COLOURS[name], **style)
         heading = LABELS[name]
+        seen = [_share_within(draws[key], limits[key]) for key in (across, up)]
+        if min(seen) < 0.9:
+            heading += f": {100 * min(seen):.0f} % in view"
         if name == "nuts":
             hit = samples[name].diverging.ravel()
             axis.scatter(draws[across][hit], draws[up][hit], s=9, color=DIVERGENT, linewidths=0)
@@ -102,6 +107,10 @@ def draw_pairs(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
         axis.title.set_fontsize(10)
     axes[0].set_ylabel(up)
     _save(figure, file)
+
+
+def _share_within(values: np.ndarray, limits: tuple[float, float]) -> float:
+    return float(((values >= limits[0]) & (values <= limits[1])).mean())
 
 
 def draw_ranks(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
