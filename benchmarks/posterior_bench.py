@@ -55,8 +55,10 @@ QUICK = Scale(50, 2_000, (200, 16), 200, 100, 100, None, 50, True)
 
 
 def problem_of(name: str, scale: Scale) -> Problem:
-    """The problem of that name."""
-    return volatility(scale.days) if name == "volatility" else PROBLEMS[name]()
+    """The problem of that name; in haste no kernel is compiled for the sake of few draws."""
+    problem = volatility(scale.days) if name == "volatility" else PROBLEMS[name]()
+    alternated = problem.effort.alternated and not scale.hasty
+    return problem._replace(effort=problem.effort._replace(alternated=alternated))
 
 
 def begun(scale: Scale, seed: int, folder: Path) -> dict[str, Any]:
