@@ -60,10 +60,11 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
 
     The functions are networks beside a linear map. The gate exp(g) narrows locations where a neck
     does; those of the reverse model see y and, for heavy tails, sign(y) log(1 + |y|). Centre c and
-    spread s come from a short mean-field fit when parameters are made, and stay; networks begin at
-    zero, such that the guide begins as just that fit, with a reverse model that is exact. Train it
-    by :class:`~numpyro_sumo.ReverseKL`, ask :func:`~numpyro_sumo.certify` how far to trust it, and
-    make it exact with :class:`~numpyro_sumo.IndependenceMetropolis`.
+    spread s come from a short mean-field fit when parameters are made, and get no gradient (keep
+    weight decay off them); networks begin at zero, such that the guide begins as just that fit,
+    with a reverse model that is exact. Train it by :class:`~numpyro_sumo.ReverseKL`, ask
+    :func:`~numpyro_sumo.certify` how far to trust it, and make it exact with
+    :class:`~numpyro_sumo.IndependenceMetropolis`.
 
     :param model: a NumPyro model. Likelihoods may be subsampled, plates with latents not.
     :param prefix: of the names of param sites and of the auxiliary site.
