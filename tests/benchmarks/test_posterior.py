@@ -15,7 +15,7 @@ from numpyro.infer.util import log_density
 from benchmarks import posterior, posterior_bench, posterior_reference, readme
 from benchmarks.judge import draws_to_pay, judge_against, worst
 from benchmarks.laws import Empirical, MixtureOfNormals
-from benchmarks.posterior_models import PROBLEMS, Problem
+from benchmarks.posterior_models import PROBLEMS
 from benchmarks.posterior_pictures import rank_shares
 from benchmarks.posterior_reference import Reference, exact_reference, reference_of
 from benchmarks.posterior_report import is_well, report
@@ -282,7 +282,7 @@ def run_names(folder, monkeypatch, names, interrupt_at=None):
         return outcome(problem.name)
 
     monkeypatch.setattr(posterior_bench, "run_problem", run_problem)
-    monkeypatch.setattr(Problem, "log_joint", lambda self: -1.0)
+    monkeypatch.setattr(posterior_bench, "log_joint", lambda model, args: -1.0)
     results = posterior_bench.begun(posterior_bench.QUICK, 0, folder)
     posterior_bench.run_all(results, names, posterior_bench.QUICK, 0, folder)
     return ran
