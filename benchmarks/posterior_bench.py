@@ -91,7 +91,9 @@ def run_all(
     spent, started = results["seconds"], time.perf_counter()
     done = results["problems"]
     missing = [
-        name for name in names if done.get(name, {}).get("told") != told_of(problem_of(name, scale))
+        name
+        for name in names
+        if name not in done or done[name]["told"] != told_of(problem_of(name, scale))
     ]
     if num_workers > 1:  # the largest first, so that none is waited for at the end
         missing.sort(key=lambda name: -problem_of(name, scale).dimension())
@@ -120,7 +122,6 @@ def _runner(scale: Scale, seed: int, folder: Path) -> Callable[[str], dict[str, 
         problem, started = problem_of(name, scale), time.perf_counter()
         with _compiling(scale.hasty), written_whole(folder) as partial:
             verdict = run_problem(problem, scale, random.key(seed), folder, partial)
-        jax.clear_caches()
         return verdict | {"told": told_of(problem), "seconds": time.perf_counter() - started}
 
     return run
@@ -167,7 +168,7 @@ def run_problem(
     reference = reference_of(problem, scale.draws, scale.ess_bar, folder)
     train_key, raw_key, certificate_key, metropolis_key, nuts_key = random.split(rng_key, 5)
     guide = new_guide(problem)
-    run, watch = train_learned(problem, train_key, scale.steps)
+    run, watch = train_learned(problem, guide, train_key, scale.steps)
     if run.interrupted:
         raise KeyboardInterrupt
     samples: dict[str, Samples] = {}

@@ -1,7 +1,6 @@
 """The samplers of the posterior benchmark: trained or warmed up, drawn from, and timed."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 import warnings
 
@@ -40,12 +39,22 @@ class Samples(NamedTuple):
 
 
 def new_guide(problem: Problem) -> AutoHierarchicalNormal:
-    """The guide of a problem."""
-    return AutoHierarchicalNormal(problem.model, **problem.effort.guide)
+    """The guide of a problem, for its target at any power."""
+    return AutoHierarchicalNormal(tempered(problem.model), **problem.effort.guide)
+
+
+def tempered(model: Callable) -> Callable:
+    """The model to a power, which is the keyword argument ``power``."""
+
+    def program(*args, power=1.0):
+        with scale(scale=power):
+            return model(*args)
+
+    return program
 
 
 def train_learned(
-    problem: Problem, rng_key: jax.Array, most_steps: int | None
+    problem: Problem, guide: AutoHierarchicalNormal, rng_key: jax.Array, most_steps: int | None
 ) -> tuple[TrainingRun, Stopwatch]:
     """Trains the guide of a problem, from its first parameters to its last."""
     effort = problem.effort
@@ -56,9 +65,11 @@ def train_learned(
     clipped = optax.chain(optax.clip_by_global_norm(effort.max_gradient_norm), adam)
     optimiser = optax.apply_if_finite(clipped, max_consecutive_errors=10)
     num_x, num_u = effort.particles
-    model = tempered(problem.model)
-    guide = AutoHierarchicalNormal(model, **effort.guide)
-    svi = SVI(model, guide, optimiser, ReverseKL(IWHVI(num_u), num_particles=num_x))
+    svi = SVI(guide.model, guide, optimiser, ReverseKL(IWHVI(num_u), num_particles=num_x))
+
+    def schedule(step):
+        return {"power": power_at(step, effort.inverse_temperature, steps)}
+
     with Stopwatch() as watch:
         run = train(
             svi,
@@ -67,7 +78,7 @@ def train_learned(
             *problem.args,
             name=problem.title,
             snapshot_steps=[],
-            schedule=partial(power_at, first=effort.inverse_temperature, num_steps=steps),
+            schedule=schedule,
         )
     return run, watch
 
@@ -80,16 +91,6 @@ def power_at(step: jax.Array | int, first: float, num_steps: int) -> jax.Array:
     [0.01, 0.1, 1.0, 1.0]
     """
     return first ** jnp.maximum(0.0, 1.0 - step / (_TEMPERED * num_steps))
-
-
-def tempered(model: Callable) -> Callable:
-    """The model to a power, which comes before its other arguments."""
-
-    def program(power, *args):
-        with scale(scale=power):
-            return model(*args)
-
-    return program
 
 
 class Learned(NamedTuple):

@@ -46,7 +46,7 @@ def train(
     name: str,
     snapshot_steps: Sequence[int],
     num_blocks: int = 100,
-    schedule: Callable[[jax.Array | int], jax.Array] | None = None,
+    schedule: Callable[[jax.Array | int], dict[str, Any]] = lambda step: {},
 ) -> TrainingRun:
     """Trains for ``num_steps`` in blocks; Ctrl-C ends it early and keeps what is done.
 
@@ -54,22 +54,21 @@ def train(
 
     :param snapshot_steps: steps after which to keep the parameters; rounded up to whole blocks.
     :param num_blocks: about how many blocks; their size divides ``num_steps``.
-    :param schedule: an argument that comes before the others, by step.
+    :param schedule: keyword arguments of model and guide, by step.
     """
     largest = max(1, num_steps // num_blocks)
     block_size = next(size for size in range(largest, 0, -1) if num_steps % size == 0)
 
-    def inputs(step):
-        return args if schedule is None else (schedule(step), *args)
-
-    state = svi.init(rng_key, *inputs(0))
+    state = svi.init(rng_key, *args, **schedule(0))
     run = TrainingRun(svi.get_params(state), {0: svi.get_params(state)}, block_size)
     due = sorted(step for step in snapshot_steps if step > 0)
 
     @jax.jit
     def train_block(state, begin):
         steps = begin + jnp.arange(block_size)
-        return lax.scan(lambda state, step: svi.update(state, *inputs(step)), state, steps)
+        return lax.scan(
+            lambda state, step: svi.update(state, *args, **schedule(step)), state, steps
+        )
 
     started = time.perf_counter()
     compiled = train_block.lower(state, 0).compile()

@@ -156,8 +156,10 @@ def test_the_power_of_a_target_rises_in_equal_ratios_to_one():
 def test_a_tempered_model_is_the_model_to_that_power():
     problem, z = PROBLEMS["eight_schools"](), {"mu": 3.0, "tau": 2.0, "theta": jnp.arange(8.0)}
     whole = log_density(problem.model, problem.args, {}, z)[0]
-    part = log_density(tempered(problem.model), (0.3, *problem.args), {}, z)[0]
+    program = tempered(problem.model)
+    part = log_density(program, problem.args, {"power": 0.3}, z)[0]
     np.testing.assert_allclose(part, 0.3 * whole, rtol=1e-5)
+    np.testing.assert_allclose(log_density(program, problem.args, {}, z)[0], whole, rtol=1e-5)
 
 
 def test_a_reference_by_chains_is_kept_until_its_model_changes(tmp_path, monkeypatch):

@@ -52,10 +52,10 @@ def test_an_interruption_keeps_what_was_trained(svi, monkeypatch):
 def test_a_schedule_tells_the_step_from_the_first_to_the_last():
     """The model's log-density is the step; the guide has no parameters for it to move."""
 
-    def stepped(step, offset):
+    def stepped(offset, step):
         numpyro.factor("step", offset + step)
 
-    svi = SVI(stepped, lambda step, offset: None, optax.adam(0.1), loss=IWELBO(1))
+    svi = SVI(stepped, lambda offset, step: None, optax.adam(0.1), loss=IWELBO(1))
     run = training.train(
         svi,
         random.key(0),
@@ -64,6 +64,6 @@ def test_a_schedule_tells_the_step_from_the_first_to_the_last():
         name="arm",
         snapshot_steps=[],
         num_blocks=20,
-        schedule=lambda step: 1.0 * step,
+        schedule=lambda step: {"step": 1.0 * step},
     )
     np.testing.assert_allclose(run.losses, -0.5 - np.arange(40).reshape(20, 2).mean(1))
