@@ -350,7 +350,7 @@ def volatility(days: int = 500) -> Problem:
         title=f"Stochastic volatility, {days} days",
         model=model,
         args=(simulated_returns(days),),
-        effort=Effort(steps=10_000, particles=(32, 4)),
+        effort=Effort(10_000, learning_rate=5e-4, particles=(32, 4), alternated=True),
         telling=("log σ", "φ", "μ"),
         pair=("φ", "log σ"),
         labels={"mu": "μ", "phi": "φ", "sigma": "σ"},

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import optax
-
 import jax
 from jax import random
 from jax.example_libraries import stax
@@ -15,60 +13,44 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 from numpyro.handlers import block, seed, substitute, trace
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoContinuous, AutoDiagonalNormal, AutoGuide
+from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from .hierarchical_guide import HierarchicalGuide, Sites
 from .inspection import check_params, refuse_discrete, refuse_moving_supports
+from .latent_order import InOrder
 from .losses.checks import check_positive_integer
+from .normal_fit import blank_fit, fit_normal
 from .sites import latent_sites
-from .trained_model import with_deterministic, with_params
-
-#: How much of the variance of a standardised latent comes through auxiliary normals at the start.
-_SHARE = 0.1
-
-#: The mean-field fit that networks begin from.
-_FIT_STEPS, _FIT_PARTICLES, _FIT_RATE = 2_000, 8, 1e-2
+from .trained_model import with_deterministic
 
 #: Draws behind quantiles.
 _NUM_DRAWS = 10_000
 
 
-class _InOrder(AutoGuide):
-    """Latents in the order of their names.
-
-    NumPyro's is that of the model if it is run as it stands, and that of names inside ``jit``, such
-    that one vector, and params of it, would mean one thing here and another there.
-    """
-
-    def _setup_prototype(self, *args, **kwargs):
-        super()._setup_prototype(*args, **kwargs)
-        self._init_locs = dict(sorted(self._init_locs.items()))
-
-
-class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
+class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
     r"""A hierarchical guide for any model with continuous latents.
 
     In unconstrained space, with d latents in one vector z, and n ≥ d auxiliary normals u:
 
     .. math::
         u \sim N(0, I_n), \qquad z = c + s \odot y, \qquad
-        y \mid u \sim N\big(e^{g_\theta(u)} \odot \mu_\theta(u),
-        \operatorname{diag} \sigma_\theta^2(u)\big), \qquad
-        r(u \mid z) = N\big(\nu_\phi(y), \operatorname{diag} \tau_\phi^2(y)\big)
+        y \mid u \sim N\big(e^{g_\theta(u)} \odot (A u + \mu_\theta(u)),
+        \operatorname{diag} (b \odot \sigma_\theta(u))^2\big), \qquad
+        r(u \mid z) = N\big(B y + \tau \odot \nu_\phi(y),
+        \operatorname{diag} (\tau \odot \rho_\phi(y))^2\big)
 
     The functions are networks beside a linear map. The gate exp(g) narrows locations where a neck
-    does; those of the reverse model see y and, for heavy tails, sign(y) log(1 + |y|). Centre c and
-    spread s come from a short mean-field fit when parameters are made, and get no gradient (keep
-    weight decay off them); networks begin at zero, such that the guide begins as just that fit,
-    with a reverse model that is exact. Train it by :class:`~numpyro_sumo.ReverseKL`, ask
-    :func:`~numpyro_sumo.certify` how far to trust it, and make it exact with
-    :class:`~numpyro_sumo.IndependenceMetropolis`.
+    does; those of the reverse model see y and, for heavy tails, sign(y) log(1 + |y|). The rest
+    comes from a short fit of a Normal, with covariances up to 1,000 coordinates, when parameters
+    are made, and gets no gradient (keep weight decay off it); networks begin at zero, such that
+    the guide begins as just that Normal, with a reverse model that is exact. Train it by
+    :class:`~numpyro_sumo.ReverseKL`, ask :func:`~numpyro_sumo.certify` how far to trust it, and
+    make it exact with :class:`~numpyro_sumo.IndependenceMetropolis`.
 
     :param model: a NumPyro model. Likelihoods may be subsampled, plates with latents not.
     :param prefix: of the names of param sites and of the auxiliary site.
-    :param init_loc_fn: where the mean-field fit begins; see NumPyro's initialisation strategies.
+    :param init_loc_fn: where the fit begins; see NumPyro's initialisation strategies.
     :param num_auxiliary: n; None is d + 4.
     :param hidden_sizes: units of the hidden layers of both networks.
     :raises ValueError: at once for options outside these; when run, for fewer auxiliary normals
@@ -144,7 +126,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         with seed(rng_seed=0):
             self._prepare(args, kwargs)
         # Not fitted to find its shape, for which the data would be needed.
-        shape = dict.fromkeys(["loc", "scale"], jnp.zeros(self.latent_dim))
+        shape = blank_fit(self.latent_dim)
         program = substitute(self._sample_latent, {f"{self.prefix}_standardisation": shape})
         check_params(program, params, args, kwargs)
         with seed(rng_seed=rng_key), substitute(data=params):
@@ -190,15 +172,18 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
     def _reverse(self, latents: Sites, *args, **kwargs) -> None:
         """r(u | z)."""
         self._prepare(args, kwargs)
-        centre, spread = self._standardisation(args, kwargs)
+        fit = self._standardisation(args, kwargs)
         z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in self._init_locs]
-        y = (jnp.concatenate(z) - centre) / spread
+        y = (jnp.concatenate(z) - fit["loc"]) / fit["scale"]
         features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
-        # Exact at the start: what of u is in y comes back, the rest is as it was drawn.
-        in_y = jnp.arange(self._auxiliary_size) < self.latent_dim
-        begin = jnp.where(in_y, (1.0 - _SHARE) ** 0.5, 1.0)
-        loc, log_scale = self._network("reverse", features, 2, self._auxiliary_size, _SHARE**0.5)
-        normal = dist.Normal(loc, begin * jnp.exp(log_scale)).to_event(1)
+        shift, log_scale = self._network("reverse", features, 2, self._auxiliary_size)
+        # Of the Normal that was fitted; the auxiliary normals beyond d are as they were drawn.
+        weights = fit["loading"] / jnp.square(fit["noise"])[:, None]
+        variance = 1.0 / (1.0 + jnp.sum(weights * fit["loading"], axis=0))
+        beyond = (0, self._auxiliary_size - self.latent_dim)
+        loc = jnp.pad(variance * (y @ weights), beyond)
+        scale = jnp.pad(jnp.sqrt(variance), beyond, constant_values=1.0)
+        normal = dist.Normal(loc + scale * shift, scale * jnp.exp(log_scale)).to_event(1)
         numpyro.sample(self._auxiliary_name, normal)
 
     def _conditional(
@@ -207,35 +192,29 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         """Location and scale of the unconstrained latents, given auxiliary normals drawn here."""
         normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
         u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
-        loc, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim, _SHARE**0.5)
-        scale = (1.0 - _SHARE) ** 0.5 * jnp.exp(log_scale)
-        centre, spread = self._standardisation(args, kwargs)
-        return centre + spread * loc * jnp.exp(log_gate), spread * scale
+        fit = self._standardisation(args, kwargs)
+        shift, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim)
+        loc = u[..., : self.latent_dim] @ fit["loading"].T + shift
+        scale = fit["scale"] * fit["noise"] * jnp.exp(log_scale)
+        return fit["loc"] + fit["scale"] * loc * jnp.exp(log_gate), scale
 
-    def _standardisation(self, args: tuple, kwargs: dict) -> tuple[jax.Array, jax.Array]:
-        """Centre and spread of the unconstrained latents, each of shape ``(d,)``; not trained."""
-        fit = partial(_mean_field, self, args, kwargs)
-        fitted = stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
-        return fitted["loc"], fitted["scale"]
+    def _standardisation(self, args: tuple, kwargs: dict) -> dict[str, jax.Array]:
+        """The Normal that the guide begins as; see :func:`~.normal_fit.fit_normal`. Not trained."""
+        fit = partial(fit_normal, self.model, self.init_loc_fn, args, kwargs)
+        return stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
 
-    def _network(
-        self, role: str, inputs: jax.Array, num_parts: int, size: int, slope: float
-    ) -> list[jax.Array]:
-        """``num_parts`` vectors of that size; zero at first, but the first, which is then ``slope``
-        times the first d inputs."""
+    def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
+        """``num_parts`` vectors of that size; zero at first."""
         zeros = jax.nn.initializers.zeros
-        diagonal = jnp.arange(self.latent_dim)
-
-        def straight(_, shape):
-            return jnp.zeros(shape).at[diagonal, diagonal].set(slope)
-
         # Unlike tanh it goes on growing, and so reaches into tails.
         swish = stax.elementwise(jax.nn.swish)
         hidden = [layer for units in self.hidden_sizes for layer in (stax.Dense(units), swish)]
+        # Many inputs together then move an output no faster than few do.
+        damped = stax.elementwise(lambda x: x / inputs.shape[-1] ** 0.5)
         network = stax.serial(
             stax.FanOut(2),
             stax.parallel(
-                stax.Dense(num_parts * size, W_init=straight, b_init=zeros),
+                stax.serial(damped, stax.Dense(num_parts * size, W_init=zeros, b_init=zeros)),
                 stax.serial(*hidden, stax.Dense(num_parts * size, W_init=zeros, b_init=zeros)),
             ),
             stax.FanInSum,
@@ -273,10 +252,6 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, _InOrder):
         return biject_to(self.prototype_trace[name]["fn"].support)
 
 
-class _MeanField(AutoDiagonalNormal, _InOrder):
-    """The Normal that the guide begins as, of the same vector."""
-
-
 def _check_latents(model_trace: dict) -> None:
     """Refuses a model without latents, and latents that are discrete or of a part of a plate."""
     latents = latent_sites(model_trace)
@@ -295,26 +270,3 @@ def _check_latents(model_trace: dict) -> None:
                     f"'{frame.name}', of which {frame.size} of {size} are seen. Leave "
                     "subsample_size out."
                 )
-
-
-def _mean_field(
-    guide: AutoHierarchicalNormal, args: tuple, kwargs: dict, rng_key: jax.Array
-) -> dict[str, jax.Array]:
-    """A mean-field Normal fitted to the model in unconstrained space; as begun where it is lost."""
-    model_key, fit_key = random.split(rng_key)
-    with block():  # the model's own parameters stay where they begin
-        sites = trace(seed(guide.model, model_key)).get_trace(*args, **kwargs)
-    params = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
-    model = with_params(guide.model, params)
-    normal = _MeanField(model, init_loc_fn=guide.init_loc_fn)
-    svi = SVI(model, normal, optax.adam(_FIT_RATE), Trace_ELBO(_FIT_PARTICLES))
-
-    @jax.jit
-    def fit(rng_key):
-        params = svi.run(rng_key, _FIT_STEPS, *args, progress_bar=False, **kwargs).params
-        return params["auto_loc"], params["auto_scale"], normal._init_latent
-
-    with block():
-        loc, scale, begun = fit(fit_key)
-    found = jnp.isfinite(loc) & jnp.isfinite(scale)
-    return {"loc": jnp.where(found, loc, begun), "scale": jnp.where(found, scale, 1.0)}
