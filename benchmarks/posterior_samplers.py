@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
 
 def new_guide(problem: Problem) -> AutoHierarchicalNormal:
-    """The guide of a problem, for its target at any power."""
+    """The guide of a problem; its model has the keyword argument ``power`` besides."""
     return AutoHierarchicalNormal(tempered(problem.model), **problem.effort.guide)
 
 

@@ -41,18 +41,23 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         \operatorname{diag} (\tau \odot \rho_\phi(y))^2\big)
 
     The functions are networks beside a linear map. The gate exp(g) narrows locations where a neck
-    does; those of the reverse model see y and, for heavy tails, sign(y) log(1 + |y|). The rest
-    comes from a short fit of a Normal, with covariances up to 1,000 coordinates, when parameters
-    are made, and gets no gradient (keep weight decay off it); networks begin at zero, such that
-    the guide begins as just that Normal, with a reverse model that is exact. Train it by
-    :class:`~numpyro_sumo.ReverseKL`, ask :func:`~numpyro_sumo.certify` how far to trust it, and
-    make it exact with :class:`~numpyro_sumo.IndependenceMetropolis`.
+    does; those of the reverse model see y and, for heavy tails, sign(y) log(1 + |y|). The constants
+    c, s, A, b, B and τ are of a Normal that is fitted when parameters are made, mean field or with
+    covariances. They get no gradient (keep weight decay off them), and networks begin at zero, such
+    that the guide begins as just that Normal, with a reverse model that is exact. Beyond d
+    auxiliary normals, A is zero and τ one. Train it by :class:`~numpyro_sumo.ReverseKL`, ask
+    :func:`~numpyro_sumo.certify` how far to trust it, and make it exact with
+    :class:`~numpyro_sumo.IndependenceMetropolis`.
 
     :param model: a NumPyro model. Likelihoods may be subsampled, plates with latents not.
     :param prefix: of the names of param sites and of the auxiliary site.
     :param init_loc_fn: where the fit begins; see NumPyro's initialisation strategies.
     :param num_auxiliary: n; None is d + 4.
     :param hidden_sizes: units of the hidden layers of both networks.
+    :param full_covariance: whether the Normal that it begins as has covariances, up to d = 1,000,
+        if these gain more than 0.1 nats. They are fitted by Newton steps in expectation, at the
+        price of 800 d products with the model's Hessian; then train at a small rate. For a series
+        of latents mean field begins far away; elsewhere training from it came as far or farther.
     :raises ValueError: at once for options outside these; when run, for fewer auxiliary normals
         than coordinates, and for a model with discrete latents, with latents in a subsampled plate
         or with a support that depends on another latent, or without latents.
@@ -81,6 +86,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         init_loc_fn: Callable = init_to_uniform,
         num_auxiliary: int | None = None,
         hidden_sizes: Sequence[int] = (64, 64),
+        full_covariance: bool = False,
     ):
         if num_auxiliary is not None:
             check_positive_integer("num_auxiliary", num_auxiliary)
@@ -95,6 +101,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         HierarchicalGuide.__init__(self, self._sampler, self._reverse)
         self.num_auxiliary = num_auxiliary
         self.hidden_sizes = tuple(hidden_sizes)
+        self.full_covariance = full_covariance
 
     def _setup_prototype(self, *args, **kwargs):
         # Once, and with what is known before any tracing, so that nothing traced stays behind.
@@ -181,7 +188,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         weights = fit["loading"] / jnp.square(fit["noise"])[:, None]
         variance = 1.0 / (1.0 + jnp.sum(weights * fit["loading"], axis=0))
         beyond = (0, self._auxiliary_size - self.latent_dim)
-        loc = jnp.pad(variance * (y @ weights), beyond)
+        loc = jnp.pad(variance * jnp.matmul(y, weights, precision="highest"), beyond)
         scale = jnp.pad(jnp.sqrt(variance), beyond, constant_values=1.0)
         normal = dist.Normal(loc + scale * shift, scale * jnp.exp(log_scale)).to_event(1)
         numpyro.sample(self._auxiliary_name, normal)
@@ -194,13 +201,13 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
         fit = self._standardisation(args, kwargs)
         shift, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim)
-        loc = u[..., : self.latent_dim] @ fit["loading"].T + shift
+        loc = jnp.matmul(u[..., : self.latent_dim], fit["loading"].T, precision="highest") + shift
         scale = fit["scale"] * fit["noise"] * jnp.exp(log_scale)
         return fit["loc"] + fit["scale"] * loc * jnp.exp(log_gate), scale
 
     def _standardisation(self, args: tuple, kwargs: dict) -> dict[str, jax.Array]:
         """The Normal that the guide begins as; see :func:`~.normal_fit.fit_normal`. Not trained."""
-        fit = partial(fit_normal, self.model, self.init_loc_fn, args, kwargs)
+        fit = partial(fit_normal, self.model, self.init_loc_fn, self.full_covariance, args, kwargs)
         return stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
 
     def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
@@ -209,12 +216,10 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         # Unlike tanh it goes on growing, and so reaches into tails.
         swish = stax.elementwise(jax.nn.swish)
         hidden = [layer for units in self.hidden_sizes for layer in (stax.Dense(units), swish)]
-        # Many inputs together then move an output no faster than few do.
-        damped = stax.elementwise(lambda x: x / inputs.shape[-1] ** 0.5)
         network = stax.serial(
             stax.FanOut(2),
             stax.parallel(
-                stax.serial(damped, stax.Dense(num_parts * size, W_init=zeros, b_init=zeros)),
+                stax.Dense(num_parts * size, W_init=zeros, b_init=zeros),
                 stax.serial(*hidden, stax.Dense(num_parts * size, W_init=zeros, b_init=zeros)),
             ),
             stax.FanInSum,

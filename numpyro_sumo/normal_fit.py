@@ -1,6 +1,7 @@
-"""A Normal fitted to a model in unconstrained space, and told as what a hierarchical guide is."""
+"""A Normal fitted to a model in unconstrained space, as the linear part of a hierarchical guide."""
 
 from collections.abc import Callable
+from functools import partial
 
 import optax
 
@@ -20,19 +21,19 @@ from .trained_model import with_params
 #: Of the mean-field fit.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
 
-#: Of that of the covariance; two draws a step, one the mirror image of the other.
+#: Of the fit with covariances: steps of two draws, and rates from the first to the last.
 _FULL_STEPS, _FULL_RATES = 400, (0.4, 0.01)
 
-#: Coordinates above which none is fitted: Hessians have as many columns.
+#: Coordinates above which there is no such fit: Hessians have as many columns.
 _LARGEST_FULL = 1_000
 
 #: Nats that covariances must gain, or else coordinates stay apart; and draws to tell by.
-_WORTH, _JUDGING_DRAWS = 0.1, 1_000
+_WORTH, _JUDGING_DRAWS = 0.1, 1_024
 
 #: Columns of a Hessian, and draws, that are held in memory together.
 _BATCH = 64
 
-#: How much of what variance a coordinate has given the others comes through auxiliary normals.
+#: The least share of the variance of any combination of coordinates that auxiliary normals bring.
 _SHARE = 0.1
 
 
@@ -41,18 +42,27 @@ class _MeanField(AutoDiagonalNormal, InOrder):
 
 
 def fit_normal(
-    model: Callable, init_loc_fn: Callable, args: tuple, kwargs: dict, rng_key: jax.Array
+    model: Callable,
+    init_loc_fn: Callable,
+    full_covariance: bool,
+    args: tuple,
+    kwargs: dict,
+    rng_key: jax.Array,
 ) -> dict[str, jax.Array]:
-    r"""A Normal near the posterior of a model, in d unconstrained coordinates and in two stages.
+    r"""A Normal near the posterior of a model, in d unconstrained coordinates z.
 
     .. math::
         z = c + s \odot y, \qquad y \mid u \sim N(A u, \operatorname{diag} b^2), \qquad
         u \sim N(0, I_d), \qquad b_i^2 + \textstyle\sum_j A_{ij}^2 = 1
 
     The columns of diag(1/b) A are orthogonal, so that u given y has independent coordinates. Mean
-    field comes first; a fit of the full covariance begins from it and takes its place where that
-    is worth it. Where mean field is lost, the guide begins where ``init_loc_fn`` says.
+    field comes first, where A and b are multiples of the identity. A fit with covariances begins
+    from it and takes its place if its ELBO is larger by 0.1 nats; there is none above 1,000
+    coordinates or of a density without second derivatives. Coordinates in which mean field is lost
+    begin where ``init_loc_fn`` says.
 
+    :param full_covariance: whether to fit covariances at all.
+    :param args: of the model, as are ``kwargs``.
     :return: ``loc`` and ``scale``, c and s of shape ``(d,)``; ``loading``, A of shape ``(d, d)``;
         ``noise``, b of shape ``(d,)``.
     """
@@ -60,7 +70,9 @@ def fit_normal(
     with block():  # the model's own parameters stay where they begin
         sites = trace(seed(model, model_key)).get_trace(*args, **kwargs)
         own = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
-        return _fit(with_params(model, own), init_loc_fn, args, kwargs, fit_key)
+        known = with_params(model, own)
+        with jax.default_matmul_precision("highest"):
+            return _fit(known, init_loc_fn, full_covariance, args, kwargs, fit_key)
 
 
 def blank_fit(size: int) -> dict[str, jax.Array]:
@@ -70,33 +82,49 @@ def blank_fit(size: int) -> dict[str, jax.Array]:
 
 
 def _fit(
-    model: Callable, init_loc_fn: Callable, args: tuple, kwargs: dict, rng_key: jax.Array
+    model: Callable,
+    init_loc_fn: Callable,
+    full_covariance: bool,
+    args: tuple,
+    kwargs: dict,
+    rng_key: jax.Array,
 ) -> dict[str, jax.Array]:
     normal = _MeanField(model, init_loc_fn=init_loc_fn)
     svi = SVI(model, normal, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
 
     @jax.jit
     def fit(rng_key):
-        field_key, full_key, judge_key = random.split(rng_key, 3)
-        params = svi.run(field_key, _STEPS, *args, progress_bar=False, **kwargs).params
+        full_key, judge_key = random.split(random.fold_in(rng_key, 1))
+        params = svi.run(rng_key, _STEPS, *args, progress_bar=False, **kwargs).params
         found = jnp.isfinite(params["auto_loc"]) & jnp.isfinite(params["auto_scale"])
         loc = jnp.where(found, params["auto_loc"], normal._init_latent)
         scale = jnp.where(found, params["auto_scale"], 1.0)
         size = normal.latent_dim
-        apart = jnp.zeros(size), jnp.eye(size)
-        if size > _LARGEST_FULL:
-            return {"loc": loc, "scale": scale, **_hierarchy(apart[1])}
+        loading, noise = _SHARE**0.5 * jnp.eye(size), jnp.full(size, (1.0 - _SHARE) ** 0.5)
+        apart = {"loc": loc, "scale": scale, "loading": loading, "noise": noise}
+        if not full_covariance or size > _LARGEST_FULL:
+            return apart
 
         def log_density(y, rng_key):
             latents = normal._unpack_latent(loc + scale * y)
             return -potential_energy(seed(model, rng_key), args, kwargs, latents)
 
-        full = _full_covariance(log_density, *apart, full_key)
-        gain = _elbo(log_density, *full, judge_key) - _elbo(log_density, *apart, judge_key)
-        mean, precision = (jnp.where(gain > _WORTH, *pair) for pair in zip(full, apart))
-        spread = jnp.sqrt(jnp.diag(jnp.linalg.inv(precision)))
-        correlated = precision * spread * spread[:, None]
-        return {"loc": loc + scale * mean, "scale": scale * spread, **_hierarchy(correlated)}
+        standard = jnp.zeros(size), jnp.eye(size)
+        try:
+            mean, precision = _full_covariance(log_density, *standard, full_key)
+        except (TypeError, NotImplementedError):  # of a solver of ODEs, say
+            return apart
+        pairs = map(jnp.stack, zip((mean, precision), standard))
+        elbos = jax.vmap(lambda *normal: _elbo(log_density, *normal, judge_key))(*pairs)
+        deviations = _deviations(precision)
+        full = {
+            "loc": loc + scale * mean,
+            "scale": scale * deviations,
+            **_hierarchy(precision * deviations * deviations[:, None]),
+        }
+        sound = jnp.array([jnp.isfinite(value).all() for value in full.values()]).all()
+        better = sound & (elbos[0] - elbos[1] > _WORTH)
+        return {name: jnp.where(better, full[name], apart[name]) for name in full}
 
     return fit(rng_key)
 
@@ -116,6 +144,7 @@ def _full_covariance(
     size = mean.size
     rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS)
 
+    @partial(jax.vmap, in_axes=(0, None))
     def derivatives(y, rng_key):
         gradient, product = jax.linearize(jax.grad(lambda y: log_density(y, rng_key)), y)
         return gradient, lax.map(product, jnp.eye(size), batch_size=_BATCH)
@@ -125,10 +154,10 @@ def _full_covariance(
         rate, draw_key, model_key = inputs
         root = jnp.linalg.cholesky(precision)
         offset = solve_triangular(root.T, random.normal(draw_key, (size,)))
-        sides = [derivatives(mean + each, model_key) for each in (offset, -offset)]
-        gradient, hessian = (sum(pair) / 2 for pair in zip(*sides))
+        sides = derivatives(mean + jnp.stack([offset, -offset]), model_key)
+        gradient, hessian = (pair.mean(axis=0) for pair in sides)
         newton = cho_solve((root, True), gradient)
-        # No coordinate moves, in the mean of squares, by more than its standard deviation.
+        # By at most ``rate`` standard deviations, in the mean of squares over all directions.
         length = jnp.sqrt(jnp.maximum(gradient @ newton, 0.0) / size)
         change = -(hessian + hessian.T) / 2 - precision
         half = solve_triangular(root, change, lower=True)
@@ -147,7 +176,7 @@ def _elbo(
     precision: jax.Array,
     rng_key: jax.Array,
 ) -> jax.Array:
-    """The ELBO of a Normal, up to a constant; not finite never is above another."""
+    """The ELBO of a Normal, up to a constant."""
     root = jnp.linalg.cholesky(precision)
     draw_key, model_key = random.split(rng_key)
     noise = random.normal(draw_key, (_JUDGING_DRAWS, mean.size))
@@ -161,11 +190,19 @@ def _elbo(
     return mean_log_density - jnp.log(jnp.diag(root)).sum()
 
 
+def _deviations(precision: jax.Array) -> jax.Array:
+    """Standard deviations of coordinates."""
+    root = jnp.linalg.cholesky(precision)
+    inverse = solve_triangular(root, jnp.eye(len(precision)), lower=True)
+    return jnp.sqrt(jnp.square(inverse).sum(axis=0))
+
+
 def _hierarchy(precision: jax.Array) -> dict[str, jax.Array]:
     """Loading and noise that have this precision, of coordinates whose variances are one."""
     given_others = 1.0 / jnp.sqrt(jnp.diag(precision))
     values, vectors = jnp.linalg.eigh(precision * given_others * given_others[:, None])
     largest = jnp.max(values)
+    values = jnp.maximum(values, len(values) * jnp.finfo(values.dtype).eps * largest)
     noise = given_others * jnp.sqrt((1.0 - _SHARE) / largest)
     gains = largest / ((1.0 - _SHARE) * values) - 1.0
     return {"loading": noise[:, None] * vectors * jnp.sqrt(gains), "noise": noise}

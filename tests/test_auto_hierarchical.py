@@ -44,7 +44,7 @@ def begun(of_model, *args, jit=quick_jit, **options):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return begun(model, X)
+    return begun(model, X, full_covariance=True)
 
 
 def test_begins_as_the_normal_that_was_fitted_with_a_reverse_model_that_is_exact(fitted):
@@ -96,9 +96,9 @@ def test_the_fit_leaves_parameters_of_the_model_where_they_begin():
 def test_gate_and_scale_are_those_of_the_formula():
     """y = exp(g) A u + b exp(h) ε at the start, with g and h the biases of their parts."""
     guide, params = begun(lambda: numpyro.sample("z", dist.Normal().expand([2]).to_event(1)))
-    (_, ((damped, (weights, bias)), hidden), _) = params["auto_sampler$params"]
+    (_, ((weights, bias), hidden), _) = params["auto_sampler$params"]
     bias = bias.at[2:].set(jnp.log(jnp.array([2.0, 3.0, 0.5, 4.0])))
-    params = params | {"auto_sampler$params": [(), ((damped, (weights, bias)), hidden), ()]}
+    params = params | {"auto_sampler$params": [(), ((weights, bias), hidden), ()]}
     z = guide.sample_posterior(random.key(1), params, sample_shape=(4_000,))["z"]
     fit = params["auto_standardisation"]
     y = (z - fit["loc"]) / fit["scale"]
@@ -141,6 +141,21 @@ def test_standardisation_is_not_trained(fitted):
     for network in ("auto_sampler$params", "auto_reverse$params"):
         pairs = zip(*(jax.tree.leaves(params[network]) for params in (before, after)))
         assert any(not np.array_equal(*pair) for pair in pairs)
+
+
+def test_seeds_are_vectorised_and_numbers_may_be_double():
+    guide = AutoHierarchicalNormal(model, hidden_sizes=(8,), full_covariance=True)
+    svi = SVI(model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
+    with jax.enable_x64(True):
+        keys, x = random.split(random.PRNGKey(0)), jnp.asarray(X, jnp.float64)
+        states = quick_jit(jax.vmap(lambda key: svi.init(key, x).optim_state))(keys)
+        params = svi.optim.get_params(states)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float64)}
+        fit = params["auto_standardisation"]
+        np.testing.assert_allclose(fit["loc"][0], fit["loc"][1], atol=0.3)
+        assert jnp.any(fit["loc"][0] != fit["loc"][1])
+        variances = jnp.sum(fit["loading"] ** 2, axis=-1) + fit["noise"] ** 2
+        np.testing.assert_allclose(variances, 1.0, rtol=1e-9)
 
 
 def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
