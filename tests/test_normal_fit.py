@@ -26,6 +26,11 @@ def fitted(model, *args, init_loc_fn=init_to_uniform, full_covariance=True):
     return fit_normal(model, init_loc_fn, full_covariance, args, {}, random.key(0))
 
 
+@pytest.fixture(scope="module")
+def of_correlated():
+    return fitted(correlated)
+
+
 def covariance_of(fit):
     within = fit["loading"] @ fit["loading"].T + jnp.diag(fit["noise"] ** 2)
     return within * fit["scale"] * fit["scale"][:, None]
@@ -36,17 +41,17 @@ def assert_apart(fit):
         np.testing.assert_allclose(fit[name], value, atol=1e-6)
 
 
-def test_a_normal_posterior_is_found_with_its_covariances():
-    fit = fitted(correlated)
+def test_a_normal_posterior_is_found_with_its_covariances(of_correlated):
+    fit = of_correlated
     np.testing.assert_allclose(fit["loc"], [1.0, -2.0, 0.5], atol=0.02)
     np.testing.assert_allclose(covariance_of(fit), COVARIANCE, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(fit["scale"] ** 2, jnp.diag(COVARIANCE), rtol=1e-3)
 
 
-def test_auxiliary_normals_are_independent_given_the_coordinates():
+def test_auxiliary_normals_are_independent_given_the_coordinates(of_correlated):
     """As r(u | z) has it: the columns of diag(1/b) A are orthogonal, and b leaves a tenth
     of the variance of one combination."""
-    fit = fitted(correlated)
+    fit = of_correlated
     columns = fit["loading"] / fit["noise"][:, None]
     products = columns.T @ columns
     np.testing.assert_allclose(products, jnp.diag(jnp.diag(products)), atol=1e-3)
@@ -182,8 +187,8 @@ def test_a_mean_field_fit_that_ran_away_is_not_begun_from(monkeypatch, largest):
         np.testing.assert_allclose(covariance_of(fit), COVARIANCE, rtol=1e-3, atol=1e-3)
 
 
-def test_a_blank_has_the_shapes_of_a_fit():
-    fit, blank = fitted(correlated), blank_fit(3)
+def test_a_blank_has_the_shapes_of_a_fit(of_correlated):
+    fit, blank = of_correlated, blank_fit(3)
     assert {name: value.shape for name, value in fit.items()} == {
         name: value.shape for name, value in blank.items()
     }
