@@ -61,7 +61,7 @@ def overview_table(results: Results) -> str:
         metropolis, nuts = samplers.get("metropolis"), samplers["nuts"]
         rows.append(
             [
-                verdict["told"]["title"] + (" †" if "alternated" in verdict["told"] else ""),
+                _marked_title(verdict),
                 str(verdict["told"]["dimension"]),
                 _kl(certificate),
                 number(certificate and certificate["pareto_k"], 2),
@@ -95,7 +95,7 @@ def summary_table(results: Results) -> str:
         k_hat = certificate and certificate["pareto_k"]
         rows.append(
             [
-                told["title"] + (" †" if "alternated" in told else ""),
+                _marked_title(verdict),
                 str(told["dimension"]),
                 number(certificate and certificate["kl_upper"], 3),
                 _bold(number(k_hat, 2), not _is_trusted(certificate)),
@@ -107,6 +107,11 @@ def summary_table(results: Results) -> str:
     header = ["model", "latents", "KL, nats", "k-hat", "Metropolis: R-hat", "mean off"]
     header += ["NUTS: R-hat", "mean off", "ESS / s, × NUTS", "s to train"]
     return markdown_table(header, rows)
+
+
+def _marked_title(verdict: dict[str, Any]) -> str:
+    """With a dagger where proposals take turns with NUTS."""
+    return verdict["told"]["title"] + (" †" if "alternated" in verdict["told"] else "")
 
 
 def section(name: str, verdict: dict[str, Any], scale: dict[str, Any]) -> str:

@@ -69,28 +69,10 @@ def fit_normal(
     model_key, fit_key = random.split(rng_key)
     with block():  # the model's own parameters stay where they begin
         sites = trace(seed(model, model_key)).get_trace(*args, **kwargs)
-        own = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
-        known = with_params(model, own)
-        with jax.default_matmul_precision("highest"):
-            return _fit(known, init_loc_fn, full_covariance, args, kwargs, fit_key)
-
-
-def blank_fit(size: int) -> dict[str, jax.Array]:
-    """What :func:`fit_normal` gives for that many coordinates, all zero."""
-    vectors = dict.fromkeys(["loc", "scale", "noise"], jnp.zeros(size))
-    return vectors | {"loading": jnp.zeros((size, size))}
-
-
-def _fit(
-    model: Callable,
-    init_loc_fn: Callable,
-    full_covariance: bool,
-    args: tuple,
-    kwargs: dict,
-    rng_key: jax.Array,
-) -> dict[str, jax.Array]:
-    normal = _MeanField(model, init_loc_fn=init_loc_fn)
-    svi = SVI(model, normal, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
+    own = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
+    known = with_params(model, own)
+    normal = _MeanField(known, init_loc_fn=init_loc_fn)
+    svi = SVI(known, normal, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
 
     @jax.jit
     def fit(rng_key):
@@ -107,7 +89,7 @@ def _fit(
 
         def log_density(y, rng_key):
             latents = normal._unpack_latent(loc + scale * y)
-            return -potential_energy(seed(model, rng_key), args, kwargs, latents)
+            return -potential_energy(seed(known, rng_key), args, kwargs, latents)
 
         standard = jnp.zeros(size), jnp.eye(size)
         try:
@@ -126,7 +108,14 @@ def _fit(
         better = sound & (elbos[0] - elbos[1] > _WORTH)
         return {name: jnp.where(better, full[name], apart[name]) for name in full}
 
-    return fit(rng_key)
+    with block(), jax.default_matmul_precision("highest"):
+        return fit(fit_key)
+
+
+def blank_fit(size: int) -> dict[str, jax.Array]:
+    """What :func:`fit_normal` gives for that many coordinates, all zero."""
+    vectors = dict.fromkeys(["loc", "scale", "noise"], jnp.zeros(size))
+    return vectors | {"loading": jnp.zeros((size, size))}
 
 
 def _full_covariance(
