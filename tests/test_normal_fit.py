@@ -99,7 +99,7 @@ def test_a_posterior_that_is_flat_but_for_rounding_has_a_finite_fit():
 
     fit = fitted(narrow)
     assert all(jnp.isfinite(value).all() for value in fit.values())
-    nearly = jnp.array([[1.0, -1.0 + 1e-7], [-1.0 + 1e-7, 1.0]])
+    nearly = jnp.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     parts = normal_fit._hierarchy(nearly)
     assert all(jnp.isfinite(value).all() for value in parts.values())
 
