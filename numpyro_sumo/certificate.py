@@ -12,7 +12,7 @@ from jax import lax, random
 
 from .extended_draws import ExtendedDraws
 from .hierarchical_guide import HierarchicalGuide, Sites
-from .losses.checks import check_positive_integer
+from .losses.checks import check_positive_integer, check_share
 from .sites import Params
 
 #: k-hat beyond which averages under the weights are not to be relied on.
@@ -62,6 +62,7 @@ def certify(
     *args: Any,
     num_samples: int = 10_000,
     num_particles: int = 64,
+    defensive: float = 0.01,
     batch_size: int = 100,
     **kwargs: Any,
 ) -> Certificate:
@@ -90,6 +91,8 @@ def certify(
     :param args: arguments of both, as are ``kwargs``.
     :param num_samples: draws of x, an integer ≥ 2.
     :param num_particles: n, draws of u for each x.
+    :param defensive: the share of u that the sampler itself draws, in [0, 1): it bounds the weight
+        of a u that the reverse model gives next to no density.
     :param batch_size: draws of x handled at a time.
     :raises ValueError: if model and guide do not fit each other, for params of another guide, if
         the model is subsampled, if a draw has no weight (NaN), or if all weights are zero.
@@ -120,11 +123,12 @@ def certify(
     check_positive_integer("num_samples", num_samples)
     check_positive_integer("num_particles", num_particles)
     check_positive_integer("batch_size", batch_size)
+    check_share("defensive", defensive)
     if num_samples < 2:
         raise ValueError(
             f"Expected num_samples >= 2, for a standard error; got {num_samples}. Raise it."
         )
-    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles)
+    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive)
     extended.check()
 
     from .reports import pareto_smoothed  # ArviZ takes seconds to import

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from numpyro.handlers import seed, substitute
 from numpyro.infer.util import log_density
 
+from .defensive_guide import DefensiveGuide
 from .estimators import importance_weighted_bound
 from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical, check_is_hierarchical
 from .inspection import check_params, check_programs, refuse_subsamples
@@ -54,12 +55,15 @@ class ExtendedDraws:
     :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
 
     The reverse model must reach every u that the sampler may have drawn, and no others: where
-    q(x, u) is zero for all n + 1 draws of r(u | x), the target is not reached.
+    q(x, u) is zero for all n + 1 draws of r(u | x), the target is not reached. A share of draws
+    from the sampler itself (:class:`~numpyro_sumo.defensive_guide.DefensiveGuide`) sees to the
+    first, and to weights that would be without bounds.
 
     :param model: the target.
     :param guide: the sampler with its reverse model.
     :param params: values of the param sites of both.
     :param num_particles: n, fresh draws of u for each x.
+    :param defensive: the share of u from the sampler itself in r(u | x), in [0, 1).
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
     inference*, whose upper bound on log q rests on this density.
@@ -71,27 +75,25 @@ class ExtendedDraws:
     args: tuple
     kwargs: dict
     num_particles: int
+    defensive: float = 0.0
 
     def draw(self, rng_key: jax.Array) -> ExtendedDraw:
         """One draw of the sampler, extended."""
-        draw_key, fresh_key, target_key = random.split(rng_key, 3)
-        programs = self.args, self.kwargs, self.params
+        draw_key, u_key, target_key = random.split(rng_key, 3)
         x, u = self.guide.draw(draw_key, self.params, self.args, self.kwargs)
-        fresh = self._fresh(fresh_key, x, self.num_particles)
-        proposal = self.guide.propose(fresh_key, x, *programs, u)
-        generating = self.guide.log_weight(target_key, x, proposal, *programs)
+        log_weights = self._log_weights(u_key, x, self.num_particles, u)
         return ExtendedDraw(
             latents=x,
             log_target=self._log_target(target_key, x),
-            log_below=importance_weighted_bound(fresh),
-            log_above=importance_weighted_bound(jnp.append(fresh, generating)),
+            log_below=importance_weighted_bound(log_weights[:-1]),
+            log_above=importance_weighted_bound(log_weights),
         )
 
     def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
         """The log-weight of a given x with all n + 1 draws of u fresh: those of p(x) Π r(u | x)."""
-        fresh_key, target_key = random.split(rng_key)
-        fresh = self._fresh(fresh_key, latents, self.num_particles + 1)
-        return self._log_target(target_key, latents) - importance_weighted_bound(fresh)
+        u_key, target_key = random.split(rng_key)
+        log_weights = self._log_weights(u_key, latents, self.num_particles + 1)
+        return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
 
     def with_deterministic(self, latents: Sites) -> Sites:
         """The latent sites together with the model's deterministic sites at them."""
@@ -104,10 +106,11 @@ class ExtendedDraws:
         model_trace, _ = check_programs(*programs)
         refuse_subsamples(model_trace)
 
-    def _fresh(self, rng_key: jax.Array, x: Sites, num_particles: int) -> jax.Array:
-        return fresh_log_weights(
-            rng_key, self.guide, self.params, x, num_particles, self.args, self.kwargs
-        )
+    def _log_weights(
+        self, rng_key: jax.Array, x: Sites, num_fresh: int, generating: Sites | None = None
+    ) -> jax.Array:
+        programs = self.params, x, self.args, self.kwargs
+        return u_log_weights(rng_key, self.guide, *programs, num_fresh, self.defensive, generating)
 
     def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
         return log_density(self._model_at(rng_key, x), self.args, self.kwargs, {})[0]
@@ -116,23 +119,40 @@ class ExtendedDraws:
         return substitute(seed(self.model, rng_key), data={**self.params, **x})
 
 
-def fresh_log_weights(
+def u_log_weights(
     rng_key: jax.Array,
     guide: HierarchicalGuide,
     params: Params,
     latents: Sites,
-    num_particles: int,
     args: tuple,
     kwargs: dict,
+    num_fresh: int,
+    defensive: float,
+    generating: Sites | None = None,
 ) -> jax.Array:
-    """log q(x, u) − log r(u | x) of draws of the reverse model at x, shape ``(num_particles,)``."""
+    """log q(x, u) − log r(u | x) of draws of u at x, in nats.
 
-    def one_particle(key):
-        sampler_key, reverse_key = random.split(key)
-        proposal = guide.propose(reverse_key, latents, args, kwargs, params)
-        return guide.log_weight(sampler_key, latents, proposal, args, kwargs, params)
+    :param num_fresh: draws of u from the reverse model.
+    :param defensive: the share of u from the sampler itself in r(u | x).
+    :param generating: u that x was drawn with.
+    :return: shape ``(num_fresh,)``, or one more, of which ``generating`` is the last.
+    """
+    if defensive:
+        guide = DefensiveGuide(guide, defensive)
 
-    return jax.vmap(one_particle)(random.split(rng_key, num_particles))
+    def draw(key):
+        return guide.propose(key, latents, args, kwargs, params).values
+
+    def weigh(key, u):
+        proposal = guide.propose(key, latents, args, kwargs, params, u)
+        return guide.log_weight(key, latents, proposal, args, kwargs, params)
+
+    draw_key, weigh_key = random.split(rng_key)
+    u = jax.vmap(draw)(random.split(draw_key, num_fresh))
+    if generating is not None:
+        u = jax.tree.map(lambda fresh, last: jnp.append(fresh, last[None], axis=0), u, generating)
+        num_fresh += 1
+    return jax.vmap(weigh)(random.split(weigh_key, num_fresh), u)
 
 
 def check_trained(

@@ -19,7 +19,7 @@ from numpyro.util import is_prng_key
 
 from .extended_draws import ExtendedDraws
 from .hierarchical_guide import HierarchicalGuide, Sites, check_is_hierarchical
-from .losses.checks import check_positive_integer
+from .losses.checks import check_positive_integer, check_share
 from .sites import Params
 from .trained_model import with_params
 
@@ -75,6 +75,8 @@ class IndependenceMetropolis(MCMCKernel):
     :param guide: the sampler with its reverse model.
     :param params: values of the param sites of both.
     :param num_particles: n, fresh draws of u for each proposal, an integer ≥ 1.
+    :param defensive: the share of u that the sampler itself draws, in [0, 1): it bounds the weight
+        of a u that the reverse model gives next to no density.
     :param alternate: an :class:`~numpyro.infer.HMC` or :class:`~numpyro.infer.NUTS` kernel of the
         same model; it may find the model's param sites untrained.
     :raises ValueError: at once for options outside these; when chains start, if model and guide
@@ -113,15 +115,18 @@ class IndependenceMetropolis(MCMCKernel):
         params: Params,
         *,
         num_particles: int = 16,
+        defensive: float = 0.01,
         alternate: HMC | None = None,
     ):
         check_is_hierarchical(guide)
         check_positive_integer("num_particles", num_particles)
+        check_share("defensive", defensive)
         _check_alternate(alternate, model)
         self.model = model
         self.guide = guide
         self.params = params
         self.num_particles = num_particles
+        self.defensive = defensive
         self.alternate = None if alternate is None else alternate.wrap_model(self._known)
         self._num_warmup = 0
         self._inputs = None
@@ -169,9 +174,8 @@ class IndependenceMetropolis(MCMCKernel):
         return self.__dict__ | {"_inputs": None, "_start_fn": None, "_sample_fn": None}
 
     def _extended(self, args: tuple, kwargs: dict | None) -> ExtendedDraws:
-        return ExtendedDraws(
-            self.model, self.guide, self.params, args, kwargs or {}, self.num_particles
-        )
+        programs = self.model, self.guide, self.params, args, kwargs or {}
+        return ExtendedDraws(*programs, self.num_particles, self.defensive)
 
     def _known(self, model: Callable) -> Callable:
         """The model with its parameters known: HMC would take param sites for latent ones."""

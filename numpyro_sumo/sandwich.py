@@ -8,8 +8,9 @@ from jax import lax, random
 import jax.numpy as jnp
 
 from .estimators import importance_weighted_bound
-from .extended_draws import ExtendedDraws, check_trained, fresh_log_weights
+from .extended_draws import ExtendedDraws, check_trained, u_log_weights
 from .hierarchical_guide import HierarchicalGuide, Sites
+from .losses.checks import check_share
 from .sites import Params
 
 
@@ -30,6 +31,7 @@ def kl_sandwich(
     *args: Any,
     num_samples: int = 20_000,
     num_particles: int = 500,
+    defensive: float = 0.01,
     batch_size: int = 100,
     **kwargs: Any,
 ) -> KLSandwich:
@@ -51,6 +53,8 @@ def kl_sandwich(
     :param args: arguments of both, as are ``kwargs``.
     :param num_samples: draws of x.
     :param num_particles: n, draws of u for each x.
+    :param defensive: the share of u that the sampler itself draws, in [0, 1): it bounds the weight
+        of a u that the reverse model gives next to no density.
     :param batch_size: draws of x handled at a time.
     :return: bounds and standard errors over the draws of x: scalars, in nats.
     :raises ValueError: if model and guide do not fit each other, or params not them.
@@ -72,8 +76,9 @@ def kl_sandwich(
     >>> bool(bounds.lower < 1e-3) and bool(bounds.upper > -1e-3)  # the two laws are the same
     True
     """
+    check_share("defensive", defensive)
     check_trained(model, guide, params, args, kwargs)
-    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles)
+    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive)
 
     def one_sample(key):
         draw = extended.draw(key)
@@ -93,6 +98,7 @@ def log_marginal(
     latents: Sites,
     *args: Any,
     num_particles: int = 500,
+    defensive: float = 0.01,
     batch_size: int = 100,
     **kwargs: Any,
 ) -> jax.Array:
@@ -100,15 +106,17 @@ def log_marginal(
 
     :param latents: values of the target's latent sites, each with a leading axis of n points.
     :param num_particles: draws of u for each point.
+    :param defensive: the share of u that the sampler itself draws, in [0, 1).
     :param batch_size: points handled at a time.
     :return: shape ``(n,)``, in nats.
     """
 
+    check_share("defensive", defensive)
+
     def one_point(key_and_point):
         key, x = key_and_point
-        return importance_weighted_bound(
-            fresh_log_weights(key, guide, params, x, num_particles, args, kwargs)
-        )
+        programs = guide, params, x, args, kwargs
+        return importance_weighted_bound(u_log_weights(key, *programs, num_particles, defensive))
 
     num_points = jax.tree.leaves(latents)[0].shape[0]
     keys = random.split(rng_key, num_points)

@@ -43,7 +43,8 @@ def inexact():
 
 
 def test_exact_sampler_and_reverse_model_leave_nothing_to_correct():
-    certificate = certificate_of(PROBLEM.exact_params, num_samples=300, num_particles=2)
+    options = {"num_samples": 300, "num_particles": 2, "defensive": 0.0}
+    certificate = certificate_of(PROBLEM.exact_params, **options)
     for name in ("elbo_lower", "elbo_upper", "log_evidence"):
         assert getattr(certificate, name) == pytest.approx(LOG_NORMALISER, abs=1e-5)
         assert getattr(certificate, f"{name}_se") < 1e-6
@@ -190,7 +191,8 @@ def wide_reverse(latents):
 def test_draws_outside_the_support_have_weight_zero():
     """Half of them do, and the others weigh 2; the KL divergence is infinite."""
     guide = HierarchicalGuide(wide_sampler, wide_reverse)
-    certificate = certify(random.key(3), half_normal, guide, {}, num_samples=400, num_particles=2)
+    options = {"num_samples": 400, "num_particles": 2, "defensive": 0.0}
+    certificate = certify(random.key(3), half_normal, guide, {}, **options)
     inside = np.asarray(certificate.draws["x"]) > 0.0
     np.testing.assert_array_equal(np.isfinite(certificate.log_weights), inside)
     assert certificate.log_evidence == pytest.approx(np.log(2.0 * inside.mean()), abs=1e-4)
@@ -250,6 +252,7 @@ BAD_PROGRAMS = {
     "one_sample": ({"num_samples": 1}, "num_samples >= 2, .* got 1. Raise"),
     "no_particles": ({"num_particles": 0}, "num_particles to be an integer >= 1; got 0"),
     "no_batch": ({"batch_size": 0}, "batch_size to be an integer >= 1; got 0"),
+    "share": ({"defensive": -0.1}, r"defensive to be a number in \[0, 1\); got -0.1. Pass 0.01"),
 }
 
 

@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_sumo import HierarchicalGuide
+from numpyro_sumo.defensive_guide import DefensiveGuide
 from numpyro_sumo.extended_draws import ExtendedDraws
 from tests.compiling import quick_jit
 from tests.models import AUXILIARY
@@ -50,6 +51,7 @@ class DrawsAt(HierarchicalGuide):
 
     def __init__(self, guide, x, generating, fresh):
         super().__init__(guide.sampler, guide.reverse)
+        self.guide = guide
         self.x, self.generating, self.fresh = x, generating, fresh
 
     def draw(self, rng_key, params, args, kwargs):
@@ -57,13 +59,17 @@ class DrawsAt(HierarchicalGuide):
 
     def propose(self, rng_key, latents, args, kwargs, params, auxiliary=None, score_free=False):
         auxiliary = {"u": self.fresh} if auxiliary is None else auxiliary
-        return super().propose(rng_key, latents, args, kwargs, params, auxiliary, score_free)
+        programs = latents, args, kwargs, params
+        return self.guide.propose(rng_key, *programs, auxiliary, score_free)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
 @every_reverse
-def test_weights_are_exact_for_integrals_over_the_target(reverse):
+def test_weights_are_exact_for_integrals_over_the_target(reverse, share):
     """∫∫∫ q(x, u₀) r(u₁ | x) f(x) p(x) / q̂ = ∫ f p, for f = 1, x and x²."""
     guide, step = guide_with(reverse), 0.25
+    if share:
+        guide = DefensiveGuide(guide, share)
     at = jnp.arange(-8.0, 8.0 + step, step)
     x, generating, fresh = jnp.meshgrid(at, at, at, indexing="ij")
 
@@ -75,7 +81,8 @@ def test_weights_are_exact_for_integrals_over_the_target(reverse):
     weights = np.exp(np.asarray(log_weights, np.float64)).reshape(x.shape)
     slope, width = reverse
     density = norm.pdf(generating) * norm.pdf(x, generating, NOISE)
-    density *= norm.pdf(fresh, slope * x, width)
+    of_reverse, of_sampler = norm.pdf(fresh, slope * x, width), norm.pdf(fresh)
+    density *= (1.0 - share) * of_reverse + share * of_sampler
     integrand = step**3 * density * weights
     moments = [np.sum(integrand * np.asarray(x, np.float64) ** power) for power in range(3)]
     exact = np.exp(LOG_Z) * np.array([1.0, LOC, LOC**2 + SCALE**2])
@@ -122,6 +129,23 @@ def test_redrawn_weights_average_as_many_draws_as_drawn_ones():
         spread[n] = inverse.std(ddof=1)
         assert abs(inverse.mean() - density) < Z * spread[n] / len(keys) ** 0.5
     assert spread[1] / spread[3] == pytest.approx(2**0.5, rel=0.1)
+
+
+def test_a_share_of_the_draws_is_the_sampler_s():
+    """Of n = 50 draws where the reverse model never goes: q̂ is unbiased, and never far too large.
+
+    A weight is at most q(x | u) / ε ≤ 1 / (√(2π)·0.8·ε).
+    """
+    narrow, share, n = guide_with((30.0, 0.01)), 0.25, 50
+    latents, keys = {"x": jnp.array(0.9)}, random.split(random.key(5), 2_000)
+    extended = ExtendedDraws(target, narrow, {}, (), {}, n, share)
+    log_weights = quick_jit(jax.vmap(extended.redraw, (0, None)))(keys, latents)
+    log_p = norm.logpdf(0.9, LOC, SCALE) + LOG_Z
+    density = np.exp(log_p - np.asarray(log_weights, np.float64))
+    error = density.std(ddof=1) / len(keys) ** 0.5
+    assert abs(density.mean() - norm.pdf(0.9, 0.0, VARIANCE**0.5)) < Z * error < 0.02
+    draws = quick_jit(jax.vmap(extended.draw))(keys)
+    assert np.max(draws.log_above) <= norm.logpdf(0.0, scale=NOISE) - np.log(share) + 1e-5
 
 
 def test_deterministic_sites_come_with_the_latent_ones():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 import inspect
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from jax.sharding import AxisType, NamedSharding
@@ -14,6 +14,14 @@ def check_positive_integer(name: str, value: Any) -> None:
     """Refuses what is not an integer ≥ 1 (``True`` is not one)."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuses what is not a number in [0, 1)."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) < 1.0:
+        raise ValueError(
+            f"Expected {name} to be a number in [0, 1); got {value!r}. Pass 0.01, for instance."
+        )
 
 
 def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
