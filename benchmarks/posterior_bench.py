@@ -1,7 +1,7 @@
 """The posterior benchmark, model by model: samplers are trained, drawn from and judged."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 import sys
 import time
@@ -13,6 +13,7 @@ from tqdm import tqdm
 import jax
 from jax import random
 
+from benchmarks.compiling import in_haste
 from benchmarks.judge import draws_to_pay, judge_against, worst
 from benchmarks.posterior_models import PROBLEMS, Problem, log_joint, volatility
 from benchmarks.posterior_pictures import LABELS, draw_pictures
@@ -97,10 +98,12 @@ def run_all(
     ]
     if num_workers > 1:  # the largest first, so that none is waited for at the end
         missing.sort(key=lambda name: -problem_of(name, scale).dimension())
-    ended = side_by_side(_runner, (scale, seed, folder), missing, str, num_workers)
     try:
         with (
-            closing(ended),
+            in_haste() if scale.hasty else nullcontext(),
+            closing(
+                side_by_side(_runner, (scale, seed, folder), missing, str, num_workers)
+            ) as ended,
             tqdm(total=len(names), initial=len(names) - len(missing), unit="model") as bar,
         ):
             for name, verdict in ended:
@@ -120,22 +123,11 @@ def _runner(scale: Scale, seed: int, folder: Path) -> Callable[[str], dict[str, 
 
     def run(name: str) -> dict[str, Any]:
         problem, started = problem_of(name, scale), time.perf_counter()
-        with _compiling(scale.hasty), written_whole(folder) as partial:
+        with written_whole(folder) as partial:
             verdict = run_problem(problem, scale, random.key(seed), folder, partial)
         return verdict | {"told": told_of(problem), "seconds": time.perf_counter() - started}
 
     return run
-
-
-@contextmanager
-def _compiling(hasty: bool) -> Iterator[None]:
-    """Compiles without most optimisations, or as usual."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", hasty or before)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def told_of(problem: Problem) -> dict[str, Any]:

@@ -73,13 +73,17 @@ def exact_reference(problem: Problem, num_draws: int) -> Reference:
     draw = jax.jit(Predictive(problem.model, num_samples=num_draws, parallel=True))
     with Stopwatch() as watch:
         sites = jax.block_until_ready(draw(random.key(SEED)))
+    told = {"title": "exact draws", "seconds": watch.seconds, "draws": num_draws}
+    return Reference(in_chains(problem, sites), problem.laws, told)
+
+
+def in_chains(problem: Problem, sites: dict[str, jax.Array]) -> Draws:
+    """Quantities of independent draws, as if these were of chains."""
     by_chain = {
-        name: np.asarray(values).reshape(NUM_CHAINS, -1, *values.shape[1:])
+        name: np.asarray(values).reshape(NUM_CHAINS, -1, *np.shape(values)[1:])
         for name, values in sites.items()
     }
-    draws = problem.quantities(by_chain)
-    told = {"title": "exact draws", "seconds": watch.seconds, "draws": num_draws}
-    return Reference(draws, problem.laws, told)
+    return problem.quantities(by_chain)
 
 
 def chains_reference(problem: Problem, ess_bar: float | None) -> Reference:

@@ -14,7 +14,7 @@ from numpyro.handlers import scale
 from numpyro.infer import MCMC, NUTS, SVI
 
 from benchmarks.posterior_models import Draws, Problem
-from benchmarks.posterior_reference import NUM_CHAINS
+from benchmarks.posterior_reference import NUM_CHAINS, in_chains
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.training import TrainingRun, train
 from numpyro_sumo import IWHVI, IndependenceMetropolis, ReverseKL, certify
@@ -112,7 +112,7 @@ class Learned(NamedTuple):
 
         with Stopwatch() as watch:
             sites = jax.block_until_ready(draw(rng_key))
-        draws = _in_chains(self.problem, sites)
+        draws = in_chains(self.problem, sites)
         return Samples(draws, watch.seconds, self.seconds_to_train, ess=float(num_draws))
 
     def resampled(
@@ -135,7 +135,7 @@ class Learned(NamedTuple):
             for name, value in certificate._asdict().items()
             if isinstance(value, float)
         }
-        draws = _in_chains(self.problem, certificate.resampled)
+        draws = in_chains(self.problem, certificate.resampled)
         return told, Samples(draws, watch.seconds, self.seconds_to_train, ess=certificate.ess)
 
     def metropolis(
@@ -188,12 +188,3 @@ def _samples(problem: Problem, mcmc: MCMC, seconds: float, seconds_to_train: flo
     draws = problem.quantities(mcmc.get_samples(group_by_chain=True))
     diverging = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["diverging"])
     return Samples(draws, seconds, seconds_to_train, diverging=diverging)
-
-
-def _in_chains(problem: Problem, sites: dict[str, jax.Array]) -> Draws:
-    """Independent draws as if they were of chains."""
-    by_chain = {
-        name: np.asarray(values).reshape(NUM_CHAINS, -1, *np.shape(values)[1:])
-        for name, values in sites.items()
-    }
-    return problem.quantities(by_chain)

@@ -10,9 +10,10 @@ import numpy as np
 import jax
 from jax import lax, random
 
+from .defensive_reverse import DEFENSIVE_SHARE
 from .extended_draws import ExtendedDraws
 from .hierarchical_guide import HierarchicalGuide, Sites
-from .losses.checks import check_positive_integer, check_share
+from .losses.checks import check_positive_integer, check_sample_size, check_share
 from .sites import Params
 
 #: k-hat beyond which averages under the weights are not to be relied on.
@@ -62,7 +63,7 @@ def certify(
     *args: Any,
     num_samples: int = 10_000,
     num_particles: int = 64,
-    defensive: float = 0.01,
+    defensive_share: float = DEFENSIVE_SHARE,
     batch_size: int = 100,
     **kwargs: Any,
 ) -> Certificate:
@@ -72,10 +73,10 @@ def certify(
         w_i = p(x_i) / \hat q(x_i), \qquad \hat Z = \frac{1}{N} \sum_i w_i, \qquad
         \mathrm{KL} = \log Z - \mathrm{ELBO}
 
-    q̂ averages over n draws from the reverse model and the one that x came with, such that the
-    weights are unbiased for integrals over p whatever the reverse model
-    (:class:`~numpyro_sumo.extended_draws.ExtendedDraws`). A poor reverse model costs spread, and
-    sets the two ends of ELBO and KL apart.
+    q̂ averages over n draws from the reverse model, a share of the sampler's own among them, and the
+    one that x came with, such that the weights are unbiased for integrals over p whatever the
+    reverse model (:class:`~numpyro_sumo.extended_draws.ExtendedDraws`). A poor reverse model costs
+    spread, and sets the two ends of ELBO and KL apart.
 
     All of this is seen from where the sampler goes: there it tells a shape that does not fit,
     tails that are too light, a reverse model that does not keep up. A mode of the target where the
@@ -91,8 +92,8 @@ def certify(
     :param args: arguments of both, as are ``kwargs``.
     :param num_samples: draws of x, an integer ≥ 2.
     :param num_particles: n, draws of u for each x.
-    :param defensive: the share of u that the sampler itself draws, in [0, 1): it bounds the weight
-        of a u that the reverse model gives next to no density.
+    :param defensive_share: of the sampler's own draws of u among them, in [0, 1): it limits what a
+        u that the reverse model gives next to no density can add to q̂.
     :param batch_size: draws of x handled at a time.
     :raises ValueError: if model and guide do not fit each other, for params of another guide, if
         the model is subsampled, if a draw has no weight (NaN), or if all weights are zero.
@@ -120,15 +121,11 @@ def certify(
     >>> certificate.resampled["x"].shape
     (1000,)
     """
-    check_positive_integer("num_samples", num_samples)
+    check_sample_size("num_samples", num_samples)
     check_positive_integer("num_particles", num_particles)
     check_positive_integer("batch_size", batch_size)
-    check_share("defensive", defensive)
-    if num_samples < 2:
-        raise ValueError(
-            f"Expected num_samples >= 2, for a standard error; got {num_samples}. Raise it."
-        )
-    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive)
+    check_share("defensive_share", defensive_share)
+    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive_share)
     extended.check()
 
     from .reports import pareto_smoothed  # ArviZ takes seconds to import

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from numpyro.distributions import Distribution
 from numpyro.distributions.kl import kl_divergence as closed_form
 
-from .losses.checks import check_positive_integer
+from .losses.checks import check_sample_size
 
 
 class KLDivergence(NamedTuple):
@@ -51,11 +51,7 @@ def kl_divergence(
     >>> bool(abs(estimate.value - 0.0801) < 4 * estimate.standard_error)  # by quadrature
     True
     """
-    check_positive_integer("num_samples", num_samples)
-    if num_samples < 2:
-        raise ValueError(
-            f"Expected num_samples >= 2, for a standard error; got {num_samples}. Raise it."
-        )
+    check_sample_size("num_samples", num_samples)
     for name, distribution in {"q": q, "p": p}.items():
         if not isinstance(distribution, Distribution):
             raise ValueError(

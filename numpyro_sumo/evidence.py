@@ -10,9 +10,10 @@ from tqdm import tqdm
 import jax
 from jax import random
 
+from .inspection import check_params_of_both
 from .losses import IWELBO, MultilevelSUMO
 from .losses.base import ImportanceLoss
-from .losses.checks import check_positive_integer
+from .losses.checks import check_positive_integer, check_sample_size
 from .sites import Params
 
 #: Log-weights behind each Pareto k-hat: its own error is then about 0.05.
@@ -74,7 +75,8 @@ def log_evidence(
     :param num_estimates: an integer ≥ 2.
     :param batch_size: estimates evaluated together.
     :param progress_bar: whether to show one.
-    :raises ValueError: if model and guide do not fit each other, or for options outside these.
+    :raises ValueError: if model and guide do not fit each other, for params that are not theirs, or
+        for options outside these.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*, for the default estimator.
@@ -98,17 +100,14 @@ def log_evidence(
     >>> loss = SUMO()
     >>> score = jax.grad(lambda x: loss.log_evidence(jax.random.key(1), {}, model, guide, x))(x)
     """
-    check_positive_integer("num_estimates", num_estimates)
+    check_sample_size("num_estimates", num_estimates)
     check_positive_integer("batch_size", batch_size)
-    if num_estimates < 2:
-        raise ValueError(
-            f"Expected num_estimates >= 2, for a standard error; got {num_estimates}. Raise it."
-        )
     if not isinstance(estimator, ImportanceLoss):
         raise ValueError(
             f"Expected estimator to be one of the importance-weighted losses; got {estimator!r}. "
             "Pass MultilevelSUMO(8) or SUMO(8), for instance."
         )
+    check_params_of_both(model, guide, params, args, kwargs)
 
     from .reports import pareto_k  # ArviZ takes seconds to import
 

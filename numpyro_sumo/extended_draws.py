@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from numpyro.handlers import seed, substitute
 from numpyro.infer.util import log_density
 
-from .defensive_guide import DefensiveGuide
+from .defensive_reverse import DefensiveReverse
 from .estimators import importance_weighted_bound
-from .hierarchical_guide import HierarchicalGuide, Sites, check_hierarchical, check_is_hierarchical
-from .inspection import check_params, check_programs, refuse_subsamples
+from .hierarchical_guide import HierarchicalGuide, Sites, check_trained
+from .inspection import refuse_subsamples
 from .sites import Params
 from .trained_model import with_deterministic
 
@@ -43,27 +43,27 @@ class ExtendedDraw(NamedTuple):
 class ExtendedDraws:
     r"""A sampler extended by n draws of its reverse model, and its target extended likewise.
 
-    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim r(u \mid x)`, it cannot be told
-    from their density which of the u was the generating one. Averaged over that,
+    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, it cannot be
+    told from their density which of the u was the generating one. Averaged over that,
 
     .. math::
-        q(x, u_{0:n}) = \hat q(x, u_{0:n}) \prod_{j=0}^n r(u_j \mid x), \qquad
-        \hat q(x, u_{0:n}) = \frac{1}{n+1} \sum_{j=0}^n \frac{q(x, u_j)}{r(u_j \mid x)}
+        q(x, u_{0:n}) = \hat q(x, u_{0:n}) \prod_{j=0}^n \bar r(u_j \mid x), \qquad
+        \hat q(x, u_{0:n}) = \frac{1}{n+1} \sum_{j=0}^n \frac{q(x, u_j)}{\bar r(u_j \mid x)}
 
-    so that for the target :math:`p(x) \prod_j r(u_j \mid x)`, of which p is the marginal, draws
-    have weights :math:`p(x) / \hat q`: for any f, whatever the reverse model,
+    so that for the target :math:`p(x) \prod_j \bar r(u_j \mid x)`, of which p is the marginal,
+    draws have weights :math:`p(x) / \hat q`: for any f, whatever the reverse model,
     :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
 
-    The reverse model must reach every u that the sampler may have drawn, and no others: where
-    q(x, u) is zero for all n + 1 draws of r(u | x), the target is not reached. A share of draws
-    from the sampler itself (:class:`~numpyro_sumo.defensive_guide.DefensiveGuide`) sees to the
-    first, and to weights that would be without bounds.
+    Here r̄ is the reverse model with a share of the sampler's own draws
+    (:class:`~numpyro_sumo.defensive_reverse.DefensiveReverse`), without which a draw with a u that
+    the reverse model does not reach is lost: q̂ is infinite. It should reach no u that the sampler
+    never draws: where q(x, u) is zero for all n + 1 draws of r̄(u | x), the target is not reached.
 
     :param model: the target.
     :param guide: the sampler with its reverse model.
     :param params: values of the param sites of both.
     :param num_particles: n, fresh draws of u for each x.
-    :param defensive: the share of u from the sampler itself in r(u | x), in [0, 1).
+    :param defensive_share: of the sampler's own draws of u in r̄(u | x), in [0, 1).
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
     inference*, whose upper bound on log q rests on this density.
@@ -75,7 +75,7 @@ class ExtendedDraws:
     args: tuple
     kwargs: dict
     num_particles: int
-    defensive: float = 0.0
+    defensive_share: float = 0.0
 
     def draw(self, rng_key: jax.Array) -> ExtendedDraw:
         """One draw of the sampler, extended."""
@@ -90,7 +90,7 @@ class ExtendedDraws:
         )
 
     def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
-        """The log-weight of a given x with all n + 1 draws of u fresh: those of p(x) Π r(u | x)."""
+        """The log-weight of a given x with all n + 1 draws of u fresh: those of p(x) Π r̄(u | x)."""
         u_key, target_key = random.split(rng_key)
         log_weights = self._log_weights(u_key, latents, self.num_particles + 1)
         return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
@@ -102,15 +102,14 @@ class ExtendedDraws:
     def check(self) -> None:
         """Refuses programs and parameters that cannot be weighed, in one line."""
         programs = self.model, self.guide, self.params, self.args, self.kwargs
-        check_trained(*programs)
-        model_trace, _ = check_programs(*programs)
-        refuse_subsamples(model_trace)
+        refuse_subsamples(check_trained(*programs))
 
     def _log_weights(
         self, rng_key: jax.Array, x: Sites, num_fresh: int, generating: Sites | None = None
     ) -> jax.Array:
         programs = self.params, x, self.args, self.kwargs
-        return u_log_weights(rng_key, self.guide, *programs, num_fresh, self.defensive, generating)
+        reverse = DefensiveReverse(self.guide, self.defensive_share)
+        return u_log_weights(rng_key, reverse, *programs, num_fresh, generating)
 
     def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
         return log_density(self._model_at(rng_key, x), self.args, self.kwargs, {})[0]
@@ -121,45 +120,23 @@ class ExtendedDraws:
 
 def u_log_weights(
     rng_key: jax.Array,
-    guide: HierarchicalGuide,
+    reverse: DefensiveReverse,
     params: Params,
     latents: Sites,
     args: tuple,
     kwargs: dict,
     num_fresh: int,
-    defensive: float,
     generating: Sites | None = None,
 ) -> jax.Array:
-    """log q(x, u) − log r(u | x) of draws of u at x, in nats.
+    """log q(x, u) − log r̄(u | x) of draws of u at x, in nats.
 
-    :param num_fresh: draws of u from the reverse model.
-    :param defensive: the share of u from the sampler itself in r(u | x).
+    :param num_fresh: draws of u from r̄(u | x).
     :param generating: u that x was drawn with.
     :return: shape ``(num_fresh,)``, or one more, of which ``generating`` is the last.
     """
-    if defensive:
-        guide = DefensiveGuide(guide, defensive)
-
-    def draw(key):
-        return guide.propose(key, latents, args, kwargs, params).values
-
-    def weigh(key, u):
-        proposal = guide.propose(key, latents, args, kwargs, params, u)
-        return guide.log_weight(key, latents, proposal, args, kwargs, params)
-
-    draw_key, weigh_key = random.split(rng_key)
-    u = jax.vmap(draw)(random.split(draw_key, num_fresh))
+    programs = args, kwargs, params
+    keys = random.split(rng_key, num_fresh + (generating is not None))
+    u = jax.vmap(lambda key: reverse.draw(key, latents, *programs))(keys[:num_fresh])
     if generating is not None:
-        u = jax.tree.map(lambda fresh, last: jnp.append(fresh, last[None], axis=0), u, generating)
-        num_fresh += 1
-    return jax.vmap(weigh)(random.split(weigh_key, num_fresh), u)
-
-
-def check_trained(
-    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
-) -> None:
-    """Refuses a guide that is not hierarchical or does not fit the model, and params of others."""
-    check_is_hierarchical(guide)
-    check_params(guide, params, args, kwargs)
-    check_params(model, params, args, kwargs, role="model")
-    check_hierarchical(model, guide, params, args, kwargs)
+        u = {name: jnp.append(u[name], last[None], axis=0) for name, last in generating.items()}
+    return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u, *programs))(keys, u)

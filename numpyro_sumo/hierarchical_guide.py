@@ -5,11 +5,12 @@ from functools import partial
 
 import jax
 from jax import random
+import jax.numpy as jnp
 
 import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
 
-from .inspection import JOINT, check_programs, refuse_scales
+from .inspection import JOINT, check_params_of_both, check_programs, refuse_scales
 from .log_weights import Proposal, log_weight, propose
 from .sites import Params, is_auxiliary, latent_sites
 
@@ -64,7 +65,7 @@ class HierarchicalGuide:
         reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
         with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
             reverse(latents, *args, **kwargs)
-        _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
+        _check_reverse_sites(auxiliary, latent_sites(reverse_trace))
         return latents
 
     def draw(
@@ -127,10 +128,13 @@ def check_is_hierarchical(guide: object) -> None:
 
 def check_hierarchical(
     model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
-) -> None:
-    """Refuses a guide that is not hierarchical, or that does not fit the model or itself."""
+) -> dict:
+    """Refuses a guide that is not hierarchical, or that does not fit the model or itself.
+
+    :return: the model's trace; its arrays are abstract and of no use outside.
+    """
     check_is_hierarchical(guide)
-    _, sampler_trace = check_programs(model, guide, params, args, kwargs)
+    model_trace, sampler_trace = check_programs(model, guide, params, args, kwargs)
 
     def check_reverse():
         latents, _ = guide.draw(random.key(0), params, args, kwargs)
@@ -138,6 +142,16 @@ def check_hierarchical(
         refuse_scales(sampler_trace, *traces)
 
     jax.eval_shape(check_reverse)
+    return model_trace
+
+
+def check_trained(
+    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
+) -> dict:
+    """As :func:`check_hierarchical`, and refuses parameters that are not those of both."""
+    check_is_hierarchical(guide)
+    check_params_of_both(model, guide, params, args, kwargs)
+    return check_hierarchical(model, guide, params, args, kwargs)
 
 
 def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:
@@ -148,19 +162,26 @@ def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:
     return latents, auxiliary
 
 
-def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
+def _check_reverse_sites(auxiliary: Sites, reverse_sites: dict[str, dict]) -> None:
     if not auxiliary:
         raise ValueError(
             "Expected the sampler to have at least one auxiliary site; it has none. "
             "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
         )
-    if auxiliary - reverse:
+    if missing := sorted(auxiliary.keys() - reverse_sites.keys()):
         raise ValueError(
-            f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks "
-            f"{sorted(auxiliary - reverse)}. Add these sites to it."
+            f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks {missing}. Add "
+            "these sites to it."
         )
-    if reverse - auxiliary:
+    if extra := sorted(reverse_sites.keys() - auxiliary.keys()):
         raise ValueError(
-            f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has "
-            f"{sorted(reverse - auxiliary)}. Remove them, or mark them auxiliary in the sampler."
+            f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has {extra}. "
+            "Remove them, or mark them auxiliary in the sampler."
         )
+    for name, u in auxiliary.items():
+        if (shape := reverse_sites[name]["fn"].shape()) != jnp.shape(u):
+            raise ValueError(
+                f"Expected the reverse model to sample '{name}' in the sampler's shape, "
+                f"{jnp.shape(u)}; it has {shape} there. Expand its distribution, or put it into "
+                "the sampler's plates."
+            )

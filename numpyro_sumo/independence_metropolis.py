@@ -17,6 +17,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import constrain_fn, unconstrain_fn
 from numpyro.util import is_prng_key
 
+from .defensive_reverse import DEFENSIVE_SHARE
 from .extended_draws import ExtendedDraws
 from .hierarchical_guide import HierarchicalGuide, Sites, check_is_hierarchical
 from .losses.checks import check_positive_integer, check_share
@@ -60,8 +61,8 @@ class IndependenceMetropolis(MCMCKernel):
         x' \sim q, \qquad
         P(\text{accept}) = \min\Big(1, \frac{p(x')\, \hat q(x)}{\hat q(x')\, p(x)}\Big)
 
-    q̂ is an estimate of q from draws of the reverse model, which the state keeps: such a chain has
-    p for its invariant law however poor guide and reverse model are
+    q̂ is an estimate of q from draws of u, most of them the reverse model's, which the state keeps:
+    such a chain has p for its invariant law however poor guide and reverse model are
     (:class:`~numpyro_sumo.extended_draws.ExtendedDraws`); they decide how often it moves. Draws are
     judged under ArviZ as those of NUTS. A chain starts at one of 256 draws of the guide, chosen by
     weight, and needs no warm-up where weights are even. A mode that the guide never proposes, it
@@ -69,14 +70,14 @@ class IndependenceMetropolis(MCMCKernel):
 
     With ``alternate`` every iteration also takes a step of that kernel, which reaches where the
     guide does not. Its invariant law is p, so that after it, all n + 1 draws of u are drawn anew
-    from r(u | x): what is left invariant then is p(x) Π r(uⱼ | x), exactly. Warm-up adapts it.
+    from r̄(u | x): what is left invariant then is p(x) Π r̄(uⱼ | x), exactly. Warm-up adapts it.
 
     :param model: the target, a NumPyro model.
     :param guide: the sampler with its reverse model.
     :param params: values of the param sites of both.
     :param num_particles: n, fresh draws of u for each proposal, an integer ≥ 1.
-    :param defensive: the share of u that the sampler itself draws, in [0, 1): it bounds the weight
-        of a u that the reverse model gives next to no density.
+    :param defensive_share: of the sampler's own draws of u among them, in [0, 1): it limits what a
+        u that the reverse model gives next to no density can add to q̂.
     :param alternate: an :class:`~numpyro.infer.HMC` or :class:`~numpyro.infer.NUTS` kernel of the
         same model; it may find the model's param sites untrained.
     :raises ValueError: at once for options outside these; when chains start, if model and guide
@@ -115,18 +116,18 @@ class IndependenceMetropolis(MCMCKernel):
         params: Params,
         *,
         num_particles: int = 16,
-        defensive: float = 0.01,
+        defensive_share: float = DEFENSIVE_SHARE,
         alternate: HMC | None = None,
     ):
         check_is_hierarchical(guide)
         check_positive_integer("num_particles", num_particles)
-        check_share("defensive", defensive)
+        check_share("defensive_share", defensive_share)
         _check_alternate(alternate, model)
         self.model = model
         self.guide = guide
         self.params = params
         self.num_particles = num_particles
-        self.defensive = defensive
+        self.defensive_share = defensive_share
         self.alternate = None if alternate is None else alternate.wrap_model(self._known)
         self._num_warmup = 0
         self._inputs = None
@@ -175,7 +176,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def _extended(self, args: tuple, kwargs: dict | None) -> ExtendedDraws:
         programs = self.model, self.guide, self.params, args, kwargs or {}
-        return ExtendedDraws(*programs, self.num_particles, self.defensive)
+        return ExtendedDraws(*programs, self.num_particles, self.defensive_share)
 
     def _known(self, model: Callable) -> Callable:
         """The model with its parameters known: HMC would take param sites for latent ones."""

@@ -10,7 +10,7 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.handlers import replay, seed, substitute, trace
+from numpyro.handlers import block, replay, seed, substitute, trace
 
 from .paths import Dependences, dependences, support_dependences
 from .sites import (
@@ -130,6 +130,24 @@ def refuse_subsamples(model_trace: dict) -> None:
                 f"Expected no subsampled plate in the model, whose weights are those of all data; "
                 f"'{name}' is subsampled. Leave subsample_size out."
             )
+
+
+def check_params_of_both(
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> None:
+    """Refuses parameters that are not those of guide and model; see :func:`check_params`.
+
+    The model runs at draws of the guide: its own priors may have none.
+    """
+
+    def at_draws_of_the_guide(*args, **kwargs):
+        with block():
+            program = substitute(seed(guide, random.key(0)), data=params)
+            guide_trace = trace(program).get_trace(*args, **kwargs)
+        replay(model, guide_trace)(*args, **kwargs)
+
+    check_params(guide, params, args, kwargs)
+    check_params(at_draws_of_the_guide, params, args, kwargs, role="model")
 
 
 def check_params(

@@ -7,10 +7,12 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 
+from .defensive_reverse import DEFENSIVE_SHARE, DefensiveReverse
 from .estimators import importance_weighted_bound
-from .extended_draws import ExtendedDraws, check_trained, u_log_weights
-from .hierarchical_guide import HierarchicalGuide, Sites
-from .losses.checks import check_share
+from .extended_draws import ExtendedDraws, u_log_weights
+from .hierarchical_guide import HierarchicalGuide, Sites, check_is_hierarchical, check_trained
+from .inspection import check_params
+from .losses.checks import check_positive_integer, check_sample_size, check_share
 from .sites import Params
 
 
@@ -31,7 +33,7 @@ def kl_sandwich(
     *args: Any,
     num_samples: int = 20_000,
     num_particles: int = 500,
-    defensive: float = 0.01,
+    defensive_share: float = DEFENSIVE_SHARE,
     batch_size: int = 100,
     **kwargs: Any,
 ) -> KLSandwich:
@@ -40,7 +42,8 @@ def kl_sandwich(
     .. math::
         E[L_n(x)] \le E[\log q(x)] \le E[U_{n+1}(x)]
 
-    :math:`L_n` is the importance-weighted bound over n draws from the reverse model, and
+    :math:`L_n` is the importance-weighted bound over n draws from the reverse model (a share of the
+    sampler's own among them, :class:`~numpyro_sumo.defensive_reverse.DefensiveReverse`), and
     :math:`U_{n+1}` is the same with the draw that generated x put among them. Subtracting
     log p(x) gives bounds on KL(q ‖ p) − log Z, Z the target's normaliser (1 for a model without
     observed sites or factors). Where the two are apart, the reverse model misses some of the
@@ -53,11 +56,12 @@ def kl_sandwich(
     :param args: arguments of both, as are ``kwargs``.
     :param num_samples: draws of x.
     :param num_particles: n, draws of u for each x.
-    :param defensive: the share of u that the sampler itself draws, in [0, 1): it bounds the weight
-        of a u that the reverse model gives next to no density.
+    :param defensive_share: of the sampler's own draws of u among them, in [0, 1): it limits what a
+        u that the reverse model gives next to no density can add to q̂.
     :param batch_size: draws of x handled at a time.
     :return: bounds and standard errors over the draws of x: scalars, in nats.
-    :raises ValueError: if model and guide do not fit each other, or params not them.
+    :raises ValueError: if model and guide do not fit each other, for params that are not theirs, or
+        for options outside these.
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
     inference*, section 5.
@@ -76,9 +80,10 @@ def kl_sandwich(
     >>> bool(bounds.lower < 1e-3) and bool(bounds.upper > -1e-3)  # the two laws are the same
     True
     """
-    check_share("defensive", defensive)
+    check_sample_size("num_samples", num_samples)
+    _check_options(num_particles, defensive_share, batch_size)
     check_trained(model, guide, params, args, kwargs)
-    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive)
+    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive_share)
 
     def one_sample(key):
         draw = extended.draw(key)
@@ -98,7 +103,7 @@ def log_marginal(
     latents: Sites,
     *args: Any,
     num_particles: int = 500,
-    defensive: float = 0.01,
+    defensive_share: float = DEFENSIVE_SHARE,
     batch_size: int = 100,
     **kwargs: Any,
 ) -> jax.Array:
@@ -106,18 +111,27 @@ def log_marginal(
 
     :param latents: values of the target's latent sites, each with a leading axis of n points.
     :param num_particles: draws of u for each point.
-    :param defensive: the share of u that the sampler itself draws, in [0, 1).
+    :param defensive_share: of the sampler's own draws of u among them, in [0, 1).
     :param batch_size: points handled at a time.
     :return: shape ``(n,)``, in nats.
+    :raises ValueError: for a guide that is not hierarchical, or params of another.
     """
-
-    check_share("defensive", defensive)
+    _check_options(num_particles, defensive_share, batch_size)
+    check_is_hierarchical(guide)
+    check_params(guide, params, args, kwargs)
+    reverse = DefensiveReverse(guide, defensive_share)
 
     def one_point(key_and_point):
         key, x = key_and_point
-        programs = guide, params, x, args, kwargs
-        return importance_weighted_bound(u_log_weights(key, *programs, num_particles, defensive))
+        programs = params, x, args, kwargs
+        return importance_weighted_bound(u_log_weights(key, reverse, *programs, num_particles))
 
     num_points = jax.tree.leaves(latents)[0].shape[0]
     keys = random.split(rng_key, num_points)
     return lax.map(one_point, (keys, latents), batch_size=batch_size)
+
+
+def _check_options(num_particles: int, defensive_share: float, batch_size: int) -> None:
+    check_positive_integer("num_particles", num_particles)
+    check_share("defensive_share", defensive_share)
+    check_positive_integer("batch_size", batch_size)

@@ -43,7 +43,7 @@ def inexact():
 
 
 def test_exact_sampler_and_reverse_model_leave_nothing_to_correct():
-    options = {"num_samples": 300, "num_particles": 2, "defensive": 0.0}
+    options = {"num_samples": 300, "num_particles": 2, "defensive_share": 0.0}
     certificate = certificate_of(PROBLEM.exact_params, **options)
     for name in ("elbo_lower", "elbo_upper", "log_evidence"):
         assert getattr(certificate, name) == pytest.approx(LOG_NORMALISER, abs=1e-5)
@@ -169,7 +169,8 @@ def one_mode_reverse(latents):
 
 def test_mode_where_the_sampler_never_goes_shows_in_nothing_but_the_evidence():
     guide = HierarchicalGuide(one_mode, one_mode_reverse)
-    certificate = certify(random.key(2), two_modes, guide, {}, num_samples=200, num_particles=2)
+    options = {"num_samples": 200, "num_particles": 2, "defensive_share": 0.0}
+    certificate = certify(random.key(2), two_modes, guide, {}, **options)
     assert certificate.kl_upper == pytest.approx(0.0, abs=1e-4)
     assert certificate.ess == pytest.approx(200, rel=1e-4)
     assert certificate.log_evidence == pytest.approx(-np.log(2.0), abs=1e-4)
@@ -191,7 +192,7 @@ def wide_reverse(latents):
 def test_draws_outside_the_support_have_weight_zero():
     """Half of them do, and the others weigh 2; the KL divergence is infinite."""
     guide = HierarchicalGuide(wide_sampler, wide_reverse)
-    options = {"num_samples": 400, "num_particles": 2, "defensive": 0.0}
+    options = {"num_samples": 400, "num_particles": 2, "defensive_share": 0.0}
     certificate = certify(random.key(3), half_normal, guide, {}, **options)
     inside = np.asarray(certificate.draws["x"]) > 0.0
     np.testing.assert_array_equal(np.isfinite(certificate.log_weights), inside)
@@ -241,6 +242,18 @@ def subsampled():
         numpyro.sample("y", dist.Normal(x, 1.0), obs=jnp.zeros(2))
 
 
+def flat_target():
+    x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+    numpyro.factor("likelihood", dist.Normal(0.0, 1.0).log_prob(x) + numpyro.param("constant", 0.0))
+
+
+def test_prior_without_draws_is_weighed_at_those_of_the_guide():
+    guide, params = HierarchicalGuide(wide_sampler, wide_reverse), {"constant": jnp.array(0.7)}
+    options = {"num_samples": 100, "num_particles": 2, "defensive_share": 0.0}
+    certificate = certify(random.key(4), flat_target, guide, params, **options)
+    assert certificate.log_evidence == pytest.approx(0.7, abs=1e-5)
+
+
 NAN = {**PROBLEM.params, "slope": jnp.array(jnp.nan)}
 BAD_PROGRAMS = {
     "no_guide": ({"guide": half_normal}, "guide to be a HierarchicalGuide; got .*Write"),
@@ -252,7 +265,7 @@ BAD_PROGRAMS = {
     "one_sample": ({"num_samples": 1}, "num_samples >= 2, .* got 1. Raise"),
     "no_particles": ({"num_particles": 0}, "num_particles to be an integer >= 1; got 0"),
     "no_batch": ({"batch_size": 0}, "batch_size to be an integer >= 1; got 0"),
-    "share": ({"defensive": -0.1}, r"defensive to be a number in \[0, 1\); got -0.1. Pass 0.01"),
+    "share": ({"defensive_share": -0.1}, r"defensive_share to be in \[0, 1\); got -0.1. Pass 0.01"),
 }
 
 

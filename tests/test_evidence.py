@@ -237,3 +237,43 @@ def test_options_outside_their_range_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
         evidence_of(problem, problem.params, **options)
     assert str(error.value).startswith("Expected ") and "\n" not in str(error.value)
+
+
+def scaled_model(y):
+    scale = numpyro.param("scale", 1.0)
+    numpyro.sample("y", dist.Normal(numpyro.sample("z", dist.Normal(0.0, scale)), 1.0), obs=y)
+
+
+def scaled_guide(y):
+    numpyro.sample("z", dist.Normal(numpyro.param("loc", 0.0), 1.0))
+
+
+BAD_PARAMS = {
+    "guide": ({"scale": 1.0}, r"every param site of the guide; they lack \['loc'\]"),
+    "model": ({"loc": 0.0}, r"every param site of the model; they lack \['scale'\]"),
+    "shape": ({"loc": [0.0, 1.0], "scale": 1.0}, r"params of the guide; its 'loc' has shape \(\)"),
+    "nan": ({"loc": 0.0, "scale": np.nan}, "finite params; 'scale' of the model has NaN"),
+}
+
+
+@pytest.mark.parametrize("params, message", BAD_PARAMS.values(), ids=BAD_PARAMS.keys())
+def test_parameters_that_are_not_those_of_the_programs_are_refused_in_one_line(params, message):
+    params = {name: jnp.array(value) for name, value in params.items()}
+    with pytest.raises(ValueError, match=message) as error:
+        log_evidence(random.key(0), scaled_model, scaled_guide, params, 0.3, progress_bar=False)
+    assert str(error.value).startswith("Expected ") and "\n" not in str(error.value)
+
+
+def flat_model():
+    x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+    numpyro.factor("likelihood", dist.Normal(0.0, 2.0).log_prob(x) + 0.7)
+
+
+def wide_guide():
+    numpyro.sample("x", dist.Normal(0.0, numpyro.param("scale", 1.0)))
+
+
+def test_prior_without_draws_is_weighed_at_those_of_the_guide():
+    params = {"scale": jnp.array(2.0)}
+    evidence = log_evidence(random.key(0), flat_model, wide_guide, params, progress_bar=False)
+    assert evidence.mean == pytest.approx(0.7, abs=1e-5)

@@ -13,11 +13,11 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_sumo import HierarchicalGuide
-from numpyro_sumo.defensive_guide import DefensiveGuide
+from numpyro_sumo.defensive_reverse import DefensiveReverse
 from numpyro_sumo.extended_draws import ExtendedDraws
 from tests.compiling import quick_jit
 from tests.models import AUXILIARY
-from tests.statistics import Z
+from tests.statistics import Z, assert_mean
 
 #: The target is exp(LOG_Z)·N(0.5, 1.2²), and the sampler's law N(0, 1 + 0.8²).
 LOG_Z, LOC, SCALE, NOISE = 0.7, 0.5, 1.2, 0.8
@@ -47,35 +47,39 @@ def guide_with(reverse):
 
 
 class DrawsAt(HierarchicalGuide):
-    """A guide that draws x with u₀, and from its reverse model u₁, wherever it is told to."""
+    """A guide that draws x with u₀, and u₁ is drawn at x, wherever it is told to."""
 
     def __init__(self, guide, x, generating, fresh):
         super().__init__(guide.sampler, guide.reverse)
-        self.guide = guide
         self.x, self.generating, self.fresh = x, generating, fresh
 
     def draw(self, rng_key, params, args, kwargs):
         return {"x": self.x}, {"u": self.generating}
 
-    def propose(self, rng_key, latents, args, kwargs, params, auxiliary=None, score_free=False):
-        auxiliary = {"u": self.fresh} if auxiliary is None else auxiliary
-        programs = latents, args, kwargs, params
-        return self.guide.propose(rng_key, *programs, auxiliary, score_free)
+
+@pytest.fixture(autouse=True)
+def draws_where_told(monkeypatch):
+    """Only of the class above."""
+    draw = DefensiveReverse.draw
+
+    def draw_at(self, *args):
+        placed = isinstance(self.guide, DrawsAt)
+        return {"u": jnp.asarray(self.guide.fresh)} if placed else draw(self, *args)
+
+    monkeypatch.setattr(DefensiveReverse, "draw", draw_at)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 @every_reverse
 def test_weights_are_exact_for_integrals_over_the_target(reverse, share):
-    """∫∫∫ q(x, u₀) r(u₁ | x) f(x) p(x) / q̂ = ∫ f p, for f = 1, x and x²."""
+    """∫∫∫ q(x, u₀) r̄(u₁ | x) f(x) p(x) / q̂ = ∫ f p, for f = 1, x and x²."""
     guide, step = guide_with(reverse), 0.25
-    if share:
-        guide = DefensiveGuide(guide, share)
     at = jnp.arange(-8.0, 8.0 + step, step)
     x, generating, fresh = jnp.meshgrid(at, at, at, indexing="ij")
 
     def log_weight(x, generating, fresh):
         placed = DrawsAt(guide, x, generating, fresh)
-        return ExtendedDraws(target, placed, {}, (), {}, 1).draw(random.key(0)).log_weight
+        return ExtendedDraws(target, placed, {}, (), {}, 1, share).draw(random.key(0)).log_weight
 
     log_weights = quick_jit(jax.vmap(log_weight))(x.ravel(), generating.ravel(), fresh.ravel())
     weights = np.exp(np.asarray(log_weights, np.float64)).reshape(x.shape)
@@ -146,6 +150,26 @@ def test_a_share_of_the_draws_is_the_sampler_s():
     assert abs(density.mean() - norm.pdf(0.9, 0.0, VARIANCE**0.5)) < Z * error < 0.02
     draws = quick_jit(jax.vmap(extended.draw))(keys)
     assert np.max(draws.log_above) <= norm.logpdf(0.0, scale=NOISE) - np.log(share) + 1e-5
+
+
+def narrow_target():
+    numpyro.sample("x", dist.Normal(0.0, 0.6))
+
+
+def uniform_reverse(latents):
+    numpyro.sample("u", dist.Uniform(-0.5, 0.5))
+
+
+@pytest.mark.parametrize("share, lost", [(0.0, 2.0 * norm.cdf(-0.5)), (0.5, 0.0)])
+def test_no_draw_is_lost_where_the_reverse_model_does_not_reach(share, lost):
+    """Of u on the line it knows [−½, ½] alone: weights are unbiased, but may be zero."""
+    guide = HierarchicalGuide(sampler, uniform_reverse)
+    extended = ExtendedDraws(narrow_target, guide, {}, (), {}, 1, share)
+    draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(6), 20_000))
+    weights = np.exp(np.asarray(draws.log_weight, np.float64))
+    assert_mean(weights, 1.0)
+    assert np.mean(weights == 0.0) == pytest.approx(lost, abs=0.015)
+    np.testing.assert_array_equal(weights == 0.0, np.isposinf(draws.log_above))
 
 
 def test_deterministic_sites_come_with_the_latent_ones():

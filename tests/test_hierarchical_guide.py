@@ -159,7 +159,21 @@ def reverse_with_a_site_too_many(latents):
     numpyro.sample("w", dist.Normal())
 
 
+def sampler_of_three():
+    u = numpyro.sample("u", dist.Normal().expand([3]).to_event(1), infer=AUXILIARY)
+    numpyro.sample("x", dist.Normal(u.sum(), 1.0))
+
+
+def reverse_of_one(latents):
+    numpyro.sample("u", dist.Normal(latents["x"], 1.0))
+
+
 BAD_PROGRAMS = {
+    "reverse_of_another_shape": (
+        sampler_of_three,
+        reverse_of_one,
+        r"reverse model to sample 'u' in the sampler's shape, \(3,\); it has \(\) there. Expand",
+    ),
     "no_auxiliary_site": (
         sampler_without_auxiliary_site,
         lambda latents: None,

@@ -76,7 +76,7 @@ def assert_normal(draws, loc, scale):
 
 def test_exact_sampler_and_reverse_model_have_every_proposal_accepted():
     fields = ("accept_prob", "accepted", "log_weight", "mean_accept_prob")
-    kernel = kernel_of(PROBLEM.exact_params, defensive=0.0)
+    kernel = kernel_of(PROBLEM.exact_params, defensive_share=0.0)
     mcmc = chains(kernel, num_samples=100, num_chains=1, fields=fields)
     found = mcmc.get_extra_fields()
     np.testing.assert_allclose(found["accept_prob"], 1.0, atol=1e-5)
@@ -110,6 +110,15 @@ def poor_chains():
 
 def test_law_of_the_chain_is_the_target_however_poor_guide_and_reverse_model_are():
     assert_normal(poor_chains().get_samples(group_by_chain=True)["x"], 0.0, 2.0**0.5)
+
+
+@pytest.mark.parametrize("nuts", [False, True], ids=["alone", "alternated"])
+def test_law_of_the_chain_is_the_target_with_many_of_the_sampler_s_own_draws(nuts):
+    alternate = NUTS(normal_target) if nuts else None
+    options = {"num_particles": 1, "defensive_share": 0.5, "alternate": alternate}
+    kernel = IndependenceMetropolis(normal_target, POOR, {}, **options)
+    mcmc = chains(kernel, num_samples=5_000, num_warmup=200 if nuts else 0)
+    assert_normal(mcmc.get_samples(group_by_chain=True)["x"], 0.0, 2.0**0.5)
 
 
 def test_state_keeps_position_and_log_weight_unless_it_accepts():
@@ -438,7 +447,10 @@ def test_chains_that_cannot_start_are_refused_in_one_line(options, message):
 BAD_OPTIONS = {
     "no_guide": ({"guide": normal_target}, "guide to be a HierarchicalGuide; got .*Write"),
     "particles": ({"num_particles": 0}, "num_particles to be an integer >= 1; got 0"),
-    "defensive": ({"defensive": 1.0}, r"defensive to be a number in \[0, 1\); got 1.0. Pass 0.01"),
+    "defensive": (
+        {"defensive_share": 1.0},
+        r"defensive_share to be in \[0, 1\); got 1.0. Pass 0.01",
+    ),
     "alternate": ({"alternate": NUTS}, "alternate to be an HMC or NUTS kernel of the model; got"),
     "of_a_potential": (
         {"alternate": NUTS(potential_fn=lambda z: 0.0)},

@@ -35,7 +35,7 @@ def poor_reverse(latents):
 
 def test_bounds_meet_at_the_kl_divergence_if_the_reverse_model_is_exact():
     guide = HierarchicalGuide(sampler, exact_reverse)
-    options = {"num_samples": 20_000, "num_particles": 3, "defensive": 0.0}
+    options = {"num_samples": 20_000, "num_particles": 3, "defensive_share": 0.0}
     bounds = kl_sandwich(random.key(0), target, guide, {}, **options)
     np.testing.assert_allclose(bounds.lower, bounds.upper, atol=1e-5)
     np.testing.assert_allclose(bounds.lower_se, bounds.upper_se, rtol=1e-3)
@@ -59,7 +59,7 @@ def test_log_marginal_is_the_log_density_if_the_reverse_model_is_exact(batch_siz
     guide = HierarchicalGuide(sampler, exact_reverse)
     x = jnp.linspace(-4, 4, 33)
     with jax.debug_nans(True):
-        options = {"num_particles": 2, "defensive": 0.0, "batch_size": batch_size}
+        options = {"num_particles": 2, "defensive_share": 0.0, "batch_size": batch_size}
         log_q = log_marginal(random.key(0), guide, {}, {"x": x}, **options)
     np.testing.assert_allclose(log_q, norm.logpdf(x, scale=2**0.5), atol=1e-5)
 
@@ -78,7 +78,7 @@ def test_draws_of_the_sampler_keep_the_bounds_of_a_narrow_reverse_model_together
     """Its own draws are some 100 standard deviations from the u that x was drawn with."""
     guide = HierarchicalGuide(sampler, narrow_reverse)
     undefended, defended = (
-        kl_sandwich(random.key(0), target, guide, {}, num_samples=4_000, defensive=share)
+        kl_sandwich(random.key(0), target, guide, {}, num_samples=4_000, defensive_share=share)
         for share in (0.0, 0.1)
     )
     assert undefended.lower < EXACT_KL_MINUS_LOG_Z - 1.0
@@ -90,18 +90,20 @@ def test_draws_of_the_sampler_keep_the_bounds_of_a_narrow_reverse_model_together
 
 def test_log_marginal_is_defended_likewise():
     guide, x = HierarchicalGuide(sampler, narrow_reverse), jnp.linspace(-2, 2, 9)
-    log_q = log_marginal(random.key(0), guide, {}, {"x": x}, num_particles=4_000, defensive=0.1)
+    log_q = log_marginal(
+        random.key(0), guide, {}, {"x": x}, num_particles=4_000, defensive_share=0.1
+    )
     np.testing.assert_allclose(log_q, norm.logpdf(x, scale=2**0.5), atol=0.2)
 
 
 @pytest.mark.parametrize("share", [1.0, -0.01, "1 %", True])
 def test_a_share_outside_its_range_is_refused_in_one_line(share):
     guide = HierarchicalGuide(sampler, exact_reverse)
-    message = r"^Expected defensive to be a number in \[0, 1\); got .*\. Pass 0.01, for instance\.$"
+    message = r"^Expected defensive_share to be in \[0, 1\); got .*\. Pass 0.01, for instance\.$"
     with pytest.raises(ValueError, match=message):
-        kl_sandwich(random.key(0), target, guide, {}, defensive=share)
+        kl_sandwich(random.key(0), target, guide, {}, defensive_share=share)
     with pytest.raises(ValueError, match=message):
-        log_marginal(random.key(0), guide, {}, {"x": jnp.zeros(3)}, defensive=share)
+        log_marginal(random.key(0), guide, {}, {"x": jnp.zeros(3)}, defensive_share=share)
 
 
 def unknown_width_reverse(latents):

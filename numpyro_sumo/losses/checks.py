@@ -16,11 +16,18 @@ def check_positive_integer(name: str, value: Any) -> None:
         raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")
 
 
+def check_sample_size(name: str, value: Any) -> None:
+    """Refuses what is not an integer ≥ 2: fewer have no standard error."""
+    check_positive_integer(name, value)
+    if value < 2:
+        raise ValueError(f"Expected {name} >= 2, for a standard error; got {value}. Raise it.")
+
+
 def check_share(name: str, value: Any) -> None:
     """Refuses what is not a number in [0, 1)."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) < 1.0:
         raise ValueError(
-            f"Expected {name} to be a number in [0, 1); got {value!r}. Pass 0.01, for instance."
+            f"Expected {name} to be in [0, 1); got {value!r}. Pass 0.01, for instance."
         )
 
 

@@ -1,0 +1,44 @@
+"""Compilation in haste: of what runs briefly, compiling is most of its time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+
+import jax
+
+_OPTIONS = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def hasty_options() -> dict[str, object]:
+    """Compiler options, as far as this version of XLA knows them: compiled sooner, run slower."""
+    return {name: value for name, value in _OPTIONS.items() if _is_known(name, value)}
+
+
+@contextmanager
+def in_haste() -> Iterator[None]:
+    """Compiles in haste here, as far as that can still be set, and in processes begun meanwhile."""
+    flags = " ".join(f"--{name}={value}".lower() for name, value in hasty_options().items())
+    old_flags = os.environ.get("XLA_FLAGS")
+    old_setting = jax.config.read("jax_disable_most_optimizations")
+    os.environ["XLA_FLAGS"] = f"{old_flags or ''} {flags}".strip()
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", old_setting)
+        if old_flags is None:
+            del os.environ["XLA_FLAGS"]
+        else:
+            os.environ["XLA_FLAGS"] = old_flags
+
+
+def _is_known(name: str, value: object) -> bool:
+    try:
+        jax.jit(lambda: 0.0, compiler_options={name: value})()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
