@@ -47,7 +47,8 @@ run took {results["seconds"] / 60:.0f} minutes.
 up to {KS_BAR}, by which modes are seen that chains agree to leave out. *Pays from* is the number of
 effective draws from which training has paid for itself: there Metropolis and NUTS have taken the
 same time, all told. The ESS of chains that are not well says too much. † Proposals of Metropolis
-take turns with steps of NUTS there.
+take turns with steps of NUTS there. *KL* is by the exact log-evidence where that is known, else by
+the certificate's, which may be too low, and KL larger, behind a >.
 
 {goals(results)}
 {sections}"""
@@ -63,7 +64,7 @@ def overview_table(results: Results) -> str:
             [
                 _marked_title(verdict),
                 str(verdict["told"]["dimension"]),
-                _kl(certificate),
+                _kl_between(verdict),
                 number(certificate and certificate["pareto_k"], 2),
                 *_figures(metropolis),
                 *_figures(nuts),
@@ -97,7 +98,7 @@ def summary_table(results: Results) -> str:
             [
                 _marked_title(verdict),
                 str(told["dimension"]),
-                number(certificate and certificate["kl_upper"], 3),
+                _kl_at_most(verdict),
                 _bold(number(k_hat, 2), not _is_trusted(certificate)),
                 *(figure for sampler in samplers for figure in _short_figures(sampler)),
                 _faster(verdict),
@@ -377,19 +378,46 @@ def _count(value: float | None, verdict: dict[str, Any]) -> str:
     return "never" if value is None or not math.isfinite(value) else f"{value:.0f}"
 
 
-def _kl(certificate: dict[str, Any] | None) -> str:
-    if certificate is None:
+def _kl_between(verdict: dict[str, Any]) -> str:
+    if verdict.get("certificate") is None:
         return "**ran away**"
-    lower, upper, error = (certificate[f"kl_{end}"] for end in ("lower", "upper", "upper_se"))
-    return f"{number(lower, 4)} … {number(upper, 4)} ± {number(error, 4)}"
+    lower, upper, error = _kl_ends(verdict)
+    return f"{_beyond(verdict)}{number(lower, 4)} … {number(upper, 4)} ± {number(error, 4)}"
+
+
+def _kl_at_most(verdict: dict[str, Any]) -> str:
+    if verdict.get("certificate") is None:
+        return "–"
+    _, upper, _ = _kl_ends(verdict)
+    return f"{_beyond(verdict)}{number(upper, 3)}"
+
+
+def _kl_ends(verdict: dict[str, Any]) -> list[float | None]:
+    """Both bounds on the KL divergence, and the error of the upper one.
+
+    By the exact log-evidence where it is known, else as certified; JSON has null for infinity.
+    """
+    certificate, exact = verdict["certificate"], verdict["told"]["log_evidence"]
+    if exact is None:
+        return [certificate[f"kl_{end}"] for end in ("lower", "upper", "upper_se")]
+    elbos = certificate["elbo_upper"], certificate["elbo_lower"]
+    ends = [None if elbo is None else exact - elbo for elbo in elbos]
+    return [*ends, certificate["elbo_lower_se"]]
+
+
+def _beyond(verdict: dict[str, Any]) -> str:
+    """A sign before a KL divergence that rests on a log-evidence which may be too low."""
+    certificate, exact = verdict["certificate"], verdict["told"]["log_evidence"]
+    unsure = exact is None and not _is_trusted(certificate)
+    return "> " if unsure and certificate["kl_upper"] is not None else ""
 
 
 def _warning(certificate: dict[str, Any]) -> str:
     if _is_trusted(certificate):
         return ""
     return (
-        f", **beyond {LARGEST_PARETO_K}: neither log-evidence nor resampled draws are to be "
-        "trusted**"
+        f", **beyond {LARGEST_PARETO_K}: neither log-evidence, and KL by it, nor resampled draws "
+        "are to be trusted**"
     )
 
 

@@ -57,10 +57,11 @@ def posterior_section() -> str:
         f"{posterior_table(results)}\n\n"
         f"Models as a person would write them, seed {results['configuration']['seed']}: four\n"
         f"chains of {scale['metropolis']} draws of Metropolis, and of {scale['nuts']} of NUTS\n"
-        f"after {scale['warmup']} of warm-up. KL is the upper end, by the certificate; R-hat\n"
-        "that of the worst coordinate, as is the error of the mean, in sds of a reference: exact\n"
-        "draws, or long chains in other coordinates. † Metropolis takes turns with NUTS there.\n"
-        "ESS per second leaves training and warm-up\n"
+        f"after {scale['warmup']} of warm-up. KL is the upper end, by the exact log-evidence\n"
+        "where that is known, else by the certificate's, which may be too low, and KL larger,\n"
+        "behind a >. R-hat is that of the worst coordinate, as is the error of the mean, in sds\n"
+        "of a reference: exact draws, or long chains in other coordinates. † Metropolis takes\n"
+        "turns with NUTS there. ESS per second leaves training and warm-up\n"
         f"out. Bold is beyond {R_HAT_BAR}, {MEAN_BAR} sd, and a k-hat of {LARGEST_PARETO_K}."
     )
 

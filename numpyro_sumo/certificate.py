@@ -11,9 +11,9 @@ import jax
 from jax import lax, random
 
 from .defensive_reverse import DEFENSIVE_SHARE
-from .extended_draws import ExtendedDraws
+from .extended_draws import ExtendedDraws, check_draws_of_u
 from .hierarchical_guide import HierarchicalGuide, Sites
-from .losses.checks import check_positive_integer, check_sample_size, check_share
+from .losses.checks import check_sample_size
 from .sites import Params
 
 #: k-hat beyond which averages under the weights are not to be relied on.
@@ -27,9 +27,10 @@ class Certificate(NamedTuple):
     :param elbo_upper: the same from above; the two are apart where the reverse model is poor.
     :param log_evidence: log Z of the target p, by importance weights that are unbiased for Z.
     :param kl_lower: KL(q ‖ p/Z) from below, log-evidence less ``elbo_upper``.
-    :param kl_upper: the same from above: the one to report.
+    :param kl_upper: the same from above: the one to report, as far as log-evidence is right.
     :param pareto_k: k-hat of the weights. Up to 0.5 their variance is finite; beyond 0.7 neither
-        log-evidence nor resampled draws are to be trusted. −∞ where all weights are the same.
+        log-evidence nor resampled draws are to be trusted. Where weights are missed, log-evidence
+        is too low, and both ends of KL with it. −∞ where all weights are the same.
     :param ess: (Σw)² / Σw², the independent draws of p that the weighted ones are worth.
     :param draws: draws of q by site, the model's deterministic sites among them, with a leading
         axis of ``num_samples``.
@@ -122,9 +123,7 @@ def certify(
     (1000,)
     """
     check_sample_size("num_samples", num_samples)
-    check_positive_integer("num_particles", num_particles)
-    check_positive_integer("batch_size", batch_size)
-    check_share("defensive_share", defensive_share)
+    check_draws_of_u(num_particles, defensive_share, batch_size)
     extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive_share)
     extended.check()
 
@@ -154,8 +153,9 @@ def certify(
     if pareto_k > LARGEST_PARETO_K:
         warnings.warn(
             f"Expected a k-hat of weights up to {LARGEST_PARETO_K}; it is {pareto_k:.2f}, so that "
-            "neither log_evidence nor resampled draws are to be trusted. Train longer or with more "
-            "particles, or run IndependenceMetropolis with alternate=NUTS(model).",
+            "neither log_evidence, and KL by it, nor resampled draws are to be trusted. Train "
+            "longer or with more particles, or run IndependenceMetropolis with "
+            "alternate=NUTS(model).",
             stacklevel=2,
         )
     chosen = _systematic(float(random.uniform(resampling_key)), np.exp(smoothed))

@@ -1,13 +1,12 @@
 """A reverse model that is defended: a share of its draws of u are the sampler's own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.handlers import block, condition, substitute
+from numpyro.handlers import block, condition
 
 from .hierarchical_guide import HierarchicalGuide, Sites
 from .inspection import JOINT
@@ -28,9 +27,9 @@ class DefensiveReverse:
 
     A reverse model that is too narrow at some rare x gives the u that x was drawn with next to no
     density, and so q(x, u) / r(u | x), its part in an estimate of q(x), may be anything; here it is
-    not far beyond what q(x | u) is. Where r(u | x) is exact it costs estimates by n draws a
-    relative standard deviation of up to √(ε / (1 − ε) n). Auxiliary sites that depend on the
-    sampler's latent ones are drawn given x.
+    at most q(x | u) / ε. Where r(u | x) is exact this costs estimates by n draws a relative
+    standard deviation of up to √(ε / ((1 − ε) n)). Auxiliary sites that depend on the sampler's
+    latent ones are drawn given x.
 
     :param guide: the sampler with the reverse model r(u | x).
     :param share: ε, in [0, 1).
@@ -65,7 +64,7 @@ class DefensiveReverse:
         params: Params,
     ) -> jax.Array:
         """log q(x, u) − log r̄(u | x), in nats: one particle of an estimate of log q(x)."""
-        # Split as in ``draw``, so that programs with randomness of their own have the same of it.
+        # As in ``draw``, so that programs with randomness of their own have the same of it.
         reverse_key, own_key, _ = random.split(rng_key, 3)
         programs = latents, args, kwargs, params
         proposal = self.guide.propose(reverse_key, *programs, auxiliary)
@@ -88,7 +87,6 @@ class DefensiveReverse:
         auxiliary: Sites | None = None,
     ) -> Proposal:
         """u as the sampler draws it, with its log-density there."""
-        program: Callable = block(condition(self.guide.sampler, latents), hide=list(latents))
-        if auxiliary is not None:
-            program = substitute(program, data=auxiliary)
-        return propose(program, args, kwargs, JOINT, rng_key, params)
+        program = block(condition(self.guide.sampler, latents), hide=list(latents))
+        values = params if auxiliary is None else {**params, **auxiliary}
+        return propose(program, args, kwargs, JOINT, rng_key, values)

@@ -15,6 +15,7 @@ from .defensive_reverse import DefensiveReverse
 from .estimators import importance_weighted_bound
 from .hierarchical_guide import HierarchicalGuide, Sites, check_trained
 from .inspection import refuse_subsamples
+from .losses.checks import check_positive_integer, check_share
 from .sites import Params
 from .trained_model import with_deterministic
 
@@ -116,6 +117,13 @@ class ExtendedDraws:
 
     def _model_at(self, rng_key: jax.Array, x: Sites) -> Callable:
         return substitute(seed(self.model, rng_key), data={**self.params, **x})
+
+
+def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:
+    """Refuses numbers of draws of u, a share or a size of batches outside their ranges."""
+    check_positive_integer("num_particles", num_particles)
+    check_share("defensive_share", defensive_share)
+    check_positive_integer("batch_size", batch_size)
 
 
 def u_log_weights(

@@ -65,7 +65,7 @@ class HierarchicalGuide:
         reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
         with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
             reverse(latents, *args, **kwargs)
-        _check_reverse_sites(auxiliary, latent_sites(reverse_trace))
+        _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
         return latents
 
     def draw(
@@ -91,9 +91,9 @@ class HierarchicalGuide:
         :param score_free: whether log r is differentiated through u alone.
         """
         _, reverse = self.marginal_programs(latents)
-        if auxiliary is not None:
-            reverse = substitute(reverse, data=auxiliary)
-        return propose(reverse, args, kwargs, JOINT, rng_key, params, score_free)
+        # Substituted where the keys have been dealt out: with u and without, they are the same.
+        values = params if auxiliary is None else {**params, **auxiliary}
+        return propose(reverse, args, kwargs, JOINT, rng_key, values, score_free)
 
     def log_weight(
         self,
@@ -134,22 +134,44 @@ def check_hierarchical(
     :return: the model's trace; its arrays are abstract and of no use outside.
     """
     check_is_hierarchical(guide)
-    model_trace, sampler_trace = check_programs(model, guide, params, args, kwargs)
-
-    def check_reverse():
-        latents, _ = guide.draw(random.key(0), params, args, kwargs)
-        traces = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
-        refuse_scales(sampler_trace, *traces)
-
-    jax.eval_shape(check_reverse)
+    model_trace, _ = check_programs(model, guide, params, args, kwargs)
+    check_reverse(guide, params, args, kwargs)
     return model_trace
+
+
+def check_reverse(guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict) -> Sites:
+    """Refuses a sampler and a reverse model that do not fit each other, or have no density.
+
+    :return: shapes and types of the sampler's x, by site.
+    """
+
+    def check() -> Sites:
+        latents, auxiliary = guide.draw(random.key(0), params, args, kwargs)
+        sampler, reverse = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
+        refuse_scales(sampler, reverse)
+        for name, site in {**sampler, **reverse}.items():
+            if site["type"] == "sample" and site["is_observed"] and name not in latents:
+                raise ValueError(
+                    "Expected no observed sites or factors in sampler and reverse model, whose "
+                    f"densities are those of draws; '{name}' is one. Move it to the target."
+                )
+        for name, u in auxiliary.items():
+            if (shape := jnp.shape(reverse[name]["value"])) != jnp.shape(u):
+                raise ValueError(
+                    f"Expected the reverse model to draw '{name}' in the sampler's shape, "
+                    f"{jnp.shape(u)}; it draws {shape}. Expand its distribution, or put it into "
+                    "the sampler's plates."
+                )
+        return latents
+
+    return jax.eval_shape(check)
 
 
 def check_trained(
     model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
 ) -> dict:
     """As :func:`check_hierarchical`, and refuses parameters that are not those of both."""
-    check_is_hierarchical(guide)
+    check_is_hierarchical(guide)  # before it is run
     check_params_of_both(model, guide, params, args, kwargs)
     return check_hierarchical(model, guide, params, args, kwargs)
 
@@ -162,26 +184,19 @@ def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:
     return latents, auxiliary
 
 
-def _check_reverse_sites(auxiliary: Sites, reverse_sites: dict[str, dict]) -> None:
+def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
     if not auxiliary:
         raise ValueError(
             "Expected the sampler to have at least one auxiliary site; it has none. "
             "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
         )
-    if missing := sorted(auxiliary.keys() - reverse_sites.keys()):
+    if missing := sorted(auxiliary - reverse):
         raise ValueError(
             f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks {missing}. Add "
             "these sites to it."
         )
-    if extra := sorted(reverse_sites.keys() - auxiliary.keys()):
+    if extra := sorted(reverse - auxiliary):
         raise ValueError(
             f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has {extra}. "
             "Remove them, or mark them auxiliary in the sampler."
         )
-    for name, u in auxiliary.items():
-        if (shape := reverse_sites[name]["fn"].shape()) != jnp.shape(u):
-            raise ValueError(
-                f"Expected the reverse model to sample '{name}' in the sampler's shape, "
-                f"{jnp.shape(u)}; it has {shape} there. Expand its distribution, or put it into "
-                "the sampler's plates."
-            )

@@ -144,7 +144,9 @@ def check_params_of_both(
         with block():
             program = substitute(seed(guide, random.key(0)), data=params)
             guide_trace = trace(program).get_trace(*args, **kwargs)
-        replay(model, guide_trace)(*args, **kwargs)
+        # A param that both have may be made in the guide alone.
+        shared = {n: site["value"] for n, site in guide_trace.items() if site["type"] == "param"}
+        substitute(replay(model, guide_trace), data=shared)(*args, **kwargs)
 
     check_params(guide, params, args, kwargs)
     check_params(at_draws_of_the_guide, params, args, kwargs, role="model")

@@ -9,10 +9,16 @@ import jax.numpy as jnp
 
 from .defensive_reverse import DEFENSIVE_SHARE, DefensiveReverse
 from .estimators import importance_weighted_bound
-from .extended_draws import ExtendedDraws, u_log_weights
-from .hierarchical_guide import HierarchicalGuide, Sites, check_is_hierarchical, check_trained
+from .extended_draws import ExtendedDraws, check_draws_of_u, u_log_weights
+from .hierarchical_guide import (
+    HierarchicalGuide,
+    Sites,
+    check_is_hierarchical,
+    check_reverse,
+    check_trained,
+)
 from .inspection import check_params
-from .losses.checks import check_positive_integer, check_sample_size, check_share
+from .losses.checks import check_sample_size
 from .sites import Params
 
 
@@ -81,7 +87,7 @@ def kl_sandwich(
     True
     """
     check_sample_size("num_samples", num_samples)
-    _check_options(num_particles, defensive_share, batch_size)
+    check_draws_of_u(num_particles, defensive_share, batch_size)
     check_trained(model, guide, params, args, kwargs)
     extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive_share)
 
@@ -114,11 +120,13 @@ def log_marginal(
     :param defensive_share: of the sampler's own draws of u among them, in [0, 1).
     :param batch_size: points handled at a time.
     :return: shape ``(n,)``, in nats.
-    :raises ValueError: for a guide that is not hierarchical, or params of another.
+    :raises ValueError: for a guide that is not hierarchical, params of another, points that are not
+        the sampler's, or options outside these.
     """
-    _check_options(num_particles, defensive_share, batch_size)
+    check_draws_of_u(num_particles, defensive_share, batch_size)
     check_is_hierarchical(guide)
     check_params(guide, params, args, kwargs)
+    num_points = _check_points(latents, check_reverse(guide, params, args, kwargs))
     reverse = DefensiveReverse(guide, defensive_share)
 
     def one_point(key_and_point):
@@ -126,12 +134,24 @@ def log_marginal(
         programs = params, x, args, kwargs
         return importance_weighted_bound(u_log_weights(key, reverse, *programs, num_particles))
 
-    num_points = jax.tree.leaves(latents)[0].shape[0]
     keys = random.split(rng_key, num_points)
     return lax.map(one_point, (keys, latents), batch_size=batch_size)
 
 
-def _check_options(num_particles: int, defensive_share: float, batch_size: int) -> None:
-    check_positive_integer("num_particles", num_particles)
-    check_share("defensive_share", defensive_share)
-    check_positive_integer("batch_size", batch_size)
+def _check_points(latents: Sites, of_sampler: Sites) -> int:
+    """Refuses points that are not values of the sampler's latent sites; returns their number."""
+    if latents.keys() != of_sampler.keys():
+        raise ValueError(
+            f"Expected latents to hold values of {sorted(of_sampler)}, the sampler's latent sites; "
+            f"got {sorted(latents)}. Pass one array for each."
+        )
+    shapes = {name: jnp.shape(values) for name, values in latents.items()}
+    num_points = max((shape[0] for shape in shapes.values() if shape), default=0)
+    for name, shape in shapes.items():
+        expected = num_points, *of_sampler[name].shape
+        if shape != expected:
+            raise ValueError(
+                f"Expected latents with a leading axis of points; '{name}' has shape {shape}, and "
+                f"not {expected}. Stack as many values of each site."
+            )
+    return num_points

@@ -277,3 +277,15 @@ def test_prior_without_draws_is_weighed_at_those_of_the_guide():
     params = {"scale": jnp.array(2.0)}
     evidence = log_evidence(random.key(0), flat_model, wide_guide, params, progress_bar=False)
     assert evidence.mean == pytest.approx(0.7, abs=1e-5)
+
+
+def shared_model(y):
+    scale = numpyro.param("scale")
+    numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0.0, scale)), 1.0), obs=y)
+
+
+def test_parameter_may_be_made_in_the_guide_and_looked_up_in_the_model():
+    params, guide = {"scale": jnp.array(2.0)}, lambda y: wide_guide()
+    evidence = log_evidence(random.key(0), shared_model, guide, params, 0.3, progress_bar=False)
+    exact = dist.Normal(0.0, 5.0**0.5).log_prob(0.3)
+    assert abs(evidence.mean - exact) < 4.0 * evidence.standard_error < 0.1

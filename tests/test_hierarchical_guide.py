@@ -13,7 +13,8 @@ import numpyro.distributions as dist
 from numpyro.handlers import seed, trace
 from numpyro.infer import SVI, Predictive
 
-from numpyro_sumo import IWHVI, HierarchicalGuide, ReverseKL
+from numpyro_sumo import IWHVI, HierarchicalGuide, ReverseKL, certify
+from numpyro_sumo import log_marginal as log_marginal_of
 from tests.compiling import quick_jit
 from tests.models import (
     AUXILIARY,
@@ -159,21 +160,7 @@ def reverse_with_a_site_too_many(latents):
     numpyro.sample("w", dist.Normal())
 
 
-def sampler_of_three():
-    u = numpyro.sample("u", dist.Normal().expand([3]).to_event(1), infer=AUXILIARY)
-    numpyro.sample("x", dist.Normal(u.sum(), 1.0))
-
-
-def reverse_of_one(latents):
-    numpyro.sample("u", dist.Normal(latents["x"], 1.0))
-
-
 BAD_PROGRAMS = {
-    "reverse_of_another_shape": (
-        sampler_of_three,
-        reverse_of_one,
-        r"reverse model to sample 'u' in the sampler's shape, \(3,\); it has \(\) there. Expand",
-    ),
     "no_auxiliary_site": (
         sampler_without_auxiliary_site,
         lambda latents: None,
@@ -201,6 +188,76 @@ def test_programs_that_do_not_fit_are_refused_in_one_line_at_init(sampler, rever
     with pytest.raises(ValueError, match="Expected the " + message) as error:
         svi.init(random.key(0))
     assert "\n" not in str(error.value)
+
+
+def sampler_of_three():
+    u = numpyro.sample("u", dist.Normal(), sample_shape=(3,), infer=AUXILIARY)
+    numpyro.sample("x", dist.Normal(u.sum(), 1.0))
+
+
+def reverse_of_one(latents):
+    numpyro.sample("u", dist.Normal(latents["x"], 1.0))
+
+
+def reverse_of_three(latents):
+    numpyro.sample("u", dist.Normal(latents["x"] / 4.0, 1.0), sample_shape=(3,))
+
+
+def sampler_with_a_factor():
+    sampler()
+    numpyro.factor("more", 1.0)
+
+
+def reverse_with_data(latents):
+    reverse(latents)
+    numpyro.sample("y", dist.Normal(), obs=0.3)
+
+
+WITHOUT_DENSITY = {
+    "reverse_of_another_shape": (
+        sampler_of_three,
+        reverse_of_one,
+        r"reverse model to draw 'u' in the sampler's shape, \(3,\); it draws \(\). Expand",
+    ),
+    "sampler_with_a_factor": (
+        sampler_with_a_factor,
+        reverse,
+        "no observed sites or factors in .* are those of draws; 'more' is one. Move",
+    ),
+    "reverse_with_data": (
+        sampler,
+        reverse_with_data,
+        "no observed sites or factors in .* are those of draws; 'y' is one. Move",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "sampler, reverse, message", WITHOUT_DENSITY.values(), ids=WITHOUT_DENSITY.keys()
+)
+def test_programs_without_a_density_are_refused_in_one_line(sampler, reverse, message):
+    guide = HierarchicalGuide(sampler, reverse)
+    latents = {"x": jnp.zeros(2)}
+    svi = SVI(target, guide, optax.sgd(0.1), loss=ReverseKL(IWHVI(2)))
+    state = svi.init(random.key(0))
+    params = svi.get_params(state)
+    calls = (
+        lambda: svi.update(state),
+        lambda: log_marginal_of(random.key(0), guide, params, latents),
+        lambda: certify(random.key(0), target, guide, params),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="^Expected (the )?" + message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_draws_may_have_a_sample_shape():
+    """log N(x; 0, 1 + 3) of a sum of three."""
+    guide = HierarchicalGuide(sampler_of_three, reverse_of_three)
+    x = jnp.array([-1.0, 0.5])
+    log_q = log_marginal_of(random.key(0), guide, {}, {"x": x}, num_particles=20_000)
+    np.testing.assert_allclose(log_q, dist.Normal(0.0, 2.0).log_prob(x), atol=0.05)
 
 
 @pytest.mark.parametrize("programs", [(sampler, None), (None, reverse)])

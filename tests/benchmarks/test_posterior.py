@@ -18,7 +18,7 @@ from benchmarks.laws import Empirical, MixtureOfNormals
 from benchmarks.posterior_models import PROBLEMS
 from benchmarks.posterior_pictures import rank_shares
 from benchmarks.posterior_reference import Reference, exact_reference, reference_of
-from benchmarks.posterior_report import is_well, report
+from benchmarks.posterior_report import is_well, overview_table, report, summary_table
 from benchmarks.posterior_samplers import power_at, tempered
 from tests.compiling import quick_jit
 
@@ -244,7 +244,11 @@ def results_of(problems, steps=None):
 
 def test_a_report_shows_every_figure_it_was_given():
     text = report(results_of({"funnel10": outcome("funnel10"), "banana": outcome("banana")}))
-    assert "0.0123 … 0.0123 ± 0.0004" in text and "k-hat 0.35" in text and "(exactly 0)" in text
+    assert (
+        "KL between 0.0123 ± 0.0004 and 0.0123 ± 0.0004" in text
+        and "k-hat 0.35" in text
+        and "(exactly 0)" in text
+    )
     assert "395" in text and "accepts 91 %" in text and "from 104 effective draws" in text
     assert "| funnel: ESS / s, × NUTS | 25.0 | at least 10 | yes |" in text
     assert "| funnel, Metropolis: sd of v | 1.000 | 1 ± 3 × 0.010 | yes |" in text
@@ -253,6 +257,28 @@ def test_a_report_shows_every_figure_it_was_given():
             assert f"({kind}_{name}.png)" in text
     assert "quick" not in text
     assert "A quick run" in report(results_of({}, steps=50))
+
+
+CERTIFIED = {"elbo_lower": -0.03, "elbo_upper": -0.02, "kl_lower": 0.21, "kl_upper": 0.32}
+
+
+@pytest.mark.parametrize(
+    "name, k_hat, between, at_most",
+    [
+        ("funnel10", 0.6, "0.0200 … 0.0300 ± 0.0004", "0.030"),
+        ("funnel10", 0.9, "0.0200 … 0.0300 ± 0.0004", "0.030"),
+        ("eight_schools", 0.6, "0.2100 … 0.3200 ± 0.0004", "0.320"),
+        ("eight_schools", 0.9, "> 0.2100 … 0.3200 ± 0.0004", "> 0.320"),
+    ],
+)
+def test_divergence_is_by_the_exact_log_evidence_or_may_be_larger(name, k_hat, between, at_most):
+    told = outcome(name)
+    told["certificate"] |= {**CERTIFIED, "pareto_k": k_hat}
+    results = results_of({name: told})
+    assert f" | {between} | {k_hat:.2f} | " in overview_table(results)
+    assert f" | {at_most} | " in summary_table(results)
+    told["certificate"] |= {"elbo_lower": None, "kl_upper": None}
+    assert "… – ±" in overview_table(results) and " | – | " in summary_table(results)
 
 
 def test_a_report_says_what_is_not_well():
