@@ -110,7 +110,7 @@ class ReciprocalTail(StoppingTime):
     **Reference:** Luo et al. 2020, *SUMO: Unbiased estimation of log marginal probability for
     latent variable models*, section 3.3.
 
-    >>> from numpyro_sumo.stopping_times import ReciprocalTail
+    >>> from .stopping_times import ReciprocalTail
     >>> round(ReciprocalTail().mean, 2)
     5.08
     """
@@ -159,7 +159,7 @@ class GeometricTail(StoppingTime):
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*.
 
-    >>> from numpyro_sumo.stopping_times import GeometricTail
+    >>> from .stopping_times import GeometricTail
     >>> round(GeometricTail().mean, 2)
     1.58
     """

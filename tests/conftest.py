@@ -3,7 +3,7 @@ import pytest
 import jax
 import jax.numpy as jnp
 
-from tests.compiling import quick_jit
+from tests.helpers.compiling import quick_jit
 
 _jit = jax.jit
 

@@ -35,7 +35,7 @@ from numpyro_sumo import (
     log_marginal,
 )
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
-from tests.models import (
+from tests.helpers.models import (
     hierarchical_guide,
     linear_gaussian_problem,
     matching_problem,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from numpyro_sumo.stopping_times import StoppingTime
 
-from .expected import expected_increment, log_ratio_of
-from .running import log_add
+from .control_variate import expected_increment, log_ratio_of
+from .log_sums import log_add
 
 #: How the sum over levels is cut short.
 TRUNCATIONS = ("roulette", "single")

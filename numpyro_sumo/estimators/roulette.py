@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from numpyro_sumo.stopping_times import StoppingTime
 
 from .bounds import importance_weighted_bound
-from .expected import expected_increment, log_ratio_of
+from .control_variate import expected_increment, log_ratio_of
 
 
 def russian_roulette(

@@ -11,16 +11,15 @@ from jax.sharding import NamedSharding
 
 from numpyro.infer import ELBO
 
-from numpyro_sumo.draws import MODEL, PATH, Particle, evaluate_log_weights, held_unless
+from numpyro_sumo.checks import check_one_of, check_positive_integer, check_sharding, options_repr
 from numpyro_sumo.estimators import importance_weighted_bound
-from numpyro_sumo.estimators.running import as_column
-from numpyro_sumo.log_weights import updated_mutable_state, with_shared_subsample
-from numpyro_sumo.paths import obstacle_to_path
-from numpyro_sumo.sites import Params
+from numpyro_sumo.estimators.log_sums import as_column
+from numpyro_sumo.programs.log_weights import updated_mutable_state, with_shared_subsample
+from numpyro_sumo.programs.path_gradient import obstacle_to_path
+from numpyro_sumo.programs.per_datum import Inputs, Weighing
+from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.ragged import MODEL, PATH, Particle, evaluate_log_weights, held_unless
 from numpyro_sumo.stopping_times import StoppingTime
-from numpyro_sumo.weighing import Inputs, Weighing
-
-from .checks import check_one_of, check_positive_integer, check_sharding, options_repr
 
 #: Draws of an only datum's tail that every step makes whatever was drawn: cheaper than a loop.
 _TAIL_DRAWS_OF_ONE = 2
@@ -33,7 +32,7 @@ _BASELINE_PARTICLES = 32
 
 
 class Plan(NamedTuple):
-    """How draws are cut up; see :func:`~numpyro_sumo.draws.evaluate_log_weights`."""
+    """How draws are cut up; see :func:`~numpyro_sumo.ragged.evaluate_log_weights`."""
 
     num_head: int
     first_chunk: int
@@ -44,9 +43,9 @@ class Plan(NamedTuple):
 class Draws(NamedTuple):
     """Log-weights as they were drawn, or what was kept of them.
 
-    :param kept: of the fresh draws, by view (see :class:`~numpyro_sumo.draws.Particle`):
-        log-weights of shape ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.draws.TailSums` or
-        :class:`~numpyro_sumo.draws.LevelSums`.
+    :param kept: of the fresh draws, by view (see :class:`~numpyro_sumo.ragged.Particle`):
+        log-weights of shape ``(draws, num_data, ...)``, or :class:`~numpyro_sumo.ragged.TailSums` or
+        :class:`~numpyro_sumo.ragged.LevelSums`.
     :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
     :param given: log-weights of the draws that generated x, shape ``(num_data,)``, by view; empty
         where they are not among the particles.

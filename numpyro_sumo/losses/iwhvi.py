@@ -19,7 +19,7 @@ class IWHVI(ImportanceLoss):
 
     :param num_particles: m, an integer ≥ 1, the generating draw included.
     :param guide_objective: what the reverse model descends: ``"forward_kl"`` (the default, which
-        did better in ``benchmarks/funnel_variants.py``), −log r(u₀ | x); or ``"iwhvi"``, the bound
+        did better in ``benchmarks/funnel_variants/__main__.py``), −log r(u₀ | x); or ``"iwhvi"``, the bound
         itself.
     :param chunk_size: log-weights evaluated at a time; None evaluates all of them at once.
     :param sharding: as in :class:`~numpyro_sumo.SUMO`.

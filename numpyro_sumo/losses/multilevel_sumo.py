@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from numpyro_sumo.draws import Particle, evaluate_levels
+from numpyro_sumo.checks import check_one_of, check_stopping_time
 from numpyro_sumo.estimators import TRUNCATIONS, multilevel
+from numpyro_sumo.ragged import Particle, evaluate_levels
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
 
 from .base import Draws, ImportanceLoss
-from .checks import check_one_of, check_stopping_time
 
 #: Where work times variance is least, for each way of cutting the sum short.
 _BEST_TAILS = {"roulette": GeometricTail(0.6340), "single": GeometricTail(1 - 2**-1.5)}

@@ -9,12 +9,12 @@ from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
-from numpyro_sumo.draws import MODEL, PATH, Particle
-from numpyro_sumo.hierarchical_guide import check_hierarchical
-from numpyro_sumo.log_weights import hold, updated_mutable_state, with_shared_subsample
+from numpyro_sumo.checks import check_one_of, check_positive_integer, options_repr
+from numpyro_sumo.guides.hierarchical import check_hierarchical
+from numpyro_sumo.programs.log_weights import hold, updated_mutable_state, with_shared_subsample
+from numpyro_sumo.ragged import MODEL, PATH, Particle
 
 from .base import ImportanceLoss, fresh_only, gradient_only, key_apart
-from .checks import check_one_of, check_positive_integer, options_repr
 from .iwhvi import IWHVI
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from numpyro_sumo.draws import PATH, Particle, TailSums, evaluate_tails
+from numpyro_sumo.checks import check_positive_integer, check_stopping_time
 from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
+from numpyro_sumo.ragged import PATH, Particle, TailSums, evaluate_tails
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
 from .base import Draws, ImportanceLoss, with_given
-from .checks import check_positive_integer, check_stopping_time
 
 _PAPER = ReciprocalTail()
 

@@ -10,8 +10,8 @@ from scipy.stats import norm, poisson
 
 import jax.numpy as jnp
 
-from benchmarks import defaults
-from benchmarks.everyday import BENIGN, COUNTS, EFFECTS, ERRORS, MODELS, RADII
+from benchmarks.defaults import __main__ as defaults
+from benchmarks.models.by_quadrature import BENIGN, COUNTS, EFFECTS, ERRORS, MODELS, RADII
 
 
 def test_evidence_of_eight_schools_is_that_of_draws_from_the_prior():

@@ -11,13 +11,16 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import kl_divergence
 
-from benchmarks import density, density_pictures, density_variants, readme
-from benchmarks.density_bench import Arm, Plan
-from benchmarks.density_judge import Judge, _bound_over, _error_of_bound
-from benchmarks.density_programs import PLANES, Data, Task, checked, digits, plane
-from benchmarks.density_report import figures, mean, paired, report, summary_table
+from benchmarks.common import readme
+from benchmarks.density import __main__ as density
+from benchmarks.density import pictures as density_pictures
+from benchmarks.density.bench import Arm, Plan
+from benchmarks.density.judge import Judge, _bound_over, _error_of_bound
+from benchmarks.density.models import PLANES, Data, Task, checked, digits, plane
+from benchmarks.density.report import figures, mean, paired, report, summary_table
+from benchmarks.density_variants import __main__ as density_variants
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
-from tests.compiling import quick_jit
+from tests.helpers.compiling import quick_jit
 
 
 @pytest.mark.parametrize("draws", [5, 15, 50])

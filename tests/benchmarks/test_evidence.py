@@ -5,10 +5,10 @@ import pytest
 
 from jax import random
 
-from benchmarks import evidence
-from benchmarks.tractable import MODELS
+from benchmarks.evidence import __main__ as evidence
+from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
-from tests.compiling import quick_jit
+from tests.helpers.compiling import quick_jit
 
 every_model = pytest.mark.parametrize("problem", MODELS.values(), ids=MODELS.keys())
 

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import funnel
-from benchmarks.funnel_report import report, write_results
-from numpyro_sumo.reports import to_arviz
+from benchmarks.funnel import __main__ as funnel
+from benchmarks.funnel.report import report, write_results
+from numpyro_sumo.diagnostics.arviz import to_arviz
 
 
 def verdict(**changes):

@@ -1,7 +1,7 @@
 import json
 
-from benchmarks import gradients
-from benchmarks.tractable import MODELS
+from benchmarks.gradients import __main__ as gradients
+from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
 
 

@@ -12,15 +12,18 @@ import jax.numpy as jnp
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import log_density
 
-from benchmarks import posterior, posterior_bench, posterior_reference, readme
-from benchmarks.judge import draws_to_pay, judge_against, worst
-from benchmarks.laws import Empirical, MixtureOfNormals
-from benchmarks.posterior_models import PROBLEMS
-from benchmarks.posterior_pictures import rank_shares
-from benchmarks.posterior_reference import Reference, exact_reference, reference_of
-from benchmarks.posterior_report import is_well, overview_table, report, summary_table
-from benchmarks.posterior_samplers import power_at, tempered
-from tests.compiling import quick_jit
+from benchmarks.common import readme
+from benchmarks.common.distributions import Empirical, MixtureOfNormals
+from benchmarks.common.judge import draws_to_pay, judge_against, worst
+from benchmarks.posterior import __main__ as posterior
+from benchmarks.posterior import bench as posterior_bench
+from benchmarks.posterior import reference as posterior_reference
+from benchmarks.posterior.models import PROBLEMS
+from benchmarks.posterior.pictures import rank_shares
+from benchmarks.posterior.reference import Reference, exact_reference, reference_of
+from benchmarks.posterior.report import is_well, overview_table, report, summary_table
+from benchmarks.posterior.samplers import power_at, tempered
+from tests.helpers.compiling import quick_jit
 
 #: With the range of each coordinate that holds nearly all.
 IN_THE_PLANE = {"banana": (60.0, 110.0), "mixture25": (14.0, 14.0)}

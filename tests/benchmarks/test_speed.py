@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 
-from benchmarks import speed
-from benchmarks.speed_programs import linear
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed.models import linear
 from numpyro_sumo import IWELBO, SUMO
 
 

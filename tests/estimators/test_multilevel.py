@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators import TRUNCATIONS, multilevel
 from numpyro_sumo.stopping_times import GeometricTail
-from tests.compiling import quick_jit
+from tests.helpers.compiling import quick_jit
 
 BLOCK = 3
 TAIL = GeometricTail(0.6, max_level=2)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.compiling import quick_jit
+from tests.helpers.compiling import quick_jit
 
 TAILS = {
     "paper": ReciprocalTail(),

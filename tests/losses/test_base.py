@@ -14,8 +14,14 @@ from numpyro.handlers import scale, seed
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO
-from tests.compiling import quick_jit
-from tests.models import AUXILIARY, linear_gaussian_problem, log_evidence, plated_problem, posterior
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import (
+    AUXILIARY,
+    linear_gaussian_problem,
+    log_evidence,
+    plated_problem,
+    posterior,
+)
 
 PLAIN_LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
 AUTOGUIDES = {

@@ -11,12 +11,12 @@ from numpyro.handlers import substitute
 from numpyro.infer import RenyiELBO
 
 from numpyro_sumo import IWELBO
-from tests.compiling import quick_jit
-from tests.models import (
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import (
     linear_gaussian_problem,
     plated_problem,
 )
-from tests.statistics import assert_same_mean, assert_tree_mean, mean_and_se
+from tests.helpers.statistics import assert_same_mean, assert_tree_mean, mean_and_se
 
 
 def fixed_subsample(problem, indices):

@@ -15,8 +15,8 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
-from tests.compiling import quick_jit
-from tests.models import linear_gaussian_problem, matching_problem, plated_problem
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import linear_gaussian_problem, matching_problem, plated_problem
 
 CASES = {
     "iwelbo": (lambda **o: IWELBO(4, **o), linear_gaussian_problem(2)),

@@ -20,10 +20,17 @@ from numpyro.handlers import mask, seed
 from numpyro.infer import SVI, Predictive, Trace_ELBO, autoguide
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
-from tests.compiling import quick_jit
-from tests.models import AUXILIARY, LOC, NOISE, linear_gaussian_problem, plated_problem, posterior
-from tests.models import log_evidence as exact_log_evidence
-from tests.statistics import assert_mean, assert_same_mean
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import (
+    AUXILIARY,
+    LOC,
+    NOISE,
+    linear_gaussian_problem,
+    plated_problem,
+    posterior,
+)
+from tests.helpers.models import log_evidence as exact_log_evidence
+from tests.helpers.statistics import assert_mean, assert_same_mean
 
 LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

@@ -18,8 +18,8 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.compiling import quick_jit
-from tests.models import (
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import (
     AUXILIARY,
     INEXACT_REVERSE,
     SAMPLER_PARAMS,
@@ -34,7 +34,7 @@ from tests.models import (
     sampler,
     target,
 )
-from tests.statistics import assert_mean, assert_same_mean, mean_and_se
+from tests.helpers.statistics import assert_mean, assert_same_mean, mean_and_se
 
 MARGINALS = {
     "iwelbo": IWELBO(4),

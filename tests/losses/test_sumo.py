@@ -19,9 +19,9 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.compiling import quick_jit
-from tests.models import linear_gaussian_problem, log_evidence, plated_problem, posterior
-from tests.statistics import assert_mean, assert_same_mean, mean_and_se
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import linear_gaussian_problem, log_evidence, plated_problem, posterior
+from tests.helpers.statistics import assert_mean, assert_same_mean, mean_and_se
 
 MODEL_PARAMS, GUIDE_PARAMS = ("loc", "log_noise"), ("shift", "log_width")
 

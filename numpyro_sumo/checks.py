@@ -1,0 +1,71 @@
+"""Checks of options that several losses share: one clear line each, before any work."""
+
+from collections.abc import Iterable
+import inspect
+from numbers import Integral, Real
+from typing import Any
+
+from jax.sharding import AxisType, NamedSharding
+
+from .stopping_times import StoppingTime
+
+
+def check_positive_integer(name: str, value: Any) -> None:
+    """Refuses what is not an integer ≥ 1 (``True`` is not one)."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")
+
+
+def check_sample_size(name: str, value: Any) -> None:
+    """Refuses what is not an integer ≥ 2: fewer have no standard error."""
+    check_positive_integer(name, value)
+    if value < 2:
+        raise ValueError(f"Expected {name} >= 2, for a standard error; got {value}. Raise it.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuses what is not a number in [0, 1)."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) < 1.0:
+        raise ValueError(
+            f"Expected {name} to be in [0, 1); got {value!r}. Pass 0.01, for instance."
+        )
+
+
+def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Refuses a value that is not among the allowed ones."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"Expected {name} to be one of {allowed}; got {value!r}.")
+
+
+def check_stopping_time(value: Any) -> None:
+    """Refuses what is not a stopping time, and one without a survival function."""
+    if not isinstance(value, StoppingTime):
+        raise ValueError(
+            f"Expected stopping_time to be a StoppingTime; got {value!r}. "
+            "Pass ReciprocalTail() or GeometricTail(), for instance."
+        )
+    value.survival  # noqa: B018 - it checks itself when it is made
+
+
+def check_sharding(value: Any) -> None:
+    """Refuses what does not name one axis of a mesh along which XLA may split the work."""
+    names = tuple(value.spec) if isinstance(value, NamedSharding) else ()
+    if len(names) != 1 or not isinstance(names[0], str):
+        raise ValueError(
+            f"Expected sharding to be a NamedSharding over one axis of a mesh; got {value!r}. Pass "
+            'NamedSharding(mesh, PartitionSpec("draws")), for instance.'
+        )
+    kind = dict(zip(value.mesh.axis_names, value.mesh.axis_types))[names[0]]
+    if kind != AxisType.Auto:
+        raise ValueError(
+            f"Expected mesh axis '{names[0]}' to be of type Auto; it is {kind.name}. Make "
+            "the mesh with axis_types=(AxisType.Auto,)."
+        )
+
+
+def options_repr(instance: object) -> str:
+    """``Class(option=value, ...)`` with the options of the class's constructor."""
+    names = inspect.signature(type(instance)).parameters
+    options = ", ".join(f"{name}={getattr(instance, name)!r}" for name in names)
+    return f"{type(instance).__name__}({options})"

@@ -1,0 +1,151 @@
+"""Draws of a hierarchical sampler where its density is known: together with draws of u."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.handlers import seed, substitute
+from numpyro.infer.util import log_density
+
+from numpyro_sumo.checks import check_positive_integer, check_share
+from numpyro_sumo.estimators import importance_weighted_bound
+from numpyro_sumo.programs.handlers import with_deterministic
+from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.validation import refuse_subsamples
+
+from .defensive_reverse import DefensiveReverse
+from .hierarchical import HierarchicalGuide, Sites, check_trained
+
+
+class ExtendedDraw(NamedTuple):
+    """A draw of the sampler with log-densities at it, in nats.
+
+    :param latents: x, values of the target's latent sites.
+    :param log_target: log p(x), −∞ outside the support.
+    :param log_below: estimate of log q(x) from n fresh draws of u; its mean is no larger.
+    :param log_above: the same with the u that x was drawn with among them; its mean is no smaller.
+    """
+
+    latents: Sites
+    log_target: jax.Array
+    log_below: jax.Array
+    log_above: jax.Array
+
+    @property
+    def log_weight(self) -> jax.Array:
+        """Log-weight of the draw, under which averages over draws are integrals over p."""
+        return self.log_target - self.log_above
+
+
+@dataclass(frozen=True)
+class ExtendedDraws:
+    r"""A sampler extended by n draws of its reverse model, and its target extended likewise.
+
+    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, it cannot be
+    told from their density which of the u was the generating one. Averaged over that,
+
+    .. math::
+        q(x, u_{0:n}) = \hat q(x, u_{0:n}) \prod_{j=0}^n \bar r(u_j \mid x), \qquad
+        \hat q(x, u_{0:n}) = \frac{1}{n+1} \sum_{j=0}^n \frac{q(x, u_j)}{\bar r(u_j \mid x)}
+
+    so that for the target :math:`p(x) \prod_j \bar r(u_j \mid x)`, of which p is the marginal,
+    draws have weights :math:`p(x) / \hat q`: for any f, whatever the reverse model,
+    :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
+
+    Here r̄ is the reverse model with a share of the sampler's own draws
+    (:class:`~numpyro_sumo.guides.defensive_reverse.DefensiveReverse`), without which a draw with a u that
+    the reverse model does not reach is lost: q̂ is infinite. It should reach no u that the sampler
+    never draws: where q(x, u) is zero for all n + 1 draws of r̄(u | x), the target is not reached.
+
+    :param model: the target.
+    :param guide: the sampler with its reverse model.
+    :param params: values of the param sites of both.
+    :param num_particles: n, fresh draws of u for each x.
+    :param defensive_share: of the sampler's own draws of u in r̄(u | x), in [0, 1).
+
+    **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
+    inference*, whose upper bound on log q rests on this density.
+    """
+
+    model: Callable
+    guide: HierarchicalGuide
+    params: Params
+    args: tuple
+    kwargs: dict
+    num_particles: int
+    defensive_share: float = 0.0
+
+    def draw(self, rng_key: jax.Array) -> ExtendedDraw:
+        """One draw of the sampler, extended."""
+        draw_key, u_key, target_key = random.split(rng_key, 3)
+        x, u = self.guide.draw(draw_key, self.params, self.args, self.kwargs)
+        log_weights = self._log_weights(u_key, x, self.num_particles, u)
+        return ExtendedDraw(
+            latents=x,
+            log_target=self._log_target(target_key, x),
+            log_below=importance_weighted_bound(log_weights[:-1]),
+            log_above=importance_weighted_bound(log_weights),
+        )
+
+    def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
+        """The log-weight of a given x with all n + 1 draws of u fresh: those of p(x) Π r̄(u | x)."""
+        u_key, target_key = random.split(rng_key)
+        log_weights = self._log_weights(u_key, latents, self.num_particles + 1)
+        return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
+
+    def with_deterministic(self, latents: Sites) -> Sites:
+        """The latent sites together with the model's deterministic sites at them."""
+        return with_deterministic(self.model, self.params, latents, self.args, self.kwargs)
+
+    def check(self) -> None:
+        """Refuses programs and parameters that cannot be weighed, in one line."""
+        programs = self.model, self.guide, self.params, self.args, self.kwargs
+        refuse_subsamples(check_trained(*programs))
+
+    def _log_weights(
+        self, rng_key: jax.Array, x: Sites, num_fresh: int, generating: Sites | None = None
+    ) -> jax.Array:
+        programs = self.params, x, self.args, self.kwargs
+        reverse = DefensiveReverse(self.guide, self.defensive_share)
+        return u_log_weights(rng_key, reverse, *programs, num_fresh, generating)
+
+    def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
+        return log_density(self._model_at(rng_key, x), self.args, self.kwargs, {})[0]
+
+    def _model_at(self, rng_key: jax.Array, x: Sites) -> Callable:
+        return substitute(seed(self.model, rng_key), data={**self.params, **x})
+
+
+def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:
+    """Refuses numbers of draws of u, a share or a size of batches outside their ranges."""
+    check_positive_integer("num_particles", num_particles)
+    check_share("defensive_share", defensive_share)
+    check_positive_integer("batch_size", batch_size)
+
+
+def u_log_weights(
+    rng_key: jax.Array,
+    reverse: DefensiveReverse,
+    params: Params,
+    latents: Sites,
+    args: tuple,
+    kwargs: dict,
+    num_fresh: int,
+    generating: Sites | None = None,
+) -> jax.Array:
+    """log q(x, u) − log r̄(u | x) of draws of u at x, in nats.
+
+    :param num_fresh: draws of u from r̄(u | x).
+    :param generating: u that x was drawn with.
+    :return: shape ``(num_fresh,)``, or one more, of which ``generating`` is the last.
+    """
+    programs = args, kwargs, params
+    keys = random.split(rng_key, num_fresh + (generating is not None))
+    u = jax.vmap(lambda key: reverse.draw(key, latents, *programs))(keys[:num_fresh])
+    if generating is not None:
+        u = {name: jnp.append(u[name], last[None], axis=0) for name, last in generating.items()}
+    return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u, *programs))(keys, u)

@@ -1,0 +1,207 @@
+"""A sampler with auxiliary sites together with the reverse model that integrates them out."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+from numpyro.handlers import block, condition, seed, substitute, trace
+
+from numpyro_sumo.programs.log_weights import Proposal, log_weight, propose
+from numpyro_sumo.programs.sites import Params, is_auxiliary, latent_sites
+from numpyro_sumo.programs.validation import (
+    JOINT,
+    check_params_of_both,
+    check_programs,
+    refuse_scales,
+)
+
+Sites = dict[str, jax.Array]
+
+
+class HierarchicalGuide:
+    r"""The guide :math:`q(x) = \int q(x \mid u)\, q(u)\, du` with a proposal r(u | x) for u.
+
+    As a NumPyro program it runs the sampler; it runs the reverse model too, so that SVI learns of
+    its param sites, but shows none of its sample sites. It goes wherever a guide goes, into
+    :class:`~numpyro.infer.SVI` with a :class:`~numpyro_sumo.ReverseKL` loss and into
+    :class:`~numpyro.infer.Predictive`.
+
+    :param sampler: ``sampler(*args, **kwargs)``, a NumPyro program with the target's latent sites x
+        and, besides, auxiliary sites u marked ``infer={"is_auxiliary": True}``.
+    :param reverse: ``reverse(latents, *args, **kwargs)``, a NumPyro program that samples each
+        auxiliary site by its name; ``latents`` maps the other sites' names to their values.
+    :raises ValueError: when run, if the sampler has no auxiliary site, or if the sites of the
+        reverse model are not the auxiliary ones.
+
+    **Reference:** Ranganath et al. 2016, *Hierarchical variational models*, eq. (4).
+
+    >>> import jax, numpyro, numpyro.distributions as dist
+    >>> from numpyro_sumo import HierarchicalGuide
+    >>> def sampler():
+    ...     u = numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+    ...     numpyro.sample("x", dist.Normal(u, numpyro.param("scale", 1.0)))
+    >>> def reverse(latents):
+    ...     numpyro.sample("u", dist.Normal(0.5 * latents["x"], numpyro.param("width", 0.7)))
+    >>> guide = HierarchicalGuide(sampler, reverse)
+    >>> sorted(numpyro.handlers.trace(numpyro.handlers.seed(guide, 0)).get_trace())
+    ['scale', 'u', 'width', 'x']
+    """
+
+    def __init__(self, sampler: Callable, reverse: Callable):
+        for name, program in {"sampler": sampler, "reverse": reverse}.items():
+            if not callable(program):
+                raise ValueError(
+                    f"Expected {name} to be a NumPyro program; got {program!r}. Pass a callable."
+                )
+        self.sampler = sampler
+        self.reverse = reverse
+
+    def __call__(self, *args, **kwargs) -> Sites:
+        with trace() as sampler_trace:
+            self.sampler(*args, **kwargs)
+        latents, auxiliary = _split_sites(sampler_trace)
+        # A param that both have is made once.
+        params = {n: site["value"] for n, site in sampler_trace.items() if site["type"] == "param"}
+        reverse_key = numpyro.prng_key()
+        reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
+        with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
+            reverse(latents, *args, **kwargs)
+        _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
+        return latents
+
+    def draw(
+        self, rng_key: jax.Array, params: Params, args: tuple, kwargs: dict
+    ) -> tuple[Sites, Sites]:
+        """One draw (x, u) of the sampler, reparameterised: latents, and the auxiliary sites."""
+        sampler = substitute(seed(self.sampler, rng_key), data=params)
+        return _split_sites(trace(sampler).get_trace(*args, **kwargs))
+
+    def propose(
+        self,
+        rng_key: jax.Array,
+        latents: Sites,
+        args: tuple,
+        kwargs: dict,
+        params: Params,
+        auxiliary: Sites | None = None,
+        score_free: bool = False,
+    ) -> Proposal:
+        """u from the reverse model at x, with log r(u | x).
+
+        :param auxiliary: u; None draws it.
+        :param score_free: whether log r is differentiated through u alone.
+        """
+        _, reverse = self.marginal_programs(latents)
+        # Substituted where the keys have been dealt out: with u and without, they are the same.
+        values = params if auxiliary is None else {**params, **auxiliary}
+        return propose(reverse, args, kwargs, JOINT, rng_key, values, score_free)
+
+    def log_weight(
+        self,
+        rng_key: jax.Array,
+        latents: Sites,
+        proposal: Proposal,
+        args: tuple,
+        kwargs: dict,
+        params: Params,
+    ) -> jax.Array:
+        """log q(x, u) − log r(u | x), in nats: one particle of an estimate of log q(x).
+
+        The sampler conditioned on x is a model of u whose evidence is q(x), and the reverse model
+        at x is its guide.
+        """
+        model, _ = self.marginal_programs(latents)
+        return log_weight(model, proposal, args, kwargs, JOINT, rng_key, params)
+
+    def marginal_programs(self, latents: Sites) -> tuple[Callable, Callable]:
+        """The model (sampler with x observed) and guide (reverse model at x) of u."""
+        return condition(self.sampler, data=latents), partial(self.reverse, latents)
+
+
+def check_is_hierarchical(guide: object) -> None:
+    """Refuses a guide that is not hierarchical."""
+    if not isinstance(guide, HierarchicalGuide):
+        raise ValueError(
+            f"Expected the guide to be a HierarchicalGuide; got {guide!r}. "
+            "Write HierarchicalGuide(sampler, reverse)."
+        )
+
+
+def check_hierarchical(
+    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
+) -> dict:
+    """Refuses a guide that is not hierarchical, or that does not fit the model or itself.
+
+    :return: the model's trace; its arrays are abstract and of no use outside.
+    """
+    check_is_hierarchical(guide)
+    model_trace, _ = check_programs(model, guide, params, args, kwargs)
+    check_reverse(guide, params, args, kwargs)
+    return model_trace
+
+
+def check_reverse(guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict) -> Sites:
+    """Refuses a sampler and a reverse model that do not fit each other, or have no density.
+
+    :return: shapes and types of the sampler's x, by site.
+    """
+
+    def check() -> Sites:
+        latents, auxiliary = guide.draw(random.key(0), params, args, kwargs)
+        sampler, reverse = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
+        refuse_scales(sampler, reverse)
+        for name, site in {**sampler, **reverse}.items():
+            if site["type"] == "sample" and site["is_observed"] and name not in latents:
+                raise ValueError(
+                    "Expected no observed sites or factors in sampler and reverse model, whose "
+                    f"densities are those of draws; '{name}' is one. Move it to the target."
+                )
+        for name, u in auxiliary.items():
+            if (shape := jnp.shape(reverse[name]["value"])) != jnp.shape(u):
+                raise ValueError(
+                    f"Expected the reverse model to draw '{name}' in the sampler's shape, "
+                    f"{jnp.shape(u)}; it draws {shape}. Expand its distribution, or put it into "
+                    "the sampler's plates."
+                )
+        return latents
+
+    return jax.eval_shape(check)
+
+
+def check_trained(
+    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
+) -> dict:
+    """As :func:`check_hierarchical`, and refuses parameters that are not those of both."""
+    check_is_hierarchical(guide)  # before it is run
+    check_params_of_both(model, guide, params, args, kwargs)
+    return check_hierarchical(model, guide, params, args, kwargs)
+
+
+def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:
+    """Values of the sampler's latent sites: those of the target, and the auxiliary ones."""
+    sites = latent_sites(sampler_trace)
+    auxiliary = {name: site["value"] for name, site in sites.items() if is_auxiliary(site)}
+    latents = {name: site["value"] for name, site in sites.items() if name not in auxiliary}
+    return latents, auxiliary
+
+
+def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
+    if not auxiliary:
+        raise ValueError(
+            "Expected the sampler to have at least one auxiliary site; it has none. "
+            "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
+        )
+    if missing := sorted(auxiliary - reverse):
+        raise ValueError(
+            f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks {missing}. Add "
+            "these sites to it."
+        )
+    if extra := sorted(reverse - auxiliary):
+        raise ValueError(
+            f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has {extra}. "
+            "Remove them, or mark them auxiliary in the sampler."
+        )

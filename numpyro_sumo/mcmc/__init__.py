@@ -1,0 +1,1 @@
+"""TODO numpyro_sumo/mcmc."""

@@ -1,0 +1,379 @@
+"""What model and guide must be for their draws to be weighed, and over which plates."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+import warnings
+
+import numpy as np
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.handlers import block, replay, seed, substitute, trace
+
+from .path_gradient import Dependences, dependences, support_dependences
+from .sites import (
+    Params,
+    is_auxiliary,
+    is_masked,
+    is_masked_out,
+    latent_sites,
+    random_sites,
+    scales_of,
+)
+
+#: Batch dimensions (negative) over which weights are kept apart: none, one weight for all.
+JOINT: frozenset[int] = frozenset()
+
+
+class Inspection(NamedTuple):
+    """What was found in model and guide.
+
+    :param data_plates: the plates, as frames of NumPyro's, that enclose every sample site of model
+        and guide, so that a weight can be kept for each of their elements.
+    :param model_trace: abstract; its arrays are of no use outside. Likewise ``guide_trace``.
+    """
+
+    data_plates: frozenset
+    model_trace: dict
+    guide_trace: dict
+
+    @property
+    def data_dims(self) -> frozenset[int]:
+        """Batch dimensions (negative) of the data plates."""
+        return frozenset(frame.dim for frame in self.data_plates)
+
+    @property
+    def sample_sites(self) -> dict[tuple[str, str], dict]:
+        """The sample sites of both, by program and name."""
+        traces = {"model": self.model_trace, "guide": self.guide_trace}
+        return {
+            (program, name): site
+            for program, program_trace in traces.items()
+            for name, site in program_trace.items()
+            if site["type"] == "sample"
+        }
+
+    def full_size(self, frame: Any) -> int:
+        """The number of elements that a plate has been subsampled from."""
+        for program_trace in (self.model_trace, self.guide_trace):
+            if frame.name in program_trace:
+                return program_trace[frame.name]["args"][0]
+        return frame.size
+
+
+def inspect_programs(
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> Inspection:
+    """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
+
+    :raises ValueError: one line naming what was expected, what came, and the fix.
+    """
+    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
+    _check_random(guide_trace)
+    _check_auxiliary(guide_trace, lambda: dependences(guide, params, args, kwargs))
+    found = Inspection(_data_plates(model_trace, guide_trace), model_trace, guide_trace)
+    _check_subsamples(found)
+    _check_scales(guide_trace, found.data_dims)
+    return found
+
+
+def check_programs(
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> tuple[dict, dict]:
+    """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
+
+    :return: the two traces; their arrays are abstract and of no use outside.
+    :raises ValueError: as :func:`inspect_programs`.
+    """
+    traces: list[dict] = []
+
+    def record():
+        model_key, guide_key = random.split(random.key(0))
+        guide_trace = trace(substitute(seed(guide, guide_key), data=params))
+        traces.append(guide_trace.get_trace(*args, **kwargs))
+        model_trace = trace(substitute(replay(seed(model, model_key), traces[0]), data=params))
+        traces.append(model_trace.get_trace(*args, **kwargs))
+
+    jax.eval_shape(record)
+    guide_trace, model_trace = traces
+    _check_latents(model_trace, guide_trace)
+    _check_reparameterised(guide_trace)
+    _check_masks(model_trace, guide_trace)
+    return model_trace, guide_trace
+
+
+def refuse_scales(*traces: dict) -> None:
+    """Refuses subsampled plates and scaled sites in programs whose densities must be whole."""
+    for program_trace in traces:
+        for name, site in program_trace.items():
+            if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
+                raise ValueError(
+                    f"Expected no subsampled plate in sampler and reverse model; '{name}' is "
+                    "subsampled. Subsample in the target alone."
+                )
+        for name, scale in scales_of(program_trace).items():
+            known = known_scale(scale)
+            if known is None or np.any(known != 1.0):
+                raise ValueError(
+                    f"Expected no scaled site in sampler and reverse model; '{name}' has scale "
+                    f"{scale}. Scale the target alone."
+                )
+
+
+def refuse_subsamples(model_trace: dict) -> None:
+    """Refuses subsampled plates in a model whose density must be that of all data."""
+    for name, site in model_trace.items():
+        if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
+            raise ValueError(
+                f"Expected no subsampled plate in the model, whose weights are those of all data; "
+                f"'{name}' is subsampled. Leave subsample_size out."
+            )
+
+
+def check_params_of_both(
+    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
+) -> None:
+    """Refuses parameters that are not those of guide and model; see :func:`check_params`.
+
+    The model runs at draws of the guide: its own priors may have none.
+    """
+
+    def at_draws_of_the_guide(*args, **kwargs):
+        with block():
+            program = substitute(seed(guide, random.key(0)), data=params)
+            guide_trace = trace(program).get_trace(*args, **kwargs)
+        # A param that both have may be made in the guide alone.
+        shared = {n: site["value"] for n, site in guide_trace.items() if site["type"] == "param"}
+        substitute(replay(model, guide_trace), data=shared)(*args, **kwargs)
+
+    check_params(guide, params, args, kwargs)
+    check_params(at_draws_of_the_guide, params, args, kwargs, role="model")
+
+
+def check_params(
+    program: Callable, params: Params, args: tuple, kwargs: dict, *, role: str = "guide"
+) -> None:
+    """Refuses parameters that are not those of a program: missing, of other shapes, or not finite.
+
+    The program is traced abstractly: no parameter is initialised.
+
+    :param params: values by param site; there may be others besides.
+    :param role: what the program is called in messages.
+    :raises ValueError: one line naming what was expected, what came, and the fix.
+    """
+    if not isinstance(params, Mapping):
+        raise ValueError(
+            f"Expected params to be a dict by param site; got {type(params).__name__}. "
+            "Pass svi.run(...).params or svi.get_params(svi_state)."
+        )
+    expected: dict[str, dict[str, tuple]] = {}
+
+    def record():
+        sites = trace(seed(program, random.key(0))).get_trace(*args, **kwargs)
+        for name, site in sites.items():
+            if site["type"] == "param":
+                expected[name] = _shapes(site["value"])
+
+    jax.eval_shape(record)
+    missing = sorted(set(expected) - set(params))
+    if missing:
+        raise ValueError(
+            f"Expected params to hold every param site of the {role}; they lack {missing}. "
+            "Pass those that training ended with: svi.run(...).params."
+        )
+    for name, shapes in expected.items():
+        given = _shapes(params[name])
+        for path in sorted(shapes.keys() | given.keys()):
+            if shapes.get(path) != given.get(path):
+                raise ValueError(
+                    f"Expected params of the {role}; its '{name}{path}' has "
+                    f"{_shape_in_words(shapes.get(path))}, and params have "
+                    f"{_shape_in_words(given.get(path))}. Pass those that it was trained to."
+                )
+        for path, leaf in _leaves(params[name]).items():
+            if not _is_finite(leaf):
+                raise ValueError(
+                    f"Expected finite params; '{name}{path}' of the {role} has NaN or infinity in "
+                    "it: training ran away. Train again in smaller steps, or pass earlier params."
+                )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Arrays of a tree by their path in it, which is empty for an array by itself."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    return {path: jnp.shape(leaf) for path, leaf in _leaves(tree).items()}
+
+
+def _shape_in_words(shape: tuple | None) -> str:
+    return "no such array" if shape is None else f"shape {shape}"
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether all numbers are, as far as is known before any tracing."""
+    if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return True
+    return bool(np.all(np.isfinite(np.asarray(leaf))))
+
+
+def refuse_discrete(model_latents: dict[str, dict]) -> None:
+    """Refuses latent sites of a model that are not continuous."""
+    for name, site in model_latents.items():
+        if site["fn"].support.is_discrete:
+            raise ValueError(
+                f"Expected continuous latent sites; model site '{name}' is discrete. "
+                "Sum it out of the model (a mixture distribution, for instance)."
+            )
+
+
+def refuse_moving_supports(model: Callable, args: tuple, kwargs: dict) -> None:
+    """Refuses latent sites whose support depends on other latents."""
+    for name, latents in support_dependences(model, args, kwargs).items():
+        if latents:
+            others = ", ".join(f"'{other}'" for other in sorted(latents))
+            raise ValueError(
+                f"Expected supports that do not depend on latent sites; that of '{name}' depends "
+                f"on {others}. Write it as a function of a site with a fixed support, by "
+                "numpyro.deterministic."
+            )
+
+
+def _check_latents(model_trace: dict, guide_trace: dict) -> None:
+    """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
+    model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
+    refuse_discrete(model_latents)
+    proposed = {name for name, site in guide_latents.items() if not is_auxiliary(site)}
+    missing = sorted(set(model_latents) - proposed)
+    if missing:
+        raise ValueError(
+            f"Expected the guide to sample every latent site of the model; it lacks {missing}. "
+            "Add these sites to the guide."
+        )
+    extra = sorted(
+        name
+        for name, site in guide_latents.items()
+        if name not in model_latents and not is_auxiliary(site)
+    )
+    if extra:
+        raise ValueError(
+            f"Expected guide sites to be latent sites of the model; it has {extra} besides. "
+            "Remove them."
+        )
+
+
+def _check_random(guide_trace: dict) -> None:
+    """Warns of a guide that always proposes the same."""
+    if latent_sites(guide_trace) and not random_sites(guide_trace):
+        warnings.warn(
+            "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
+            "that every particle is the same and the estimate is log p(x, z) at that point. Use "
+            "Trace_ELBO for a point estimate, or another guide.",
+            stacklevel=2,
+        )
+
+
+def _check_auxiliary(guide_trace: dict, dependences: Callable[[], Dependences]) -> None:
+    """Refuses auxiliary guide sites that are not integrated out.
+
+    They are sound if latents are functions of them (Delta sites, as in AutoGuides); otherwise
+    log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
+    """
+    auxiliary = {n: site for n, site in random_sites(guide_trace).items() if is_auxiliary(site)}
+    if not auxiliary:
+        return
+    latents = {n: site for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
+    functions = {n: found for n, found in dependences().computed.items() if n in latents}
+    unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
+    # What has a density must have somewhere to go: sums of draws are no function that has one.
+    sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
+    if unused or sum(sizes.values()) > sum(jnp.size(latents[name]["value"]) for name in functions):
+        raise ValueError(
+            f"Expected a guide whose density is known; it has auxiliary sites "
+            f"{sorted(unused or sizes)} beside {sorted(latents)}. Use ReverseKL with a "
+            "HierarchicalGuide, which integrates them out."
+        )
+
+
+def _check_reparameterised(guide_trace: dict) -> None:
+    """Refuses guide sites through which no gradient can flow."""
+    for name, site in latent_sites(guide_trace).items():
+        if not site["fn"].has_rsample:
+            raise ValueError(
+                f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
+                "which has no reparameterised sampler. Choose a distribution that has one."
+            )
+
+
+def _check_masks(model_trace: dict, guide_trace: dict) -> None:
+    """Refuses draws that count in the model and whose density does not in the guide."""
+    for name, site in random_sites(guide_trace).items():
+        if name in model_trace and is_masked(site["fn"]) > is_masked(model_trace[name]["fn"]):
+            raise ValueError(
+                f"Expected site '{name}' to be masked in model and guide alike; it is in the guide "
+                "alone. Mask it in the model too, or in neither."
+            )
+
+
+def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
+    """Refuses guides whose sites are scaled apart, for then their density is not the draw's."""
+    scales = scales_of(guide_trace)
+    known = {name: known_scale(scale) for name, scale in scales.items()}
+    for name, scale in known.items():
+        first_name, first = next(iter(known.items()))
+        if scale is None or first is None:
+            continue
+        if not np.array_equal(scale, first):
+            raise ValueError(
+                f"Expected all guide sites to have one scale; '{first_name}' has {first} and "
+                f"'{name}' has {scale}. Scale the whole guide, or only sites of the model."
+            )
+    for name, site_scale in scales.items():
+        shape = jnp.shape(site_scale)
+        if any(size > 1 and dim - len(shape) not in data_dims for dim, size in enumerate(shape)):
+            raise ValueError(
+                f"Expected one scale for each weight; guide site '{name}' has a scale of shape "
+                f"{shape}, and weights are kept apart over dimensions {sorted(data_dims)}. Scale "
+                "all of the guide by one number, or only sites of the model."
+            )
+
+
+def known_scale(scale: Any) -> np.ndarray | None:
+    """The value of a scale, or None while it is being traced."""
+    return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
+
+
+def _plates_of_sites(model_trace: dict, guide_trace: dict) -> list[frozenset]:
+    return [
+        frozenset(site["cond_indep_stack"])
+        for program_trace in (model_trace, guide_trace)
+        for site in program_trace.values()
+        if site["type"] == "sample"
+    ]
+
+
+def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset:
+    stacks = _plates_of_sites(model_trace, guide_trace)
+    return frozenset.intersection(*stacks) if stacks else frozenset()
+
+
+def _check_subsamples(found: Inspection) -> None:
+    """Refuses plates whose subsampling has no meaning for a weight, or one in each program."""
+    traces = (found.model_trace, found.guide_trace)
+    for frame in found.data_plates:
+        sizes = [t[frame.name]["args"][0] for t in traces if frame.name in t]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"Expected plate '{frame.name}' to have one full size in model and guide; got "
+                f"{sizes[0]} and {sizes[1]}. Give both the same size and subsample_size."
+            )
+    for frame in frozenset().union(*_plates_of_sites(*traces)) - found.data_plates:
+        if found.full_size(frame) > frame.size:
+            raise ValueError(
+                f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
+                "model and guide; it does not. Move all sites into it, or do not subsample it."
+            )

@@ -1,0 +1,258 @@
+"""A training that is stopped, however it is stopped, goes on to the very same end."""
+
+from functools import partial
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optax
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import SVI
+
+from benchmarks.common.epochs import (
+    begun,
+    epoch_of,
+    gradient_norms,
+    loaded,
+    loaded_average,
+    optimiser,
+    save,
+    train,
+)
+from numpyro_sumo import IWELBO
+from tests.helpers.compiling import quick_jit
+
+STEPS = 3
+POINTS = np.linspace(-1.0, 1.0, 6, dtype=np.float32)
+
+
+def model(points, batch_size=None):
+    shift = numpyro.param("shift", jnp.array(2.0))
+    with numpyro.plate("points", len(points), subsample_size=batch_size):
+        batch = numpyro.subsample(points, event_dim=0)
+        z = numpyro.sample("z", dist.Normal(shift, 1.0))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=batch)
+
+
+def guide(points, batch_size=None):
+    slope = numpyro.param("slope", jnp.array(0.2))
+    with numpyro.plate("points", len(points), subsample_size=batch_size):
+        batch = numpyro.subsample(points, event_dim=0)
+        numpyro.sample("z", dist.Normal(slope * batch, 0.8))
+
+
+def points_of(epoch):
+    """Data of its own for every epoch."""
+    return (POINTS + np.float32(0.01 * epoch),)
+
+
+@pytest.fixture(scope="module")
+def program(quick_compilation):
+    svi = SVI(model, guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
+    return svi, epoch_of(svi, STEPS, 0.9, batch_size=4)
+
+
+def start_of(svi, key=None):
+    key = random.key(0) if key is None else key
+    return begun(svi, svi.init(key, *points_of(0), batch_size=4), STEPS)
+
+
+def trained(program, file, num_epochs=6, configuration="this", args_of=points_of, **options):
+    svi, run_epoch = program
+    return train(
+        run_epoch,
+        start_of(svi),
+        num_epochs,
+        args_of,
+        checkpoint=file,
+        configuration=configuration,
+        every=2,
+        **options,
+    )
+
+
+def assert_same(one, other):
+    def same(a, b):
+        a, b = (leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in (a, b))
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = random.key_data(a), random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+    jax.tree.map(same, one._replace(seconds=0.0), other._replace(seconds=0.0))
+
+
+def test_training_that_goes_on_from_a_checkpoint_ends_bit_for_bit_the_same(program, tmp_path):
+    whole = trained(program, tmp_path / "whole")
+    trained(program, tmp_path / "parts", num_epochs=4)
+    assert_same(trained(program, tmp_path / "parts"), whole)
+    assert program[1]._cache_size() == 1
+    average, num_epochs = loaded_average(tmp_path / "parts", "this")
+    assert num_epochs == 6
+    jax.tree.map(np.testing.assert_array_equal, average, whole.average)
+    assert whole.losses.shape == whole.gradient_norms.shape[:-1] == (6, STEPS)
+    assert len(set(whole.losses.ravel().tolist())) == 6 * STEPS
+
+
+def test_ctrl_c_loses_no_epoch_that_was_done(program, tmp_path):
+    def stopped_at_3(epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return points_of(epoch)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(program, tmp_path / "parts", args_of=stopped_at_3)
+    svi, _ = program
+    assert loaded(tmp_path / "parts", start_of(svi), "this").num_epochs == 3
+    assert_same(trained(program, tmp_path / "parts"), trained(program, tmp_path / "whole"))
+
+
+def test_validation_is_noted_once_for_every_checkpoint(program, tmp_path):
+    note = lambda training: float(training.num_epochs)
+    trained(program, tmp_path / "noted", num_epochs=3, validate=note)
+    noted = trained(program, tmp_path / "noted", num_epochs=5, validate=note).validation
+    assert noted.tolist() == [[0, 0], [2, 2], [3, 3], [4, 4], [5, 5]]
+
+
+def test_average_follows_the_parameters(program, tmp_path):
+    """The plain mean at first, and then each step a third."""
+    svi, _ = program
+    state, average = (start := start_of(svi)).state, start.average
+    update = quick_jit(partial(svi.update, batch_size=4))
+    program = epoch_of(svi, 5, 2 / 3, batch_size=4)
+    for rate in (1, 1 / 2, 1 / 3, 1 / 3, 1 / 3):
+        state, _ = update(state, *points_of(0))
+        now = svi.get_params(state)
+        average = {name: (1 - rate) * average[name] + rate * now[name] for name in now}
+    (_, got), _ = program(start.state, start.average, *points_of(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, average)
+
+
+def test_norms_are_those_before_clipping(program, tmp_path):
+    svi, _ = program
+    tight = SVI(model, guide, optimiser(lambda step: 1e-2, 1e-3), IWELBO(2))
+    norms = trained((tight, epoch_of(tight, STEPS, 0.9, batch_size=4)), tmp_path / "tight", 1)
+    assert norms.gradient_norms.min() > 1e-2
+
+
+def test_checkpoint_of_another_training_is_refused_and_kept(program, tmp_path):
+    file = tmp_path / "kept"
+    trained(program, file, num_epochs=2)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="a checkpoint of that in .*; it is of this. Choose"):
+        trained(program, file, configuration="that")
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 10, -1])
+def test_checkpoint_that_is_cut_short_is_refused_and_kept(program, tmp_path, size):
+    file = tmp_path / "cut"
+    trained(program, file, num_epochs=2)
+    file.write_bytes(file.read_bytes()[:size])
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="cut short or something else .* Move it away"):
+        trained(program, file)
+    assert file.read_bytes() == before
+
+
+def test_old_style_keys_are_kept_as_they_are(program, tmp_path):
+    svi, _ = program
+    start = start_of(svi, random.PRNGKey(0))
+    save(tmp_path / "old", start, "this")
+    assert_same(loaded(tmp_path / "old", start, "this"), start)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import jax
+from tests.benchmarks import test_epochs
+from benchmarks.common.epochs import epoch_of, optimiser
+from numpyro.infer import SVI
+from numpyro_sumo import IWELBO
+from tests.helpers.compiling import quick_jit
+
+jax.jit = quick_jit
+svi = SVI(test_epochs.model, test_epochs.guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
+run_epoch = epoch_of(svi, test_epochs.STEPS, 0.9, batch_size=4)
+
+def slowly(epoch):
+    time.sleep(0.2)
+    return test_epochs.points_of(epoch)
+
+test_epochs.trained((svi, run_epoch), Path(sys.argv[1]), num_epochs=10_000, args_of=slowly)
+"""
+
+
+def test_training_killed_within_an_epoch_ends_bit_for_bit_the_same(program, tmp_path):
+    file = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, file],
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[3],
+    )
+    svi, _ = program
+    try:
+        while not (file.exists() and loaded(file, start_of(svi), "this").num_epochs >= 4):
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = loaded(file, start_of(svi), "this").num_epochs
+    got = trained(program, file, num_epochs=done + 3)
+    assert_same(got, trained(program, Path(tmp_path / "whole"), num_epochs=done + 3))
+
+
+def test_checkpoint_of_other_shapes_is_refused(program, tmp_path):
+    svi, _ = program
+    trained(program, tmp_path / "kept", num_epochs=2)
+    start = start_of(svi)
+    wider = start._replace(average=jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), start.average))
+    with pytest.raises(ValueError, match="cut short or something else"):
+        loaded(tmp_path / "kept", wider, "this")
+
+
+def test_each_group_of_parameters_has_a_rate_and_a_limit_of_its_own():
+    """Adam's first step is the rate, whatever the gradient; the longest beginning counts."""
+    params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2), "encoder_scale": jnp.ones(1)}
+    gradients = {"decoder": jnp.array([3.0, 4.0]), "encoder": 2.0 * jnp.ones(2)}
+    gradients["encoder_scale"] = jnp.ones(1)
+    optim = optimiser(lambda step: 1e-2, 1.0, {"encoder": 0.1, "encoder_scale": 0.5})
+    updates, state = optim.update(gradients, optim.init(params), params)
+    for name, rate in {"decoder": 1e-2, "encoder": 1e-3, "encoder_scale": 5e-3}.items():
+        np.testing.assert_allclose(updates[name], -rate, rtol=1e-3)
+    np.testing.assert_allclose(gradient_norms(state), [5.0, 8.0**0.5, 1.0], rtol=1e-6)
+    first_moments = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(optax.tree.get(inner, "mu"))])
+        for inner in state.inner_states.values()
+    ]
+    for moment in first_moments:  # (1 − 0.9) times a gradient that was clipped at 1
+        np.testing.assert_allclose(np.linalg.norm(moment), 0.1, rtol=1e-5)
+
+
+def test_batches_that_do_not_divide_the_data_give_the_same_loss_on_average(program):
+    svi, _ = program
+    start = start_of(svi)
+    params = svi.get_params(start.state)
+    losses = {
+        size: quick_jit(
+            jax.vmap(
+                lambda key, size=size: svi.loss.loss(
+                    key, params, model, guide, *points_of(0), batch_size=size
+                )
+            )
+        )(random.split(random.key(1), 4_000))
+        for size in (4, 6)
+    }
+    means, errors = zip(*((v.mean(), v.std() / len(v) ** 0.5) for v in losses.values()))
+    assert abs(means[0] - means[1]) < 4 * np.hypot(*errors) < 0.05 * abs(means[1])

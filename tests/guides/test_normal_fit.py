@@ -1,0 +1,194 @@
+"""The Normal that the automatic guide begins as."""
+
+import numpy as np
+import pytest
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.infer import SVI, init_to_uniform, init_to_value
+
+from numpyro_sumo.guides import normal_fit
+from numpyro_sumo.guides.normal_fit import blank_fit, fit_normal
+
+COVARIANCE = jnp.array([[1.0, 1.7, 0.2], [1.7, 4.0, 0.3], [0.2, 0.3, 0.25]])
+APART = {"loading": 0.1**0.5 * np.eye(2), "noise": np.full(2, 0.9**0.5)}
+
+
+def correlated():
+    numpyro.sample("z", dist.MultivariateNormal(jnp.array([1.0, -2.0, 0.5]), COVARIANCE))
+
+
+def fitted(model, *args, init_loc_fn=init_to_uniform, full_covariance=True):
+    return fit_normal(model, init_loc_fn, full_covariance, args, {}, random.key(0))
+
+
+@pytest.fixture(scope="module")
+def of_correlated():
+    return fitted(correlated)
+
+
+def covariance_of(fit):
+    within = fit["loading"] @ fit["loading"].T + jnp.diag(fit["noise"] ** 2)
+    return within * fit["scale"] * fit["scale"][:, None]
+
+
+def assert_apart(fit):
+    for name, value in APART.items():
+        np.testing.assert_allclose(fit[name], value, atol=1e-6)
+
+
+def test_a_normal_posterior_is_found_with_its_covariances(of_correlated):
+    fit = of_correlated
+    np.testing.assert_allclose(fit["loc"], [1.0, -2.0, 0.5], atol=0.02)
+    np.testing.assert_allclose(covariance_of(fit), COVARIANCE, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(fit["scale"] ** 2, jnp.diag(COVARIANCE), rtol=1e-3)
+
+
+def test_auxiliary_normals_are_independent_given_the_coordinates(of_correlated):
+    """As r(u | z) has it: the columns of diag(1/b) A are orthogonal, and b leaves a tenth
+    of the variance of one combination."""
+    fit = of_correlated
+    columns = fit["loading"] / fit["noise"][:, None]
+    products = columns.T @ columns
+    np.testing.assert_allclose(products, jnp.diag(jnp.diag(products)), atol=1e-3)
+    assert jnp.diag(products).min() == pytest.approx(1 / 9, rel=1e-3)
+    variances = jnp.sum(fit["loading"] ** 2, axis=1) + fit["noise"] ** 2
+    np.testing.assert_allclose(variances, 1.0, rtol=1e-4)
+
+
+def test_coordinates_without_covariances_stay_apart():
+    normal = dist.Normal(jnp.array([3.0, -1.0]), jnp.array([0.2, 3.0])).to_event(1)
+    fit = fitted(lambda: numpyro.sample("z", normal))
+    assert_apart(fit)
+    np.testing.assert_allclose(fit["scale"], [0.2, 3.0], rtol=0.1)
+
+
+def test_covariances_may_be_left_out():
+    """Mean field has the variances given the others: the inverse of the precision's diagonal."""
+    fit = fitted(correlated, full_covariance=False)
+    np.testing.assert_allclose(fit["loading"], 0.1**0.5 * np.eye(3), atol=1e-6)
+    expected = 1.0 / jnp.diag(jnp.linalg.inv(COVARIANCE))
+    np.testing.assert_allclose(fit["scale"] ** 2, expected, rtol=0.2)
+
+
+def test_a_density_without_second_derivatives_has_no_covariances():
+    """As one by a solver of differential equations, whose derivative is a rule of its own."""
+
+    @jax.custom_vjp
+    def solved(z):
+        return jnp.linalg.inv(COVARIANCE) @ z
+
+    solved.defvjp(lambda z: (solved(z), None), lambda _, g: (solved(g),))
+
+    def ruled():
+        z = numpyro.sample("z", dist.Normal(0.0, 10.0).expand([3]).to_event(1))
+        numpyro.factor("energy", -0.5 * z @ solved(z))
+
+    np.testing.assert_allclose(fitted(ruled)["loading"], 0.1**0.5 * np.eye(3), atol=1e-6)
+
+
+def test_a_posterior_that_is_flat_but_for_rounding_has_a_finite_fit():
+    def narrow():
+        a = numpyro.sample("a", dist.Normal())
+        b = numpyro.sample("b", dist.Normal())
+        numpyro.sample("x", dist.Normal(a + b, 1e-4), obs=1.0)
+
+    fit = fitted(narrow)
+    assert all(jnp.isfinite(value).all() for value in fit.values())
+    nearly = jnp.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    parts = normal_fit._hierarchy(nearly)
+    assert all(jnp.isfinite(value).all() for value in parts.values())
+
+
+def test_where_hessians_mislead_mean_field_stays():
+    """That of |z| is zero wherever it is looked at. E|z| = s √(2/π) gives the optimum of s."""
+    fit = fitted(lambda: numpyro.sample("z", dist.Laplace(jnp.zeros(2), 1.0).to_event(1)))
+    assert_apart(fit)
+    np.testing.assert_allclose(fit["scale"], np.sqrt(np.pi / 2), rtol=0.15)
+
+
+def test_one_step_is_that_of_the_improved_rule(monkeypatch):
+    """P + ρ G + ρ²/2 G P⁻¹ G with G = H − P, of a saddle; the mean goes 0.4 deviations."""
+    hessian, start = jnp.diag(jnp.array([8.0, -2.0])), jnp.array([1.0, -1.0])
+    monkeypatch.setattr(normal_fit, "_FULL_STEPS", 1)
+    monkeypatch.setattr(normal_fit, "_FULL_RATES", (0.4, 0.4))
+    mean, precision = normal_fit._full_covariance(
+        lambda y, _: -0.5 * y @ hessian @ y, start, jnp.eye(2), random.key(0)
+    )
+    expected = [1.0 + 0.4 * 7.0 + 0.08 * 49.0, 1.0 - 0.4 * 3.0 + 0.08 * 9.0]
+    np.testing.assert_allclose(precision, jnp.diag(jnp.array(expected)), rtol=1e-5)
+    moved = 0.4 * jnp.array([-8.0, -2.0]) / 34.0**0.5
+    np.testing.assert_allclose(mean, start + moved, rtol=1e-5)
+
+
+def test_between_two_modes_the_elbo_grows():
+    """Where Hessians are not positive definite, from where the fit begins."""
+    two = dist.MixtureSameFamily(
+        dist.Categorical(jnp.ones(2) / 2), dist.Normal(jnp.array([-3.0, 3.0]), 1.0)
+    )
+
+    def log_density(y, rng_key):
+        return two.log_prob(y[0]) - 0.5 * (y[1] - 0.9 * y[0]) ** 2 / 0.19
+
+    standard = jnp.zeros(2), jnp.eye(2)
+    found = normal_fit._full_covariance(log_density, *standard, random.key(0))
+    of_found, of_standard = (
+        normal_fit._elbo(log_density, *normal, random.key(1)) for normal in (found, standard)
+    )
+    assert of_found > of_standard + 1.0
+
+
+def test_steps_that_are_not_finite_are_not_taken():
+    def log_density(y, rng_key):
+        return -0.5 * (y**2).sum() * jnp.where(y[0] < 2.5, 1.0, jnp.nan)
+
+    mean, precision = normal_fit._full_covariance(
+        log_density, jnp.zeros(2), 4.0 * jnp.eye(2), random.key(0)
+    )
+    np.testing.assert_allclose(precision, jnp.eye(2), atol=0.05)
+    np.testing.assert_allclose(mean, 0.0, atol=0.05)
+
+
+def test_a_likelihood_may_be_subsampled():
+    """400 of 2,000 are seen at a time: precision 1 + 2,000 / 25."""
+    x = jnp.asarray(np.random.default_rng(0).normal(1.0, 5.0, 2_000), jnp.float32)
+
+    def sampled():
+        a = numpyro.sample("a", dist.Normal())
+        b = numpyro.sample("b", dist.Normal())
+        with numpyro.plate("data", 2_000, subsample_size=400) as seen:
+            numpyro.sample("x", dist.Normal(a + b, 5.0), obs=x[seen])
+
+    fit, n = fitted(sampled), 2_000 / 25
+    posterior = jnp.linalg.inv(jnp.eye(2) + n)
+    np.testing.assert_allclose(covariance_of(fit), posterior, atol=0.02)
+    np.testing.assert_allclose(fit["loc"], n * x.mean() * posterior.sum(1), atol=0.05)
+
+
+@pytest.mark.parametrize("largest", [1, 1_000])
+def test_a_mean_field_fit_that_ran_away_is_not_begun_from(monkeypatch, largest):
+    """Above the largest number of coordinates nothing else is fitted; else covariances are."""
+    run, lost = SVI.run, {"auto_loc": jnp.full(3, jnp.nan), "auto_scale": jnp.ones(3)}
+    monkeypatch.setattr(
+        SVI, "run", lambda *args, **kwargs: run(*args, **kwargs)._replace(params=lost)
+    )
+    monkeypatch.setattr(normal_fit, "_LARGEST_FULL", largest)
+    value = jnp.array([0.3, 0.4, 0.5])
+    fit = fitted(correlated, init_loc_fn=init_to_value(values={"z": value}))
+    if largest == 1:
+        np.testing.assert_allclose(fit["loc"], value)
+        np.testing.assert_array_equal(fit["scale"], 1.0)
+        np.testing.assert_allclose(fit["loading"], 0.1**0.5 * np.eye(3), atol=1e-6)
+    else:
+        np.testing.assert_allclose(covariance_of(fit), COVARIANCE, rtol=1e-3, atol=1e-3)
+
+
+def test_a_blank_has_the_shapes_of_a_fit(of_correlated):
+    fit, blank = of_correlated, blank_fit(3)
+    assert {name: value.shape for name, value in fit.items()} == {
+        name: value.shape for name, value in blank.items()
+    }

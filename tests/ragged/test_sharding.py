@@ -1,0 +1,151 @@
+"""Chunks split over devices: the same numbers, a part of the work for each."""
+
+from functools import partial
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jax
+from jax import random
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO
+from tests.helpers.compiling import quick_jit
+from tests.helpers.models import plated_problem
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import json, os, sys
+import jax
+if len(sys.argv) > 1:
+    jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from jax import random
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpyro_sumo import SUMO, MultilevelSUMO
+from tests.helpers.models import linear_gaussian_problem, plated_problem
+
+assert len(jax.devices()) == 4
+mesh = jax.make_mesh((4,), ("draws",), axis_types=(AxisType.Auto,))
+sharding = NamedSharding(mesh, PartitionSpec("draws"))
+datum = plated_problem(6)
+CASES = {
+    "sumo": (lambda **o: SUMO(64, **o), linear_gaussian_problem(3)),
+    "sumo_by_datum": (lambda **o: SUMO(2, data_axes=0, **o), datum),
+    "multilevel": (lambda **o: MultilevelSUMO(2, data_axes=0, **o), datum),
+}
+found = {}
+for name in CASES if len(sys.argv) == 1 else ["sumo_by_datum"]:
+    make, problem = CASES[name]
+    for devices, options in {"one": {}, "four": {"sharding": sharding}}.items():
+        loss = make(**options)
+        of_params = lambda p, key: loss.loss(key, p, problem.model, problem.guide, *problem.args)
+        run = jax.jit(jax.value_and_grad(of_params)).lower(problem.params, random.key(5)).compile()
+        values = [run(problem.params, random.key(seed)) for seed in (5, 6, 7)]
+        numbers = [float(leaf.sum()) for leaf in jax.tree.leaves(values)]
+        flops = run.cost_analysis()["flops"]
+        found.setdefault(name, {})[devices] = {"numbers": numbers, "flops": flops}
+print("FOUND" + json.dumps(found))
+"""
+
+
+def environment(num_devices):
+    flags = (
+        f"--xla_force_host_platform_device_count={num_devices} "
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def start(num_devices, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error::UserWarning", "-c", PROGRAM, *arguments],
+        env=environment(num_devices),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def found_by(process):
+    output, error = process.communicate(timeout=600)
+    assert process.returncode == 0, error[-4_000:]
+    (line,) = (line for line in output.splitlines() if line.startswith("FOUND"))
+    return json.loads(line.removeprefix("FOUND"))
+
+
+def assert_same_numbers(found):
+    for name, case in found.items():
+        one, four = case["one"]["numbers"], case["four"]["numbers"]
+        np.testing.assert_allclose(four, one, rtol=2e-5, atol=1e-5, err_msg=name)
+
+
+def test_four_devices_give_the_numbers_of_one_for_a_part_of_the_work():
+    found = found_by(start(4))
+    assert_same_numbers(found)
+    for name, case in found.items():
+        assert case["four"]["flops"] < 0.7 * case["one"]["flops"], name
+
+
+def test_two_processes_give_the_numbers_of_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [start(2, address, str(index)) for index in range(2)]
+    first, second = (found_by(process) for process in processes)
+    assert_same_numbers(first)
+    for name in first:
+        assert first[name]["four"]["numbers"] == second[name]["four"]["numbers"]
+
+
+def mesh_of_one(kind):
+    return jax.make_mesh((1,), ("draws",), axis_types=(kind,))
+
+
+def test_data_that_share_their_draws_have_the_gradients_of_each_view():
+    problem = plated_problem(4)
+
+    def gradient(**options):
+        loss = SUMO(2, gradient="standard", share_stopping_times=True, **options)
+        of_params = lambda params: loss.loss(
+            random.key(5), params, problem.model, problem.guide, *problem.args
+        )
+        return quick_jit(jax.grad(of_params))(problem.params)
+
+    sharding = NamedSharding(mesh_of_one(AxisType.Auto), PartitionSpec("draws"))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5), gradient(sharding=sharding), gradient()
+    )
+
+
+REFUSED = {
+    "a_mesh": (lambda: mesh_of_one(AxisType.Auto), "NamedSharding over one axis of a mesh; got"),
+    "no_axis": (
+        lambda: NamedSharding(mesh_of_one(AxisType.Auto), PartitionSpec()),
+        "NamedSharding over one axis of a mesh; got",
+    ),
+    "an_explicit_axis": (
+        lambda: NamedSharding(mesh_of_one(AxisType.Explicit), PartitionSpec("draws")),
+        "axis 'draws' to be of type Auto; it is Explicit. Make the mesh with axis_types",
+    ),
+}
+
+
+@pytest.mark.parametrize("make, message", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("loss_class", [IWELBO, SUMO, MultilevelSUMO, IWHVI])
+def test_what_is_no_axis_of_a_mesh_is_refused_in_one_line(loss_class, make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        loss_class(sharding=make())
+    assert "\n" not in str(error.value)
+
+
+def test_an_axis_that_does_not_exist_is_refused_by_its_name():
+    with pytest.raises(ValueError, match="rows"):
+        SUMO(sharding=NamedSharding(mesh_of_one(AxisType.Auto), PartitionSpec("rows")))
