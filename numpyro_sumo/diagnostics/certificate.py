@@ -14,6 +14,7 @@ from numpyro_sumo.checks import check_sample_size
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws, check_draws_of_u
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
 
 #: k-hat beyond which averages under the weights are not to be relied on.
@@ -124,7 +125,8 @@ def certify(
     """
     check_sample_size("num_samples", num_samples)
     check_draws_of_u(num_particles, defensive_share, batch_size)
-    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive_share)
+    programs = Programs(model, guide, params, args, kwargs)
+    extended = ExtendedDraws(programs, num_particles, defensive_share)
     extended.check()
 
     from numpyro_sumo.diagnostics.arviz import pareto_smoothed

@@ -18,8 +18,9 @@ from numpyro_sumo.guides.hierarchical import (
     check_reverse,
     check_trained,
 )
+from numpyro_sumo.programs.check_params import check_params
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
-from numpyro_sumo.programs.validation import check_params
 
 
 class KLSandwich(NamedTuple):
@@ -88,8 +89,9 @@ def kl_sandwich(
     """
     check_sample_size("num_samples", num_samples)
     check_draws_of_u(num_particles, defensive_share, batch_size)
-    check_trained(model, guide, params, args, kwargs)
-    extended = ExtendedDraws(model, guide, params, args, kwargs, num_particles, defensive_share)
+    programs = Programs(model, guide, params, args, kwargs)
+    check_trained(programs)
+    extended = ExtendedDraws(programs, num_particles, defensive_share)
 
     def one_sample(key):
         draw = extended.draw(key)
@@ -126,13 +128,13 @@ def log_marginal(
     check_draws_of_u(num_particles, defensive_share, batch_size)
     check_is_hierarchical(guide)
     check_params(guide, params, args, kwargs)
-    num_points = _check_points(latents, check_reverse(guide, params, args, kwargs))
-    reverse = DefensiveReverse(guide, defensive_share)
+    programs = Programs(guide.sampler, guide, params, args, kwargs)
+    num_points = _check_points(latents, check_reverse(programs))
+    reverse = DefensiveReverse(programs, defensive_share)
 
     def one_point(key_and_point):
         key, x = key_and_point
-        programs = params, x, args, kwargs
-        return importance_weighted_bound(u_log_weights(key, reverse, *programs, num_particles))
+        return importance_weighted_bound(u_log_weights(key, reverse, x, num_particles))
 
     keys = random.split(rng_key, num_points)
     return lax.map(one_point, (keys, latents), batch_size=batch_size)

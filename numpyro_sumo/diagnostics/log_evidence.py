@@ -13,8 +13,9 @@ from jax import random
 from numpyro_sumo.checks import check_positive_integer, check_sample_size
 from numpyro_sumo.losses import IWELBO, MultilevelSUMO
 from numpyro_sumo.losses.base import ImportanceLoss
+from numpyro_sumo.programs.check_params import check_params_of_both
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
-from numpyro_sumo.programs.validation import check_params_of_both
 
 #: Log-weights behind each Pareto k-hat: its own error is then about 0.05.
 _NUM_WEIGHTS = 4_000
@@ -107,7 +108,7 @@ def log_evidence(
             f"Expected estimator to be one of the importance-weighted losses; got {estimator!r}. "
             "Pass MultilevelSUMO(8) or SUMO(8), for instance."
         )
-    check_params_of_both(model, guide, params, args, kwargs)
+    check_params_of_both(Programs(model, guide, params, args, kwargs))
 
     from numpyro_sumo.diagnostics.arviz import pareto_k
 

@@ -17,9 +17,10 @@ from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_sumo.checks import check_positive_integer
-from numpyro_sumo.programs.handlers import with_deterministic
+from numpyro_sumo.programs.check_params import check_params
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import latent_sites
-from numpyro_sumo.programs.validation import check_params, refuse_discrete, refuse_moving_supports
+from numpyro_sumo.programs.validation import refuse_discrete, refuse_moving_supports
 
 from .hierarchical import HierarchicalGuide, Sites
 from .latent_order import InOrder
@@ -140,9 +141,11 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         with seed(rng_seed=rng_key), substitute(data=params):
             z = self._sample_latent(*args, sample_shape=sample_shape, **kwargs)
 
+        programs = Programs(self.model, self, params, args, kwargs)
+
         def sites(z):
             latents = {n: self._transform(n)(value) for n, value in self._unpack_latent(z).items()}
-            return with_deterministic(self.model, params, latents, args, kwargs)
+            return programs.with_deterministic(latents)
 
         values = jax.vmap(sites)(z.reshape(-1, self.latent_dim))
         return jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), values)

@@ -1,6 +1,7 @@
 """A reverse model that is defended: a share of its draws of u are the sampler's own."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 from jax import random
@@ -8,9 +9,7 @@ import jax.numpy as jnp
 
 from numpyro.handlers import block, condition
 
-from numpyro_sumo.programs.log_weights import Proposal, propose
-from numpyro_sumo.programs.sites import Params
-from numpyro_sumo.programs.validation import JOINT
+from numpyro_sumo.programs.programs import Programs
 
 from .hierarchical import HierarchicalGuide, Sites
 
@@ -32,62 +31,51 @@ class DefensiveReverse:
     standard deviation of up to √(ε / ((1 − ε) n)). Auxiliary sites that depend on the sampler's
     latent ones are drawn given x.
 
-    :param guide: the sampler with the reverse model r(u | x).
+    :param programs: with the hierarchical guide, whose reverse model is r(u | x).
     :param share: ε, in [0, 1).
 
     **References:** Hesterberg 1995, *Weighted average importance sampling and defensive mixture
     distributions*, section 2; Owen and Zhou 2000, *Safe and effective importance sampling*.
     """
 
-    guide: HierarchicalGuide
+    programs: Programs
     share: float
 
-    def draw(
-        self, rng_key: jax.Array, latents: Sites, args: tuple, kwargs: dict, params: Params
-    ) -> Sites:
+    @property
+    def guide(self) -> HierarchicalGuide:
+        """The hierarchical guide."""
+        guide: HierarchicalGuide = self.programs.guide  # type: ignore[assignment]
+        return guide
+
+    def draw(self, rng_key: jax.Array, latents: Sites) -> Sites:
         """u of the mixture at x."""
         reverse_key, own_key, choice_key = random.split(rng_key, 3)
-        programs = latents, args, kwargs, params
-        reverse = self.guide.propose(reverse_key, *programs).values
+        reverse = self.guide.propose(reverse_key, self.programs, latents).values
         if not self.share:
             return reverse
-        own = self._propose_own(own_key, *programs).values
+        own = self._own().propose(own_key, self.programs, latents).values
         chosen = random.bernoulli(choice_key, self.share)
         return {name: jnp.where(chosen, own[name], reverse[name]) for name in reverse}
 
-    def log_weight(
-        self,
-        rng_key: jax.Array,
-        latents: Sites,
-        auxiliary: Sites,
-        args: tuple,
-        kwargs: dict,
-        params: Params,
-    ) -> jax.Array:
+    def log_weight(self, rng_key: jax.Array, latents: Sites, auxiliary: Sites) -> jax.Array:
         """log q(x, u) − log r̄(u | x), in nats: one particle of an estimate of log q(x)."""
         # As in ``draw``, so that programs with randomness of their own have the same of it.
         reverse_key, own_key, _ = random.split(rng_key, 3)
-        programs = latents, args, kwargs, params
-        proposal = self.guide.propose(reverse_key, *programs, auxiliary)
+        proposal = self.guide.propose(reverse_key, self.programs, latents, auxiliary)
         if self.share:
-            own = self._propose_own(own_key, *programs, auxiliary)
+            own = self._own().propose(own_key, self.programs, latents, auxiliary)
             log_density = jnp.logaddexp(
                 jnp.log1p(-self.share) + proposal.log_density,
                 jnp.log(self.share) + own.log_density,
             )
             proposal = replace(proposal, log_density=log_density)
-        return self.guide.log_weight(own_key, latents, proposal, args, kwargs, params)
+        return self.guide.log_weight(own_key, self.programs, latents, proposal)
 
-    def _propose_own(
-        self,
-        rng_key: jax.Array,
-        latents: Sites,
-        args: tuple,
-        kwargs: dict,
-        params: Params,
-        auxiliary: Sites | None = None,
-    ) -> Proposal:
-        """u as the sampler draws it, with its log-density there."""
-        program = block(condition(self.guide.sampler, latents), hide=list(latents))
-        values = params if auxiliary is None else {**params, **auxiliary}
-        return propose(program, args, kwargs, JOINT, rng_key, values)
+    def _own(self) -> HierarchicalGuide:
+        """The sampler as its own reverse model: it draws u as it does by itself, at a given x."""
+        sampler = self.guide.sampler
+
+        def reverse(latents: Sites, *args: Any, **kwargs: Any) -> None:
+            block(condition(sampler, latents), hide=list(latents))(*args, **kwargs)
+
+        return HierarchicalGuide(sampler, reverse)

@@ -1,6 +1,5 @@
 """Draws of a hierarchical sampler where its density is known: together with draws of u."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,12 +12,11 @@ from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.estimators import importance_weighted_bound
-from numpyro_sumo.programs.handlers import with_deterministic
-from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .defensive_reverse import DefensiveReverse
-from .hierarchical import HierarchicalGuide, Sites, check_trained
+from .hierarchical import Sites, check_trained
 
 
 class ExtendedDraw(NamedTuple):
@@ -61,9 +59,7 @@ class ExtendedDraws:
     the reverse model does not reach is lost: q̂ is infinite. It should reach no u that the sampler
     never draws: where q(x, u) is zero for all n + 1 draws of r̄(u | x), the target is not reached.
 
-    :param model: the target.
-    :param guide: the sampler with its reverse model.
-    :param params: values of the param sites of both.
+    :param programs: the target and the hierarchical guide.
     :param num_particles: n, fresh draws of u for each x.
     :param defensive_share: of the sampler's own draws of u in r̄(u | x), in [0, 1).
 
@@ -71,18 +67,15 @@ class ExtendedDraws:
     inference*, whose upper bound on log q rests on this density.
     """
 
-    model: Callable
-    guide: HierarchicalGuide
-    params: Params
-    args: tuple
-    kwargs: dict
+    programs: Programs
     num_particles: int
     defensive_share: float = 0.0
 
     def draw(self, rng_key: jax.Array) -> ExtendedDraw:
         """One draw of the sampler, extended."""
         draw_key, u_key, target_key = random.split(rng_key, 3)
-        x, u = self.guide.draw(draw_key, self.params, self.args, self.kwargs)
+        guide: HierarchicalGuide = self.programs.guide  # type: ignore[assignment]
+        x, u = guide.draw(draw_key, self.programs)
         log_weights = self._log_weights(u_key, x, self.num_particles, u)
         return ExtendedDraw(
             latents=x,
@@ -99,25 +92,24 @@ class ExtendedDraws:
 
     def with_deterministic(self, latents: Sites) -> Sites:
         """The latent sites together with the model's deterministic sites at them."""
-        return with_deterministic(self.model, self.params, latents, self.args, self.kwargs)
+        return self.programs.with_deterministic(latents)
 
     def check(self) -> None:
         """Refuses programs and parameters that cannot be weighed, in one line."""
-        programs = self.model, self.guide, self.params, self.args, self.kwargs
-        refuse_subsamples(check_trained(*programs))
+        refuse_subsamples(check_trained(self.programs))
 
     def _log_weights(
         self, rng_key: jax.Array, x: Sites, num_fresh: int, generating: Sites | None = None
     ) -> jax.Array:
-        programs = self.params, x, self.args, self.kwargs
-        reverse = DefensiveReverse(self.guide, self.defensive_share)
-        return u_log_weights(rng_key, reverse, *programs, num_fresh, generating)
+        reverse = DefensiveReverse(self.programs, self.defensive_share)
+        return u_log_weights(rng_key, reverse, x, num_fresh, generating)
 
     def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
-        return log_density(self._model_at(rng_key, x), self.args, self.kwargs, {})[0]
-
-    def _model_at(self, rng_key: jax.Array, x: Sites) -> Callable:
-        return substitute(seed(self.model, rng_key), data={**self.params, **x})
+        _, args, kwargs = self.programs.inputs
+        values = {**self.programs.params, **x}
+        model = substitute(seed(self.programs.model, rng_key), data=values)
+        log_target: jax.Array = log_density(model, args, kwargs, {})[0]
+        return log_target
 
 
 def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:
@@ -130,10 +122,7 @@ def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int
 def u_log_weights(
     rng_key: jax.Array,
     reverse: DefensiveReverse,
-    params: Params,
     latents: Sites,
-    args: tuple,
-    kwargs: dict,
     num_fresh: int,
     generating: Sites | None = None,
 ) -> jax.Array:
@@ -143,9 +132,8 @@ def u_log_weights(
     :param generating: u that x was drawn with.
     :return: shape ``(num_fresh,)``, or one more, of which ``generating`` is the last.
     """
-    programs = args, kwargs, params
     keys = random.split(rng_key, num_fresh + (generating is not None))
-    u = jax.vmap(lambda key: reverse.draw(key, latents, *programs))(keys[:num_fresh])
+    u = jax.vmap(lambda key: reverse.draw(key, latents))(keys[:num_fresh])
     if generating is not None:
         u = {name: jnp.append(u[name], last[None], axis=0) for name, last in generating.items()}
-    return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u, *programs))(keys, u)
+    return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u))(keys, u)

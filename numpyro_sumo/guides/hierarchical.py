@@ -10,14 +10,11 @@ import jax.numpy as jnp
 import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
 
+from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.log_weights import Proposal, log_weight, propose
-from numpyro_sumo.programs.sites import Params, is_auxiliary, latent_sites
-from numpyro_sumo.programs.validation import (
-    JOINT,
-    check_params_of_both,
-    check_programs,
-    refuse_scales,
-)
+from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.sites import JOINT, is_auxiliary, latent_sites
+from numpyro_sumo.programs.validation import check_programs, refuse_scales
 
 Sites = dict[str, jax.Array]
 
@@ -73,20 +70,16 @@ class HierarchicalGuide:
         _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
         return latents
 
-    def draw(
-        self, rng_key: jax.Array, params: Params, args: tuple, kwargs: dict
-    ) -> tuple[Sites, Sites]:
+    def draw(self, rng_key: jax.Array, programs: Programs) -> tuple[Sites, Sites]:
         """One draw (x, u) of the sampler, reparameterised: latents, and the auxiliary sites."""
-        sampler = substitute(seed(self.sampler, rng_key), data=params)
-        return _split_sites(trace(sampler).get_trace(*args, **kwargs))
+        sampler = substitute(seed(self.sampler, rng_key), data=programs.params)
+        return _split_sites(trace(sampler).get_trace(*programs.args, **programs.kwargs))
 
     def propose(
         self,
         rng_key: jax.Array,
+        programs: Programs,
         latents: Sites,
-        args: tuple,
-        kwargs: dict,
-        params: Params,
         auxiliary: Sites | None = None,
         score_free: bool = False,
     ) -> Proposal:
@@ -95,31 +88,29 @@ class HierarchicalGuide:
         :param auxiliary: u; None draws it.
         :param score_free: whether log r is differentiated through u alone.
         """
-        _, reverse = self.marginal_programs(latents)
         # Substituted where the keys have been dealt out: with u and without, they are the same.
-        values = params if auxiliary is None else {**params, **auxiliary}
-        return propose(reverse, args, kwargs, JOINT, rng_key, values, score_free)
+        values = {**programs.params, **(auxiliary or {})}
+        marginal = self.marginal_programs(programs, latents).replace(params=values)
+        return propose(rng_key, marginal, JOINT, score_free)
 
     def log_weight(
         self,
         rng_key: jax.Array,
+        programs: Programs,
         latents: Sites,
         proposal: Proposal,
-        args: tuple,
-        kwargs: dict,
-        params: Params,
     ) -> jax.Array:
         """log q(x, u) − log r(u | x), in nats: one particle of an estimate of log q(x).
 
         The sampler conditioned on x is a model of u whose evidence is q(x), and the reverse model
         at x is its guide.
         """
-        model, _ = self.marginal_programs(latents)
-        return log_weight(model, proposal, args, kwargs, JOINT, rng_key, params)
+        return log_weight(rng_key, self.marginal_programs(programs, latents), proposal)
 
-    def marginal_programs(self, latents: Sites) -> tuple[Callable, Callable]:
-        """The model (sampler with x observed) and guide (reverse model at x) of u."""
-        return condition(self.sampler, data=latents), partial(self.reverse, latents)
+    def marginal_programs(self, programs: Programs, latents: Sites) -> Programs:
+        """The model (sampler with x observed) and the guide (reverse model at x) of u."""
+        model = condition(self.sampler, data=latents)
+        return programs.replace(model=model, guide=partial(self.reverse, latents))
 
 
 def check_is_hierarchical(guide: object) -> None:
@@ -131,28 +122,28 @@ def check_is_hierarchical(guide: object) -> None:
         )
 
 
-def check_hierarchical(
-    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
-) -> dict:
+def check_hierarchical(programs: Programs) -> dict:
     """Refuses a guide that is not hierarchical, or that does not fit the model or itself.
 
     :return: the model's trace; its arrays are abstract and of no use outside.
     """
-    check_is_hierarchical(guide)
-    model_trace, _ = check_programs(model, guide, params, args, kwargs)
-    check_reverse(guide, params, args, kwargs)
+    check_is_hierarchical(programs.guide)
+    model_trace, _ = check_programs(programs)
+    check_reverse(programs)
     return model_trace
 
 
-def check_reverse(guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict) -> Sites:
+def check_reverse(programs: Programs) -> Sites:
     """Refuses a sampler and a reverse model that do not fit each other, or have no density.
 
     :return: shapes and types of the sampler's x, by site.
     """
 
+    guide: HierarchicalGuide = programs.guide  # type: ignore[assignment]
+
     def check() -> Sites:
-        latents, auxiliary = guide.draw(random.key(0), params, args, kwargs)
-        sampler, reverse = check_programs(*guide.marginal_programs(latents), params, args, kwargs)
+        latents, auxiliary = guide.draw(random.key(0), programs)
+        sampler, reverse = check_programs(guide.marginal_programs(programs, latents))
         refuse_scales(sampler, reverse)
         for name, site in {**sampler, **reverse}.items():
             if site["type"] == "sample" and site["is_observed"] and name not in latents:
@@ -172,13 +163,11 @@ def check_reverse(guide: HierarchicalGuide, params: Params, args: tuple, kwargs:
     return jax.eval_shape(check)
 
 
-def check_trained(
-    model: Callable, guide: HierarchicalGuide, params: Params, args: tuple, kwargs: dict
-) -> dict:
+def check_trained(programs: Programs) -> dict:
     """As :func:`check_hierarchical`, and refuses parameters that are not those of both."""
-    check_is_hierarchical(guide)  # before it is run
-    check_params_of_both(model, guide, params, args, kwargs)
-    return check_hierarchical(model, guide, params, args, kwargs)
+    check_is_hierarchical(programs.guide)  # before it is run
+    check_params_of_both(programs)
+    return check_hierarchical(programs)
 
 
 def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:

@@ -14,9 +14,10 @@ from numpyro.infer import ELBO
 from numpyro_sumo.checks import check_one_of, check_positive_integer, check_sharding, options_repr
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.estimators.log_sums import as_column
-from numpyro_sumo.programs.log_weights import updated_mutable_state, with_shared_subsample
-from numpyro_sumo.programs.path_gradient import obstacle_to_path
-from numpyro_sumo.programs.per_datum import Inputs, Weighing
+from numpyro_sumo.programs.handlers import with_fixed_subsample
+from numpyro_sumo.programs.path_gradient import why_no_dreg
+from numpyro_sumo.programs.per_datum import PerDatumWeights
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
 from numpyro_sumo.ragged import MODEL, PATH, Particle, evaluate_log_weights, held_unless
 from numpyro_sumo.stopping_times import StoppingTime
@@ -168,16 +169,14 @@ class ImportanceLoss(ELBO):
         """Draws that are always made from the guide."""
         return self.num_particles - self.from_above
 
-    def is_score_free(
-        self, objective_name: str, guide: Callable, params: Params, args: tuple, kwargs: dict
-    ) -> bool:
+    def is_score_free(self, objective_name: str, programs: Programs) -> bool:
         """Whether the guide climbs its bound by the doubly reparameterised gradient.
 
         :raises ValueError: if that was asked for, and the guide has a site that does not allow it.
         """
         if objective_name != "iwelbo" or self.gradient == "standard":
             return False
-        obstacle = obstacle_to_path(guide, params, args, kwargs)
+        obstacle = why_no_dreg(programs)
         if obstacle is not None and self.gradient == "dreg":
             raise ValueError(
                 "Expected a guide whose parameters act through reparameterised draws alone, for "
@@ -210,16 +209,15 @@ class ImportanceLoss(ELBO):
         if objective_name in ("iwhvi", "forward_kl"):
             self._refuse_alone()
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
-        live = Inputs(param_map, args, kwargs)
-        held = live.held()
-        weighing = self._weighing(plate_key, model, guide, live)
-        seen, seen_args = weighing.example(guide, args)
-        score_free = self.is_score_free(objective_name, seen, param_map, seen_args, kwargs)
+        live = Programs(model, guide, param_map, args, kwargs)
+        held = live.detached()
+        weighing = self._weighing(plate_key, live)
+        score_free = self.is_score_free(objective_name, weighing.example())
         # Model and guide climb one and the same bound, and the data move it through both.
         same_bound = objective_name == "iwelbo" and self.stopping_time is None
         together = same_bound and not score_free
         scale = weighing.scale(live)
-        of_guide = live if same_bound else Inputs(param_map, held.args, held.kwargs)
+        of_guide = live if same_bound else live.replace(args=held.args, kwargs=held.kwargs)
 
         def propose(i, key):
             return weighing.propose(i, key, of_guide, score_free)
@@ -248,13 +246,11 @@ class ImportanceLoss(ELBO):
         objective = self.objective(objective_name, draws, baseline_key, particle)
         return jnp.sum(scale * (gradient_only(objective) - estimate))
 
-    def _weighing(self, plate_key, model, guide, inputs, num_estimates=1):
+    def _weighing(self, plate_key, programs, num_estimates=1):
         """How model and guide are run: datum by datum, where that saves draws or was asked for."""
-        return Weighing(
+        return PerDatumWeights(
             plate_key,
-            model,
-            guide,
-            inputs,
+            programs,
             num_estimates=num_estimates,
             data_axes=self.data_axes,
             one_by_one=self.stopping_time is not None and not self.share_stopping_times,
@@ -267,10 +263,11 @@ class ImportanceLoss(ELBO):
         """
         plate_key, draws_key, _ = random.split(rng_key, 3)
         first = random.fold_in(plate_key, 0)
-        programs = (with_shared_subsample(program, first) for program in (model, guide))
+        subsampled = (with_fixed_subsample(first, program) for program in (model, guide))
+        programs = Programs(*subsampled, param_map, args, kwargs)
         return {
             "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
-            "mutable_state": updated_mutable_state(*programs, draws_key, param_map, args, kwargs),
+            "mutable_state": programs.updated_mutable_state(draws_key),
         }
 
     def estimates(
@@ -292,8 +289,8 @@ class ImportanceLoss(ELBO):
         """
         self._check_from_below()
         plate_key, draws_key = random.split(rng_key)
-        inputs = Inputs(param_map, args, kwargs)
-        weighing = self._weighing(plate_key, model, guide, inputs, num_estimates)
+        inputs = Programs(model, guide, param_map, args, kwargs)
+        weighing = self._weighing(plate_key, inputs, num_estimates)
 
         def weigh(i, key, _, held):
             proposal = weighing.propose(i, key, inputs)

@@ -11,7 +11,8 @@ from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_one_of, check_positive_integer, options_repr
 from numpyro_sumo.guides.hierarchical import check_hierarchical
-from numpyro_sumo.programs.log_weights import hold, updated_mutable_state, with_shared_subsample
+from numpyro_sumo.programs.handlers import with_fixed_subsample
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.ragged import MODEL, PATH, Particle
 
 from .base import ImportanceLoss, fresh_only, gradient_only, key_apart
@@ -106,12 +107,13 @@ class ReverseKL(ELBO):
         """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
         marginal, from_above = self.marginal, self.marginal.from_above
         objective_name = marginal.guide_objective or "forward_kl"
-        check_hierarchical(model, guide, param_map, args, kwargs)
+        programs = Programs(model, guide, param_map, args, kwargs)
+        check_hierarchical(programs)
         plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
-        model = with_shared_subsample(model, plate_key)
+        model = with_fixed_subsample(plate_key, model)
 
         def draw(key):
-            return guide.draw(key, param_map, args, kwargs)
+            return guide.draw(key, programs)
 
         def log_density_of_target(key, x):
             return log_density(seed(model, key), args, kwargs, {**param_map, **x})[0]
@@ -120,8 +122,8 @@ class ReverseKL(ELBO):
         target_keys = random.split(target_key, self.num_particles)
         log_target = jax.vmap(log_density_of_target)(target_keys, x)
         x_held, u_held = stop_gradient((x, u))
-        _, reverse = guide.marginal_programs(jax.tree.map(lambda leaf: leaf[0], x_held))
-        score_free = marginal.is_score_free(objective_name, reverse, param_map, args, kwargs)
+        first = guide.marginal_programs(programs, jax.tree.map(lambda leaf: leaf[0], x_held))
+        score_free = marginal.is_score_free(objective_name, first)
         score_apart = self.gradient == "path"
 
         has_score = from_above or not score_apart
@@ -136,22 +138,21 @@ class ReverseKL(ELBO):
                 x_i = jax.tree.map(lambda leaf: leaf[i], x)
                 x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
 
-                def propose_at(x, u, params, inputs, score_free=False):
-                    return x, guide.propose(key, x, *inputs, params, u, score_free)
+                def propose_at(x, u, programs, score_free=False):
+                    return x, guide.propose(key, programs, x, u, score_free)
 
-                proposals = {"sampler": propose_at(x_i, u, held, (args, kwargs))}
+                proposals = {"sampler": propose_at(x_i, u, programs.replace(params=held))}
                 if objective_name != "forward_kl":
-                    on_path, inputs = score_free and u is None, hold((args, kwargs))
-                    of_guide = propose_at(x_i_held, u_held, param_map, inputs, on_path)
+                    on_path = score_free and u is None
+                    of_reverse = programs.detached().replace(params=param_map)
+                    of_guide = propose_at(x_i_held, u_held, of_reverse, on_path)
                     proposals[PATH if on_path else "guide"] = of_guide
                 return proposals
 
             def weigh(i, key, proposal, is_held):
                 params = param_map if has_score else stop_gradient(param_map)
-                inputs = args, kwargs, params
-                return guide.log_weight(
-                    key_apart(key), *proposal, *(hold(inputs) if is_held else inputs)
-                )
+                live = programs.detached() if is_held else programs.replace(params=params)
+                return guide.log_weight(key_apart(key), live, *proposal)
 
             def weigh_together(i, key, _, is_held):
                 return weigh(i, key, propose(i, key)["sampler"], is_held)
@@ -172,7 +173,7 @@ class ReverseKL(ELBO):
         if objective_name == "forward_kl":
 
             def log_reverse(key, x, u):
-                return guide.propose(key, x, args, kwargs, param_map, u).log_density
+                return guide.propose(key, programs, x, u).log_density
 
             objective = -jax.vmap(log_reverse)(target_keys, x_held, u_held)
         else:
@@ -182,10 +183,8 @@ class ReverseKL(ELBO):
     def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):
         """The loss, and mutable state (batch statistics, say) updated by one draw of the guide."""
         plate_key, draw_key, *_ = random.split(rng_key, 5)
-        subsampled = with_shared_subsample(model, plate_key)
+        programs = Programs(with_fixed_subsample(plate_key, model), guide, param_map, args, kwargs)
         return {
             "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
-            "mutable_state": updated_mutable_state(
-                subsampled, guide, draw_key, param_map, args, kwargs
-            ),
+            "mutable_state": programs.updated_mutable_state(draw_key),
         }

@@ -22,6 +22,7 @@ from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, check_is_hierarchical
 from numpyro_sumo.programs.handlers import with_params
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
 
 #: Proposals that each chain chooses its start from, and how many are weighed at a time.
@@ -175,8 +176,8 @@ class IndependenceMetropolis(MCMCKernel):
         return self.__dict__ | {"_inputs": None, "_start_fn": None, "_sample_fn": None}
 
     def _extended(self, args: tuple, kwargs: dict | None) -> ExtendedDraws:
-        programs = self.model, self.guide, self.params, args, kwargs or {}
-        return ExtendedDraws(*programs, self.num_particles, self.defensive_share)
+        programs = Programs(self.model, self.guide, self.params, args, kwargs or {})
+        return ExtendedDraws(programs, self.num_particles, self.defensive_share)
 
     def _known(self, model: Callable) -> Callable:
         """The model with its parameters known: HMC would take param sites for latent ones."""
@@ -209,8 +210,8 @@ class IndependenceMetropolis(MCMCKernel):
                 alternate_key,
                 self._num_warmup,
                 self._unconstrained(extended, z),
-                extended.args,
-                extended.kwargs,
+                extended.programs.args,
+                extended.programs.kwargs,
             )
         state = IndependenceMetropolisState(
             i=jnp.array(0),
@@ -272,7 +273,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def _alternate(self, extended, state, alternate_key, redraw_key):
         """A step of the alternate kernel at the state's z, and all draws of u anew."""
-        args, kwargs = extended.args, extended.kwargs
+        _, args, kwargs = extended.programs.inputs
         before = state.alternate_state
         # Where the state has not moved it is not unconstrained again, for that rounds.
         moved = jax.tree.map(
@@ -289,7 +290,7 @@ class IndependenceMetropolis(MCMCKernel):
         )
 
     def _unconstrained(self, extended: ExtendedDraws, z: Sites) -> Sites:
-        return unconstrain_fn(self._seeded(), extended.args, extended.kwargs, z)
+        return unconstrain_fn(self._seeded(), extended.programs.args, extended.programs.kwargs, z)
 
     def _seeded(self) -> Callable:
         return seed(self._known(self.model), random.key(0))

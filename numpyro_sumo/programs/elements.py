@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from numpyro.primitives import Messenger
 
 from .data_axes import checked_axes, element_of
-from .sites import Params, scale_of
-from .validation import JOINT, inspect_programs, known_scale
+from .programs import Programs
+from .sites import JOINT, scale_of
+from .validation import inspect_programs, known_scale
 
 
 class Elements(NamedTuple):
@@ -83,15 +84,7 @@ class at_index(Messenger):
             msg["scale"] = scale_of(msg) / self.declared_size * (self.full_size / self.size)
 
 
-def find_elements(
-    model: Callable,
-    guide: Callable,
-    params: Params,
-    args: tuple,
-    kwargs: dict,
-    data_axes: Any = None,
-    one_by_one: bool = True,
-) -> Elements:
+def find_elements(programs: Programs, data_axes: Any = None, one_by_one: bool = True) -> Elements:
     """Checks model and guide, and finds what they can be run for one at a time.
 
     These are what ``data_axes`` point at in the arguments; or, without it, the elements of a
@@ -102,14 +95,13 @@ def find_elements(
     :raises ValueError: if model and guide do not fit each other, or ``data_axes`` the arguments.
     """
     if data_axes is not None:
-        return _split_arguments(model, guide, params, kwargs, args, *checked_axes(data_axes, args))
-    whole = inspect_programs(model, guide, params, args, kwargs)
-    programs = (model, guide, params, kwargs)
+        return _split_arguments(programs, *checked_axes(data_axes, programs.args))
+    whole = inspect_programs(programs)
     if one_by_one and not _has_mutable_state(whole):
         for frame in _by_dim(whole):
             in_guide = frame.name in whole.guide_trace
             if whole.full_size(frame) > frame.size > 1 and in_guide:
-                elements, misfit = _of_plate(frame, whole, *programs, args)
+                elements, misfit = _of_plate(frame, whole, programs)
                 if misfit is None:
                     return elements
     return Elements(1, whole.data_dims)
@@ -120,38 +112,35 @@ def _by_dim(whole):
     return sorted(whole.data_plates, key=lambda frame: frame.dim)
 
 
-def _split_arguments(model, guide, params, kwargs, args, data_axes, size):
+def _split_arguments(programs, data_axes, size):
     """The elements that split arguments have: those of a plate, or data by themselves."""
     by_themselves = Elements(size, JOINT, data_axes=data_axes)
-    first = by_themselves.arguments(args, jnp.array(0))
-    inspect_one = lambda: _without_mutable_state(
-        inspect_programs(model, guide, params, first, kwargs)
-    )
+    first = by_themselves.arguments(programs.args, jnp.array(0))
+    inspect_one = lambda: _without_mutable_state(inspect_programs(programs.replace(args=first)))
     try:
-        whole = inspect_programs(model, guide, params, args, kwargs)
+        whole = inspect_programs(programs)
     except Exception:
         # Written for one datum they need not run for many; but an error in both is one of theirs.
         with suppress(Exception):
             return by_themselves._replace(data_dims=inspect_one().data_dims)
         raise
     _without_mutable_state(whole)
-    programs = (model, guide, params, kwargs)
     misfits = {}
     for frame in _by_dim(whole):
         if frame.size == size:
-            elements, misfits[frame.name] = _of_plate(frame, whole, *programs, args, data_axes)
+            elements, misfits[frame.name] = _of_plate(frame, whole, programs, data_axes)
             if misfits[frame.name] is None:
                 return elements if size > 1 else Elements(1, whole.data_dims)
     try:
         one = inspect_one()
     except Exception:
         _refuse_misfits(misfits, size)
-        _refuse_plates_of_arguments(whole, None, *programs, args, data_axes, size)
+        _refuse_plates_of_arguments(whole, None, programs, data_axes, size)
         raise
     # A plate that is as long for one datum is within the data, and not over them.
     within = _plate_sizes(one)
     _refuse_misfits({n: site for n, site in misfits.items() if within.get(n) != size}, size)
-    _refuse_plates_of_arguments(whole, one, *programs, args, data_axes, size)
+    _refuse_plates_of_arguments(whole, one, programs, data_axes, size)
     return by_themselves._replace(data_dims=one.data_dims)
 
 
@@ -164,16 +153,20 @@ def _refuse_misfits(misfits, size):
         )
 
 
-def _of_plate(frame, whole, model, guide, params, kwargs, args, data_axes=None):
+def _of_plate(frame, whole, programs, data_axes=None):
     """The elements of a plate, and the site that keeps it from being cut, if any."""
     full_size = whole.full_size(frame)
     elements = Elements(
         frame.size, whole.data_dims, frame.name, frame.dim, full_size, data_axes=data_axes
     )
     index = jnp.array(0)
-    programs = (elements.program(program, index) for program in (model, guide))
+    cut = programs.replace(
+        model=elements.program(programs.model, index),
+        guide=elements.program(programs.guide, index),
+        args=elements.arguments(programs.args, index),
+    )
     try:
-        found = inspect_programs(*programs, params, elements.arguments(args, index), kwargs)
+        found = inspect_programs(cut)
     except Exception:  # programs that cannot be run for one are misfits like those that differ
         return elements, next(iter(whole.sample_sites))[1]
     return elements, _misfit(elements, whole, found)
@@ -208,17 +201,17 @@ def _agree(one, other):
     return bool(np.isclose(one, other, rtol=1e-5))
 
 
-def _refuse_plates_of_arguments(whole, one, model, guide, params, kwargs, args, data_axes, size):
+def _refuse_plates_of_arguments(whole, one, programs, data_axes, size):
     """Refuses programs with a plate over what is split that they cannot be cut along.
 
     Run for one datum without that axis, they would be quite other programs.
 
     :param one: what was found in them for one datum; None if they could not be run.
     """
-    kept = element_of(args, data_axes, jnp.array(0), keep_axes=True)
+    kept = element_of(programs.args, data_axes, jnp.array(0), keep_axes=True)
     sizes: dict[str, int] = {}
     with suppress(Exception):  # written for one datum, they need not run for a batch of one
-        sizes = _plate_sizes(inspect_programs(model, guide, params, kept, kwargs))
+        sizes = _plate_sizes(inspect_programs(programs.replace(args=kept)))
     for key, site in whole.sample_sites.items():
         of_one = None if one is None else one.sample_sites.get(key)
         for frame in site["cond_indep_stack"]:

@@ -1,28 +1,36 @@
-"""A model together with values of its param sites."""
+"""NumPyro programs with some of their sites fixed, and arrays without gradients."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
-from jax import random
+import jax
+from jax.lax import stop_gradient
 
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import block, seed, substitute
 
 from .sites import Params
 
-
-def with_params(model: Callable, params: Params) -> Callable:
-    """The model with its parameters known: it has no param sites left."""
-    return block(substitute(model, data=params), hide_fn=_is_param)
+Tree = TypeVar("Tree")
 
 
-def with_deterministic(
-    model: Callable, params: Params, latents: Params, args: tuple, kwargs: dict
-) -> Params:
-    """Values of the latent sites together with those of the model's deterministic sites there."""
-    known = substitute(seed(model, random.key(0)), data={**params, **latents})
-    sites = trace(known).get_trace(*args, **kwargs)
-    computed = {n: site["value"] for n, site in sites.items() if site["type"] == "deterministic"}
-    return {**latents, **computed}
+def detach(tree: Tree) -> Tree:
+    """The same values, with ``stop_gradient`` on every array."""
+    is_array = lambda leaf: isinstance(leaf, jax.Array)
+    detached: Tree = jax.tree.map(lambda x: stop_gradient(x) if is_array(x) else x, tree)
+    return detached
 
 
-def _is_param(site: dict) -> bool:
-    return site["type"] == "param"
+def with_fixed_subsample(rng_key: jax.Array, program: Callable) -> Callable:
+    """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
+    seeded: Callable = seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
+    return seeded
+
+
+def with_params(program: Callable, params: Params) -> Callable:
+    """The program with the values of its param sites fixed, and without these sites."""
+    fixed: Callable = block(substitute(program, data=params), hide_fn=_is_param)
+    return fixed
+
+
+def _is_param(site: dict[str, Any]) -> bool:
+    return bool(site["type"] == "param")

@@ -1,20 +1,19 @@
 """Log-weights of draws from a guide under a model, as their traces have it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-from jax import random
-from jax.lax import stop_gradient
 import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
+from .handlers import detach
 from .path_gradient import along_path
-from .sites import Params, latent_sites, random_sites, scales_of
+from .programs import Programs
+from .sites import JOINT, latent_sites, random_sites, scales_of
 
 _PROPOSED = ["values", "indices", "log_density", "scale"]
 
@@ -55,33 +54,24 @@ class Proposal:
         return messages("plate", self.indices) | messages("sample", self.values)
 
 
-def hold(tree: Any) -> Any:
-    """The same values, through which no gradient flows."""
-    is_array = lambda leaf: isinstance(leaf, jax.Array)
-    return jax.tree.map(lambda leaf: stop_gradient(leaf) if is_array(leaf) else leaf, tree)
-
-
 def propose(
-    guide: Callable,
-    args: tuple,
-    kwargs: dict,
-    data_dims: frozenset[int],
     rng_key: jax.Array,
-    params: Params,
+    programs: Programs,
+    data_dims: frozenset[int] = JOINT,
     score_free: bool = False,
 ) -> Proposal:
     r"""A draw z from the guide with :math:`\log q_\phi(z \mid x)`.
 
-    :param data_dims: from :func:`inspect_programs`.
-    :param params: φ, values of the guide's param sites.
+    :param data_dims: batch dimensions (negative) over which weights are kept apart.
     :param score_free: whether the log-density is differentiated through z alone.
     :return: the draw; its log-density is a scalar where there are no data plates.
     """
+    guide, (params, args, kwargs) = programs.guide, programs.inputs
     program = seed(guide, rng_key)
     if score_free:
         live = trace(substitute(program, data=params)).get_trace(*args, **kwargs)
         program = along_path(seed(guide, rng_key), random_sites(live))
-        params, args, kwargs = hold((params, args, kwargs))
+        params, args, kwargs = detach((params, args, kwargs))
     log_probs, guide_trace = compute_log_probs(program, args, kwargs, params, sum_log_prob=False)
     scales = scales_of(guide_trace)
     unscaled = {name: _relative(log_prob, scales[name]) for name, log_prob in log_probs.items()}
@@ -100,49 +90,22 @@ def propose(
 
 
 def log_weight(
-    model: Callable,
-    proposal: Proposal,
-    args: tuple,
-    kwargs: dict,
-    data_dims: frozenset[int],
     rng_key: jax.Array,
-    params: Params,
+    programs: Programs,
+    proposal: Proposal,
+    data_dims: frozenset[int] = JOINT,
 ) -> jax.Array:
     r"""One log-weight :math:`\ell = \log p_\theta(x, z) - \log q_\phi(z \mid x)` of a proposed z.
 
     The model's log-densities are taken relative to the guide's scale: what the two have in common
     is no part of the weight.
 
-    :param params: θ, values of the model's param sites. They come apart from the guide's because
-        the two are differentiated apart, also where model and guide share a parameter.
     :return: the log-weight in nats, shaped as the proposal's log-density.
     """
-    log_probs, _ = compute_log_probs(
-        replay(seed(model, rng_key), proposal.sites()), args, kwargs, params, sum_log_prob=False
-    )
+    params, args, kwargs = programs.inputs
+    model = replay(seed(programs.model, rng_key), proposal.sites())
+    log_probs, _ = compute_log_probs(model, args, kwargs, params, sum_log_prob=False)
     return _relative(_sum_to_data(log_probs, data_dims), proposal.scale) - proposal.log_density
-
-
-def updated_mutable_state(
-    model: Callable, guide: Callable, rng_key: jax.Array, params: Params, args: tuple, kwargs: dict
-) -> dict[str, Any]:
-    """The values of the mutable sites after one draw from the guide, weighed by the model."""
-
-    def run(program):
-        sites = trace(substitute(program, data=params)).get_trace(*args, **kwargs)
-        state = {n: site["value"] for n, site in sites.items() if site["type"] == "mutable"}
-        return sites, state
-
-    guide_key, model_key = random.split(rng_key)
-    guide_trace, state = run(seed(guide, guide_key))
-    params = {**params, **state}
-    _, model_state = run(replay(seed(model, model_key), guide_trace))
-    return {**state, **model_state}
-
-
-def with_shared_subsample(program: Callable, rng_key: jax.Array) -> Callable:
-    """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
-    return seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
 
 
 def _common_scale(scales: dict[str, Any]) -> Any:

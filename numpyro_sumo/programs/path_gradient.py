@@ -21,7 +21,8 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 from numpyro.primitives import Messenger
 
-from .sites import Params, latent_sites, random_sites
+from .programs import Programs
+from .sites import latent_sites, random_sites
 
 
 class along_path(Messenger):
@@ -73,8 +74,9 @@ class Dependences(NamedTuple):
     control_flow: bool
 
 
-def dependences(guide: Callable, params: Params, args: tuple, kwargs: dict) -> Dependences:
+def dependences(programs: Programs) -> Dependences:
     """Runs a guide abstractly, and finds what depends on what."""
+    guide, (params, args, kwargs) = programs.guide, programs.inputs
     runs: list[along_path] = []
 
     def draw(params):
@@ -113,13 +115,13 @@ def dependences(guide: Callable, params: Params, args: tuple, kwargs: dict) -> D
     return Dependences(computed, supports, runs[0].met_control_flow)
 
 
-def obstacle_to_path(guide: Callable, params: Params, args: tuple, kwargs: dict) -> str | None:
+def why_no_dreg(programs: Programs) -> str | None:
     """What keeps a guide from being differentiated along its draws alone, in words, if anything.
 
     The score has mean zero, and may be left out, if parameters act through reparameterised draws
     only: a Delta at a parameter has no density, and a support that moves carries probability.
     """
-    found = dependences(guide, params, args, kwargs)
+    found = dependences(programs)
     for name, of_site in found.computed.items():
         if of_site.on_parameters:
             return f"site '{name}', a Delta or a factor, depends on them otherwise"

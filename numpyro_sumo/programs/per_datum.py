@@ -1,31 +1,19 @@
 """How the draws behind some estimates are proposed and weighed, datum by datum."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import random
 import jax.numpy as jnp
 
 from .elements import find_elements
-from .log_weights import Proposal, hold, log_weight, propose, with_shared_subsample
-from .sites import Params
+from .handlers import with_fixed_subsample
+from .log_weights import Proposal, log_weight, propose
+from .programs import Programs
 
 
-class Inputs(NamedTuple):
-    """What model and guide are functions of."""
-
-    params: Params
-    args: tuple
-    kwargs: dict
-
-    def held(self) -> "Inputs":
-        """The same values, through which no gradient flows."""
-        return Inputs(*hold(tuple(self)))
-
-
-class Weighing:
+class PerDatumWeights:
     """Model and guide as they propose and weigh draws for a number of estimates.
 
     Every estimate has a subsample of its own. A datum is an element of the data in one of them, or
@@ -39,30 +27,19 @@ class Weighing:
     def __init__(
         self,
         plate_key: jax.Array,
-        model: Callable,
-        guide: Callable,
-        inputs: Inputs,
+        programs: Programs,
         *,
         num_estimates: int = 1,
         data_axes: Any = None,
         one_by_one: bool = True,
     ):
-        self.plate_key, self.model, self.guide = plate_key, model, guide
+        self.plate_key, self.programs = plate_key, programs
         self.num_estimates = num_estimates
-        params, args, kwargs = inputs
-        self.elements = find_elements(
-            self.subsampled(model), self.subsampled(guide), *inputs, data_axes, one_by_one
-        )
+        self.elements = find_elements(self.subsampled(), data_axes, one_by_one)
         self.indices = None
         if self.elements.plate is not None:
-            whole = lambda estimate: propose(
-                self.subsampled(guide, estimate),
-                args,
-                kwargs,
-                self.elements.data_dims,
-                plate_key,
-                params,
-            )
+            dims = self.elements.data_dims
+            whole = lambda estimate: propose(plate_key, self.subsampled(estimate), dims)
             in_plate = lambda estimate: whole(estimate).indices[self.elements.plate]
             self.indices = jax.vmap(in_plate)(jnp.arange(num_estimates))
 
@@ -71,29 +48,32 @@ class Weighing:
         """Data in all estimates together."""
         return self.num_estimates * self.elements.size
 
-    def subsampled(self, program: Callable, estimate: Any = 0) -> Callable:
-        """The program with the subsample of an estimate."""
-        return with_shared_subsample(program, random.fold_in(self.plate_key, estimate))
+    def subsampled(self, estimate: Any = 0, programs: Programs | None = None) -> Programs:
+        """The programs with the subsample of an estimate."""
+        programs = programs or self.programs
+        key = random.fold_in(self.plate_key, estimate)
+        return programs.replace(
+            model=with_fixed_subsample(key, programs.model),
+            guide=with_fixed_subsample(key, programs.guide),
+        )
 
-    def example(self, program: Callable, args: tuple) -> tuple[Callable, tuple]:
-        """The program as it is run for the first datum, and its arguments."""
-        return self._cut(program, args, jnp.array(0))
+    def example(self) -> Programs:
+        """The programs as they are run for the first datum."""
+        return self._cut(self.programs, jnp.array(0))
 
     def propose(
-        self, datum: jax.Array, rng_key: jax.Array, inputs: Inputs, score_free: bool = False
+        self, datum: jax.Array, rng_key: jax.Array, programs: Programs, score_free: bool = False
     ) -> Proposal:
         """A draw from the guide for one datum; see :func:`~numpyro_sumo.programs.log_weights.propose`."""
-        params, args, kwargs = inputs
-        guide, args = self._cut(self.guide, args, datum)
         dims = self.elements.data_dims
-        return propose(guide, args, kwargs, dims, rng_key, params, score_free)
+        return propose(rng_key, self._cut(programs, datum), dims, score_free)
 
     def weigh(
         self,
         datum: jax.Array,
         rng_key: jax.Array,
         proposal: Proposal,
-        inputs: Inputs,
+        programs: Programs,
         *,
         scale: jax.Array | None = None,
     ) -> jax.Array:
@@ -101,21 +81,19 @@ class Weighing:
 
         :param scale: the datum's, from :meth:`scale`; None is the proposal's own.
         """
-        params, args, kwargs = inputs
         dims = self.elements.data_dims
         if scale is not None:
             proposal = replace(proposal, scale=self._expanded(scale))
-        model, args = self._cut(self.model, args, datum)
-        return self._squeezed(log_weight(model, proposal, args, kwargs, dims, rng_key, params))
+        return self._squeezed(log_weight(rng_key, self._cut(programs, datum), proposal, dims))
 
     def spread(self, of_data: jax.Array, proposal: Proposal) -> Proposal:
         """Numbers shaped as the log-weight, such that they broadcast to all of a proposal."""
         return proposal.spread(self._expanded(of_data), self.elements.data_dims)
 
-    def scale(self, inputs: Inputs) -> jax.Array:
+    def scale(self, programs: Programs) -> jax.Array:
         """What finished estimates are multiplied by, shape ``(num_data, *rest)``."""
 
-        of_datum = lambda datum: self.propose(datum, self.plate_key, inputs).scale
+        of_datum = lambda datum: self.propose(datum, self.plate_key, programs).scale
         return jax.vmap(lambda datum: self._squeezed(of_datum(datum)))(jnp.arange(self.num_data))
 
     def by_estimate(self, of_data: jax.Array) -> jax.Array:
@@ -136,9 +114,13 @@ class Weighing:
             else jnp.expand_dims(squeezed, self.elements.axis)
         )
 
-    def _cut(self, program, args, datum):
-        """The program and its arguments for one datum."""
+    def _cut(self, programs: Programs, datum: jax.Array) -> Programs:
+        """The programs and their arguments for one datum."""
         estimate, element = jnp.divmod(datum, self.elements.size)
         index = None if self.indices is None else self.indices[estimate, element]
-        program = self.elements.program(self.subsampled(program, estimate), index)
-        return program, self.elements.arguments(args, element)
+        programs = self.subsampled(estimate, programs)
+        return programs.replace(
+            model=self.elements.program(programs.model, index),
+            guide=self.elements.program(programs.guide, index),
+            args=self.elements.arguments(programs.args, element),
+        )

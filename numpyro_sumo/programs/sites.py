@@ -8,6 +8,9 @@ from numpyro.distributions import Delta, Distribution
 
 Params = dict[str, jax.Array]
 
+#: Batch dimensions (negative) over which weights are kept apart: none, one joint weight.
+JOINT: frozenset[int] = frozenset()
+
 
 def latent_sites(program_trace: dict) -> dict[str, dict]:
     """The sample sites of a trace that are not observed, by name."""

@@ -1,6 +1,6 @@
 """What model and guide must be for their draws to be weighed, and over which plates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 import warnings
 
@@ -10,11 +10,11 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.handlers import block, replay, seed, substitute, trace
+from numpyro.handlers import replay, seed, substitute, trace
 
 from .path_gradient import Dependences, dependences, support_dependences
+from .programs import Programs
 from .sites import (
-    Params,
     is_auxiliary,
     is_masked,
     is_masked_out,
@@ -22,9 +22,6 @@ from .sites import (
     random_sites,
     scales_of,
 )
-
-#: Batch dimensions (negative) over which weights are kept apart: none, one weight for all.
-JOINT: frozenset[int] = frozenset()
 
 
 class Inspection(NamedTuple):
@@ -63,25 +60,21 @@ class Inspection(NamedTuple):
         return frame.size
 
 
-def inspect_programs(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> Inspection:
+def inspect_programs(programs: Programs) -> Inspection:
     """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
 
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    model_trace, guide_trace = check_programs(model, guide, params, args, kwargs)
+    model_trace, guide_trace = check_programs(programs)
     _check_random(guide_trace)
-    _check_auxiliary(guide_trace, lambda: dependences(guide, params, args, kwargs))
+    _check_auxiliary(guide_trace, lambda: dependences(programs))
     found = Inspection(_data_plates(model_trace, guide_trace), model_trace, guide_trace)
     _check_subsamples(found)
     _check_scales(guide_trace, found.data_dims)
     return found
 
 
-def check_programs(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> tuple[dict, dict]:
+def check_programs(programs: Programs) -> tuple[dict, dict]:
     """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
 
     :return: the two traces; their arrays are abstract and of no use outside.
@@ -89,11 +82,15 @@ def check_programs(
     """
     traces: list[dict] = []
 
-    def record():
+    params, args, kwargs = programs.inputs
+
+    def record() -> None:
         model_key, guide_key = random.split(random.key(0))
-        guide_trace = trace(substitute(seed(guide, guide_key), data=params))
+        guide_trace = trace(substitute(seed(programs.guide, guide_key), data=params))
         traces.append(guide_trace.get_trace(*args, **kwargs))
-        model_trace = trace(substitute(replay(seed(model, model_key), traces[0]), data=params))
+        model_trace = trace(
+            substitute(replay(seed(programs.model, model_key), traces[0]), data=params)
+        )
         traces.append(model_trace.get_trace(*args, **kwargs))
 
     jax.eval_shape(record)
@@ -130,95 +127,6 @@ def refuse_subsamples(model_trace: dict) -> None:
                 f"Expected no subsampled plate in the model, whose weights are those of all data; "
                 f"'{name}' is subsampled. Leave subsample_size out."
             )
-
-
-def check_params_of_both(
-    model: Callable, guide: Callable, params: Params, args: tuple, kwargs: dict
-) -> None:
-    """Refuses parameters that are not those of guide and model; see :func:`check_params`.
-
-    The model runs at draws of the guide: its own priors may have none.
-    """
-
-    def at_draws_of_the_guide(*args, **kwargs):
-        with block():
-            program = substitute(seed(guide, random.key(0)), data=params)
-            guide_trace = trace(program).get_trace(*args, **kwargs)
-        # A param that both have may be made in the guide alone.
-        shared = {n: site["value"] for n, site in guide_trace.items() if site["type"] == "param"}
-        substitute(replay(model, guide_trace), data=shared)(*args, **kwargs)
-
-    check_params(guide, params, args, kwargs)
-    check_params(at_draws_of_the_guide, params, args, kwargs, role="model")
-
-
-def check_params(
-    program: Callable, params: Params, args: tuple, kwargs: dict, *, role: str = "guide"
-) -> None:
-    """Refuses parameters that are not those of a program: missing, of other shapes, or not finite.
-
-    The program is traced abstractly: no parameter is initialised.
-
-    :param params: values by param site; there may be others besides.
-    :param role: what the program is called in messages.
-    :raises ValueError: one line naming what was expected, what came, and the fix.
-    """
-    if not isinstance(params, Mapping):
-        raise ValueError(
-            f"Expected params to be a dict by param site; got {type(params).__name__}. "
-            "Pass svi.run(...).params or svi.get_params(svi_state)."
-        )
-    expected: dict[str, dict[str, tuple]] = {}
-
-    def record():
-        sites = trace(seed(program, random.key(0))).get_trace(*args, **kwargs)
-        for name, site in sites.items():
-            if site["type"] == "param":
-                expected[name] = _shapes(site["value"])
-
-    jax.eval_shape(record)
-    missing = sorted(set(expected) - set(params))
-    if missing:
-        raise ValueError(
-            f"Expected params to hold every param site of the {role}; they lack {missing}. "
-            "Pass those that training ended with: svi.run(...).params."
-        )
-    for name, shapes in expected.items():
-        given = _shapes(params[name])
-        for path in sorted(shapes.keys() | given.keys()):
-            if shapes.get(path) != given.get(path):
-                raise ValueError(
-                    f"Expected params of the {role}; its '{name}{path}' has "
-                    f"{_shape_in_words(shapes.get(path))}, and params have "
-                    f"{_shape_in_words(given.get(path))}. Pass those that it was trained to."
-                )
-        for path, leaf in _leaves(params[name]).items():
-            if not _is_finite(leaf):
-                raise ValueError(
-                    f"Expected finite params; '{name}{path}' of the {role} has NaN or infinity in "
-                    "it: training ran away. Train again in smaller steps, or pass earlier params."
-                )
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """Arrays of a tree by their path in it, which is empty for an array by itself."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def _shapes(tree: Any) -> dict[str, tuple]:
-    return {path: jnp.shape(leaf) for path, leaf in _leaves(tree).items()}
-
-
-def _shape_in_words(shape: tuple | None) -> str:
-    return "no such array" if shape is None else f"shape {shape}"
-
-
-def _is_finite(leaf: Any) -> bool:
-    """Whether all numbers are, as far as is known before any tracing."""
-    if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return True
-    return bool(np.all(np.isfinite(np.asarray(leaf))))
 
 
 def refuse_discrete(model_latents: dict[str, dict]) -> None:

@@ -1,0 +1,104 @@
+"""Checks that parameters are those of a program: none missing, of the right shapes, and finite."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.handlers import block, replay, seed, substitute, trace
+
+from .programs import Programs
+from .sites import Params
+
+
+def check_params_of_both(programs: Programs) -> None:
+    """Refuses parameters that are not those of guide and model; see :func:`check_params`.
+
+    The model runs at draws of the guide: its own priors may have none.
+    """
+
+    params, args, kwargs = programs.inputs
+
+    def model_at_draws_of_the_guide(*args: Any, **kwargs: Any) -> None:
+        with block():
+            guide = substitute(seed(programs.guide, random.key(0)), data=params)
+            guide_trace = trace(guide).get_trace(*args, **kwargs)
+        # A param that both have may be made in the guide alone.
+        shared = {n: site["value"] for n, site in guide_trace.items() if site["type"] == "param"}
+        substitute(replay(programs.model, guide_trace), data=shared)(*args, **kwargs)
+
+    check_params(programs.guide, params, args, kwargs)
+    check_params(model_at_draws_of_the_guide, params, args, kwargs, role="model")
+
+
+def check_params(
+    program: Callable, params: Params, args: tuple, kwargs: dict, *, role: str = "guide"
+) -> None:
+    """Refuses parameters that are not those of a program: missing, of other shapes, or not finite.
+
+    The program is traced abstractly: no parameter is initialised.
+
+    :param params: values by param site; there may be others besides.
+    :param role: what the program is called in messages.
+    :raises ValueError: one line naming what was expected, what came, and the fix.
+    """
+    if not isinstance(params, Mapping):
+        raise ValueError(
+            f"Expected params to be a dict by param site; got {type(params).__name__}. "
+            "Pass svi.run(...).params or svi.get_params(svi_state)."
+        )
+    expected: dict[str, dict[str, tuple]] = {}
+
+    def record() -> None:
+        sites = trace(seed(program, random.key(0))).get_trace(*args, **kwargs)
+        for name, site in sites.items():
+            if site["type"] == "param":
+                expected[name] = _shapes(site["value"])
+
+    jax.eval_shape(record)
+    missing = sorted(set(expected) - set(params))
+    if missing:
+        raise ValueError(
+            f"Expected params to hold every param site of the {role}; they lack {missing}. "
+            "Pass those that training ended with: svi.run(...).params."
+        )
+    for name, shapes in expected.items():
+        given = _shapes(params[name])
+        for path in sorted(shapes.keys() | given.keys()):
+            if shapes.get(path) != given.get(path):
+                raise ValueError(
+                    f"Expected params of the {role}; its '{name}{path}' has "
+                    f"{_shape_in_words(shapes.get(path))}, and params have "
+                    f"{_shape_in_words(given.get(path))}. Pass those that it was trained to."
+                )
+        for path, leaf in _leaves(params[name]).items():
+            if not _is_finite(leaf):
+                raise ValueError(
+                    f"Expected finite params; '{name}{path}' of the {role} has NaN or infinity in "
+                    "it: training ran away. Train again in smaller steps, or pass earlier params."
+                )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Arrays of a tree by their path in it, which is empty for an array by itself."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    return {path: jnp.shape(leaf) for path, leaf in _leaves(tree).items()}
+
+
+def _shape_in_words(shape: tuple | None) -> str:
+    return "no such array" if shape is None else f"shape {shape}"
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether all numbers are, as far as is known before any tracing."""
+    if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return True
+    return bool(np.all(np.isfinite(np.asarray(leaf))))
