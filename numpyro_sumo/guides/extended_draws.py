@@ -16,7 +16,7 @@ from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .defensive_reverse import DefensiveReverse
-from .hierarchical import Sites, check_trained
+from .hierarchical import HierarchicalGuide, Sites, check_trained
 
 
 class ExtendedDraw(NamedTuple):
