@@ -108,16 +108,15 @@ def log_evidence(
             f"Expected estimator to be one of the importance-weighted losses; got {estimator!r}. "
             "Pass MultilevelSUMO(8) or SUMO(8), for instance."
         )
-    check_params_of_both(Programs(model, guide, params, args, kwargs))
+    programs = Programs(model, guide, params, args, kwargs)
+    check_params_of_both(programs)
 
     from numpyro_sumo.diagnostics.arviz import pareto_k
 
     def batches(estimator, rng_key, total, description):
         """Estimates and scales, a batch at a time."""
         batch = min(batch_size, total)
-        run = jax.jit(
-            lambda key: estimator.estimates(key, params, model, guide, args, kwargs, batch)
-        )
+        run = jax.jit(lambda key: estimator.sample_estimates(key, programs, batch))
         with tqdm(total=total, desc=description, disable=not progress_bar) as bar:
             for index in range(math.ceil(total / batch)):
                 count = min(batch, total - index * batch)

@@ -15,7 +15,7 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.util import potential_energy
 
-from numpyro_sumo.programs.handlers import with_params
+from numpyro_sumo.programs.programs import with_params
 
 from .latent_order import InOrder
 
