@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import jax
-from jax import random
+from jax import lax, random
 import jax.numpy as jnp
 
 from numpyro.primitives import Messenger
@@ -60,7 +60,7 @@ class Elements:
 
     def programs_of(self, datum: jax.Array) -> Programs:
         """The programs for one datum: with its estimate's subsample, for its element alone."""
-        estimate, element = jnp.divmod(datum, self.size)
+        estimate, element = self._place(datum)
         key = random.fold_in(self.plate_key, estimate)
 
         def cut(program: Program) -> Program:
@@ -74,6 +74,12 @@ class Elements:
         return programs.replace(
             model=cut(programs.model), guide=cut(programs.guide), args=self._arguments(element)
         )
+
+    def _place(self, datum: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The estimate that a datum belongs to, and its element."""
+        if self.num_estimates == 1:
+            return jnp.zeros_like(datum), datum
+        return lax.div(datum, jnp.int32(self.size)), lax.rem(datum, jnp.int32(self.size))
 
     def _arguments(self, element: jax.Array) -> tuple[Any, ...]:
         """The arguments for one element: of a plate, with an axis of length one in its place."""
