@@ -11,7 +11,6 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-
 #: Up to so many comparisons cost next to nothing beside the evaluations of a chunk.
 _FEW_COMPARISONS = 2**20
 
