@@ -1,12 +1,12 @@
-// Nothing but dashes, and what stands between figures.
+// A cell without a number: only dashes and separators.
 const MISSING = /^[\s–…±]*$/;
-// A number, and after it the rest of a range, an error, a second summand, or a unit of percent; in
-// parentheses what it is of.
+// A number, then optionally the end of a range, an error, a summand, a percent sign, and a name in
+// parentheses.
 const FIGURE = /^([−+-]?\d+(?:\.\d+)?(?:e[−+-]?\d+)?)[\s\d.e…±%+−–-]*(?:\(.*\))?$/;
 const AFTER = { null: "ascending", ascending: "descending" };
 const words = new Intl.Collator("en-GB", { numeric: true });
 
-// Figures come before words, and words before what is missing.
+// Sort numbers before words, and words before missing values.
 function keyOf(cell) {
   const text = cell.textContent.trim();
   if (MISSING.test(text)) return { rank: 2 };
@@ -16,14 +16,14 @@ function keyOf(cell) {
     : { rank: 1, value: text };
 }
 
-// Upwards for a sign of 1, downwards for −1; what is missing stays last.
+// Ascending for sign 1, descending for −1; missing values stay last.
 function compare(one, other, sign) {
   if (one.rank === 2 || other.rank === 2) return one.rank - other.rank;
   if (one.rank !== other.rank) return sign * (one.rank - other.rank);
   return sign * (one.rank ? words.compare(one.value, other.value) : one.value - other.value);
 }
 
-// Each press of a header sorts upwards, then downwards, then as the report has it.
+// Pressing a header sorts ascending, then descending, then restores the report's order.
 function makeSortable(table) {
   const body = table.tBodies[0];
   const headers = [...table.tHead.rows[0].cells];

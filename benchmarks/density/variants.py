@@ -1,47 +1,46 @@
-"""What does it take to train on an estimate whose variance is large, or not finite?
+"""What does training on an estimate whose variance is large, or infinite, need?
 
-The digits of the density benchmark at its fewest draws, where estimates are wildest: gradients
-clipped lower and not at all, parameters averaged over steps or taken as they are, another learning
-rate for the guide, longer tails behind fewer draws, and the guide fitted by variance, with and
-without a baseline, each compared seed by seed. Stop it when you like: the same command goes on
-where it was.
+The digits of the density benchmark with its fewest draws, where estimates are noisiest. Variants:
+gradients clipped at a lower norm or not at all, parameters averaged over steps or not, another
+learning rate of the guide, a longer tail after fewer draws, and the guide trained on the variance
+of the estimate, with and without a baseline; all compared seed by seed. An interrupted run is
+continued by the same command.
 """
 
-from pathlib import Path
+import argparse
 import sys
 from typing import Any
 
 import jax.numpy as jnp
 
-from benchmarks.common.cli import benchmark_parser, positive_integer, refused
+from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_report
+from benchmarks.common.results import written_whole
 from benchmarks.common.tables import markdown_table, number
 from benchmarks.common.workers import num_cores
-from benchmarks.density import __main__ as density
-from benchmarks.density.__main__ import FEW_BLOCKS, SHORT_TAIL, arms
-from benchmarks.density.bench import Arm, Bench, Plan, run_bench
-from benchmarks.density.report import (
+from benchmarks.density.bench import Bench
+from benchmarks.density.plans import FEW_BLOCKS, SHORT_TAIL, Arm, Plan, arms, plans
+from benchmarks.density.tables import (
     GRADIENT_HEADER,
-    away,
+    BySeed,
     bias_cell,
     chance,
     difference_cell,
+    diverged_cell,
     draws_cell,
     figures,
     gradient_cells,
     groups,
     mean,
-    paired,
+    paired_difference,
 )
 from numpyro_sumo import SUMO, MultilevelSUMO
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
 
-DEFAULT_OUT = Path(__file__).parents[1] / "results" / "density_variants"
-
 #: Expected draws of each datum.
 DRAWS = 5
 
-#: What is changed of a loss, beside the loss itself: title, and options of its arm.
+#: Changes to the training of a loss: title, and fields of its arm.
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "clip_10": ("gradients clipped at 10", {"max_gradient_norm": 10.0}),
     "clip_3": ("gradients clipped at 3", {"max_gradient_norm": 3.0}),
@@ -53,11 +52,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class _WithoutBaseline:
-    """The variance objective as it was published: the square of the estimate itself."""
+    """The variance objective as published: the square of the estimate."""
 
     @property
     def draws_per_step(self):
-        """Expected draws of each datum: none beside those of the estimate."""
+        """Expected draws of each datum, without any for a baseline."""
         return self.mean_draws  # type: ignore[attr-defined]
 
     def objective(self, name, draws, baseline_key, particle):
@@ -76,10 +75,10 @@ class PlainMultilevelSUMO(_WithoutBaseline, MultilevelSUMO):
 
 _LONG = ReciprocalTail(knee=30, decay=0.0)
 
-#: Other losses at the same draws, by the loss that they are variants of.
+#: Changes to the loss itself at the same expected draws, by the loss that they change.
 LOSSES: dict[str, dict[str, tuple[str, Any]]] = {
     "sumo": {
-        "one_order": ("one order of the draws, not 8", SUMO(3, stopping_time=SHORT_TAIL)),
+        "one_order": ("one order of the draws instead of 8", SUMO(3, stopping_time=SHORT_TAIL)),
         "long_tail": ("1 draw, tail to 30", SUMO(1, stopping_time=_LONG, rotations=8)),
         "variance": ("guide by variance", arms(DRAWS)["sumo_variance"].loss),
         "no_baseline": (
@@ -89,7 +88,7 @@ LOSSES: dict[str, dict[str, tuple[str, Any]]] = {
     },
     "multilevel": {
         "long_tail": (
-            "1 draw, levels without end",
+            "1 draw, no limit on levels",
             MultilevelSUMO(1, stopping_time=GeometricTail(0.625)),
         ),
         "variance": ("guide by variance", arms(DRAWS)["multilevel_variance"].loss),
@@ -102,7 +101,7 @@ LOSSES: dict[str, dict[str, tuple[str, Any]]] = {
 
 
 def variants() -> dict[str, Arm]:
-    """All arms, each loss's own before those that change it."""
+    """All arms: each loss, followed by its changes."""
     found = {}
     for name in ("iwelbo", *LOSSES):
         usual = found[name] = arms(DRAWS)[name]
@@ -114,8 +113,8 @@ def variants() -> dict[str, Arm]:
 
 
 def variant_plans(quick: bool) -> dict[str, Plan]:
-    """The digits, and a few arms trained for longer."""
-    digits = density.plans(quick)["digits"]._replace(judged_draws=100 if quick else 1_000)
+    """All variants on the digits, and the unchanged losses trained three times as long."""
+    digits = plans(quick)["digits"]._replace(judged_draws=100 if quick else 1_000)
     usual = {name: arm for name, arm in arms(DRAWS).items() if name in ("iwelbo", *LOSSES)}
     return {
         "digits": digits._replace(arms={DRAWS: variants()}),
@@ -124,65 +123,65 @@ def variant_plans(quick: bool) -> dict[str, Plan]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark from the command line; returns the exit status."""
-    parser = benchmark_parser("density_variants", __doc__, DEFAULT_OUT)
-    parser.add_argument(
-        "--seeds", type=positive_integer, default=3, metavar="N", help="repeat over N seeds (3)"
-    )
-    parser.add_argument("--quick", action="store_true", help="few steps; figures are rough")
-    options = parser.parse_args(arguments)
-    if refused("density_variants", options.out):
-        return 2
+    """Run the benchmark from the command line; return the exit status."""
+    command = Command("density.variants", __doc__)
+    command.add_count("--seeds", "number of seeds (%(default)s)", default=3)
+    command.add_quick()
+    return command.run(_run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
     bench = Bench(variant_plans(options.quick), options.seeds, options.out)
-    write = lambda folder, results: write_report(folder, report(results))
-    file = options.out / "variants.json"
-    return run_bench("density_variants", bench, file, num_cores(), write)
+    results = bench.run_all(options.out / "variants.json", num_cores())
+    with written_whole(options.out) as folder:
+        write_report(folder, report(results))
 
 
 def report(results: dict[str, Any]) -> str:
     """The report in Markdown, every figure from ``results``."""
     plans = results["configuration"]["plans"]
-    told, longer = plans["digits"], plans["longer"]
-    arms_told = told["arms"][str(DRAWS)]
-    titles = {key: arm["title"] for key, arm in arms_told.items()}
-    runs: dict[str, dict] = {name: runs for name, _, runs in groups(results)}
+    digits, longer = plans["digits"], plans["longer"]
+    configs = digits["arms"][str(DRAWS)]
+    titles = {arm: config["title"] for arm, config in configs.items()}
+    runs: dict[str, dict[str, BySeed]] = {name: runs for name, _, runs in groups(results)}
+    unchanged = {name: titles[name] for name in ("iwelbo", *LOSSES)}
     tables = [
         _table(
             titles[name],
             {
-                arm: "as it is" if arm == name else title
+                arm: "unchanged" if arm == name else title
                 for arm, title in titles.items()
                 if arm.split("_")[0] == name
             },
             runs.get("digits", {}),
-            told,
+            digits,
         )
-        for name in ("iwelbo", *LOSSES)
+        for name in unchanged
     ]
-    beside = {name: titles[name] for name in ("iwelbo", *LOSSES)}
-    limit = arms_told["iwelbo"]["max_gradient_norm"]
-    return f"""# What it takes to train on wild estimates
+    for plan, config in (("digits", digits), ("longer", longer)):
+        heading = f"Compared after {config['epochs']} epochs"
+        tables.append(_table(heading, unchanged, runs.get(plan, {}), config))
+    return f"""# What training on noisy estimates needs
 
 Digits, {DRAWS} expected draws, trained as in the [density benchmark](../density/report.md):
-{told["epochs"]} epochs in batches of {told["batch_size"]}. Nats per image ± the standard error over
-seeds: unbiased estimates of test negative log-likelihood, what they are beyond that of the first
-line, seed by seed, the bias of what was trained on (– for a tail too long to tell), and the seconds
-in training steps. Bold is more than two standard errors, where chance alone goes in
-{chance(results)} of cells. The first line's gradients are clipped at {limit:g}, model's and guide's
-apart, and its parameters averaged over the last steps; norms are the median and the 99.9 % quantile
-over steps. The run took {results["seconds"] / 60:.0f} minutes.
+{digits["epochs"]} epochs in batches of {digits["batch_size"]}. Nats per image ± the standard error
+over seeds: unbiased estimates of test negative log-likelihood, their difference from the first row,
+seed by seed, the bias of the training objective (– for a tail too long to estimate it), and the
+seconds in training steps. Bold is more than two standard errors, which chance alone exceeds in
+{chance(results)} of cells. In the first row, gradients are clipped at
+{configs["iwelbo"]["max_gradient_norm"]:g}, model's and guide's separately, and parameters averaged
+over the last steps; norms are the median and the 99.9 % quantile over steps. The run took
+{results["seconds"] / 60:.0f} minutes.
 
-{chr(10).join(tables)}
-{_table(f"Beside each other, after {told['epochs']} epochs", beside, runs.get("digits", {}), told)}
-{_table(f"And after {longer['epochs']} epochs", beside, runs.get("longer", {}), longer)}"""
+{chr(10).join(tables)}"""
 
 
 def _table(
-    heading: str, titles: dict[str, str], runs: dict[str, dict[int, Any]], plan: dict[str, Any]
+    heading: str, titles: dict[str, str], runs: dict[str, BySeed], plan: dict[str, Any]
 ) -> str:
-    """A section that compares arms with the first of them, as far as there are any."""
-    header = ["", "draws", "seeds", "NLL", "beyond, paired", "objective − log p", "s"]
-    usual, rows = next(iter(titles)), []
+    """A section that compares arms with the first of them; empty without runs."""
+    header = ["", "draws", "seeds", "NLL", "difference", "objective − log p", "s"]
+    first, rows = next(iter(titles)), []
     for arm, title in titles.items():
         if arm in runs:
             by_seed = runs[arm]
@@ -190,8 +189,8 @@ def _table(
                 title,
                 draws_cell(plan["arms"][str(DRAWS)][arm]),
                 str(len(by_seed)),
-                away(by_seed) or str(mean(figures(by_seed, "nll"))),
-                difference_cell(paired(runs, arm, "nll", usual)),
+                diverged_cell(by_seed) or str(mean(figures(by_seed, "nll"))),
+                difference_cell(paired_difference(runs, arm, "nll", first)),
                 bias_cell(by_seed),
                 number(mean(figures(by_seed, "seconds")).value, 1),
             ]
