@@ -1,13 +1,16 @@
 """The command line of every benchmark: options, refusals, interruption, closing line."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 import sys
 import time
+from typing import Any
 
-from benchmarks.common.results import RESULTS, InputError, check_writable
+from tqdm import tqdm
+
+from benchmarks.common.results import RESULTS, InputError, check_writable, write_json
 
 
 class Command:
@@ -76,6 +79,30 @@ def ends_on_interrupt(name: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the report covers what is finished.", file=sys.stderr)
+
+
+def add_finished(
+    name: str,
+    file: Path,
+    results: dict[str, Any],
+    finished: Generator[tuple[Any, Any]],
+    add: Callable[[Any, Any], None],
+    bar: tqdm,
+) -> None:
+    """Add finished jobs to ``results``, and write the file after each; Ctrl-C ends it early.
+
+    :param finished: yields (job, outcome); see :func:`.workers.run_parallel`.
+    :param add: adds an outcome to ``results``, whose ``seconds`` this function updates.
+    """
+    seconds_before, started = results["seconds"], time.perf_counter()
+    with ends_on_interrupt(name), closing(finished), bar:
+        for job, outcome in finished:
+            add(job, outcome)
+            results["seconds"] = seconds_before + time.perf_counter() - started
+            write_json(file, results)
+            bar.set_postfix_str(str(job), refresh=False)
+            bar.update()
+    write_json(file, results)
 
 
 def positive_integer(text: str) -> int:

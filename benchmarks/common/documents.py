@@ -23,15 +23,16 @@ from benchmarks.speed.report import price_table
 from numpyro_sumo.diagnostics.certificate import LARGEST_PARETO_K
 
 ROOT = RESULTS.parents[1]
+_FUNNEL_PICTURE = (
+    "Density of the guide during training, beside the funnel",
+    "funnel/contours_sumo.png",
+)
 _BLOCK = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->", re.DOTALL)
 
 
 def funnel_in_short(folder: Path) -> str:
     """One picture and a table of four columns on the funnel benchmark."""
-    return (
-        f"{_picture('A learned sampler during its training', 'funnel/contours_sumo.png', folder)}"
-        f"\n\n{funnel.short_table(_results('funnel'))}"
-    )
+    return f"{_picture(*_FUNNEL_PICTURE, folder)}\n\n{funnel.short_table(_results('funnel'))}"
 
 
 def funnel_in_full(folder: Path) -> str:
@@ -39,8 +40,7 @@ def funnel_in_full(folder: Path) -> str:
     results = _results("funnel")
     draws = {name: sampler["draws"] for name, sampler in results["samplers"].items()}
     return (
-        f"{_picture('A learned sampler during its training', 'funnel/contours_sumo.png', folder)}"
-        f"\n\n{funnel.distance_table(results)}\n\n"
+        f"{_picture(*_FUNNEL_PICTURE, folder)}\n\n{funnel.distance_table(results)}\n\n"
         f"Reverse KL from one start, {results['steps']} steps, seed {results['seed']}; "
         f"{draws['sumo']} draws of each learned sampler, {draws['nuts_centred']} of NUTS.\n"
         "The KL divergence lies between the two figures; KS is the Kolmogorov–Smirnov distance to\n"

@@ -44,8 +44,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write plain values as JSON, with null for numbers that are not finite."""
-    file.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
+    """Write plain values as JSON, completely or not at all; null is a number that is not finite."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
+    os.replace(partial, file)
 
 
 def start_or_resume(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:

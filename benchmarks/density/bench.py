@@ -1,10 +1,8 @@
 """Train and judge every model of the density benchmark; an interrupted run can be continued."""
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ from jax import random
 
 from numpyro.infer import SVI
 
-from benchmarks.common.cli import ends_on_interrupt
+from benchmarks.common.cli import add_finished
 from benchmarks.common.epochs import (
     Checkpoint,
     CheckpointError,
@@ -26,7 +24,7 @@ from benchmarks.common.epochs import (
     optimiser,
     train,
 )
-from benchmarks.common.results import InputError, start_or_resume, write_json, written_whole
+from benchmarks.common.results import InputError, start_or_resume
 from benchmarks.common.workers import run_parallel
 from benchmarks.density.judge import VALIDATION_DRAWS, Judge
 from benchmarks.density.plans import Arm, Cell, Plan
@@ -85,22 +83,15 @@ class Bench:
         config = {"plans": {name: plan.config() for name, plan in self.plans.items()}}
         fresh = {"configuration": config, "seconds": 0.0, "runs": {}}
         results = start_or_resume(file, fresh, "configuration")
-        seconds_before, started = results["seconds"], time.perf_counter()
         missing = [cell for cell in cells if str(cell) not in results["runs"]]
         args = self.plans, self.num_seeds, self.folder
         finished = run_parallel(_make_runner, args, missing, self.kind, num_workers)
-        with (
-            ends_on_interrupt("density"),
-            closing(finished),
-            tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run") as bar,
-        ):
-            for cell, run in finished:
-                results["runs"][str(cell)] = {**run, "workers": num_workers}
-                results["seconds"] = seconds_before + time.perf_counter() - started
-                self._save(file, results)
-                bar.set_postfix_str(f"{cell}: {run['nll']:.3f}")
-                bar.update()
-        self._save(file, results)
+        bar = tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run")
+
+        def add(cell: Cell, run: dict[str, Any]) -> None:
+            results["runs"][str(cell)] = {**run, "workers": num_workers}
+
+        add_finished("density", file, results, finished, add, bar)
         return results
 
     def run(self, cell: Cell) -> dict[str, Any]:
@@ -153,10 +144,6 @@ class Bench:
         except CheckpointError as error:
             raise InputError(str(error)) from None
         return params if num_epochs == self.plans[cell.plan].epochs else None
-
-    def _save(self, file: Path, results: dict[str, Any]) -> None:
-        with written_whole(self.folder) as folder:
-            write_json(folder / file.name, results)
 
     def _arm(self, cell: Cell) -> Arm:
         return self.plans[cell.plan].arms[cell.draws][cell.arm]

@@ -9,6 +9,9 @@ from benchmarks.common.tables import bold, count, markdown_table, number, with_e
 
 Results = dict[str, Any]
 
+#: The samplers of :func:`short_table`.
+MAIN_SAMPLERS = ("sumo", "multilevel", "iwhvi", "iwelbo", "nuts_centred", "nuts_noncentred")
+
 
 def report(results: Results) -> str:
     """The report in Markdown."""
@@ -86,7 +89,7 @@ def distance_table(results: Results) -> str:
 
 
 def short_table(results: Results) -> str:
-    """KL divergence, one quantile, and training time of every sampler, in four columns."""
+    """KL divergence, one quantile, and training time of the main samplers."""
     header = [
         "sampler",
         "KL between, nats",
@@ -100,7 +103,8 @@ def short_table(results: Results) -> str:
             number(sampler["quantiles"]["v"]["0.01"], 2),
             number(sampler.get("seconds_to_train"), 0),
         ]
-        for sampler in results["samplers"].values()
+        for name, sampler in results["samplers"].items()
+        if name in MAIN_SAMPLERS
     ]
     return markdown_table(header, rows)
 

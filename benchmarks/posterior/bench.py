@@ -1,7 +1,7 @@
 """Train, draw and judge all samplers of the posterior benchmark, problem by problem."""
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ from tqdm import tqdm
 import jax
 from jax import random
 
-from benchmarks.common.cli import ends_on_interrupt
+from benchmarks.common.cli import add_finished
 from benchmarks.common.fast_compile import hasty_compilation
 from benchmarks.common.judge import break_even_ess, judge_against, worst
-from benchmarks.common.results import start_or_resume, write_json, written_whole
+from benchmarks.common.results import start_or_resume, written_whole
 from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.common.training import TrainingRun
 from benchmarks.common.workers import run_parallel
@@ -98,27 +98,20 @@ def run_all(
     :param folder: for ``posterior.json``, written after each problem, pictures, and references.
     :param num_workers: how many problems run in parallel.
     """
-    seconds_before, started = results["seconds"], time.perf_counter()
     done = results["problems"]
     configs = {name: problem_of(name, scale).config() for name in names}
     missing = [name for name in names if name not in done or done[name]["config"] != configs[name]]
     if num_workers > 1:  # the largest first, so that none is left running alone at the end
         missing.sort(key=lambda name: -configs[name]["dimension"])
     finished = run_parallel(_make_runner, (scale, seed, folder), missing, str, num_workers)
-    with (
-        ends_on_interrupt("posterior"),
-        hasty_compilation() if scale.hasty else nullcontext(),
-        closing(finished),
-        tqdm(total=len(names), initial=len(names) - len(missing), unit="model") as bar,
-    ):
-        for name, outcome in finished:
-            done[name] = outcome
-            results["problems"] = {each: done[each] for each in PROBLEMS if each in done}
-            results["seconds"] = seconds_before + time.perf_counter() - started
-            with written_whole(folder) as partial:
-                write_json(partial / "posterior.json", results)
-            bar.set_postfix_str(name, refresh=False)
-            bar.update()
+    bar = tqdm(total=len(names), initial=len(names) - len(missing), unit="model")
+
+    def add(name: str, outcome: dict[str, Any]) -> None:
+        done[name] = outcome
+        results["problems"] = {each: done[each] for each in PROBLEMS if each in done}
+
+    with hasty_compilation() if scale.hasty else nullcontext():
+        add_finished("posterior", folder / "posterior.json", results, finished, add, bar)
 
 
 def _make_runner(scale: Scale, seed: int, folder: Path) -> Callable[[str], dict[str, Any]]:

@@ -245,9 +245,9 @@ def count_compilations(repeats: int, quick: bool) -> dict[str, int]:
     @jax.jit
     def update(state):
         traced.append(state)
-        return svi.update(state)
+        return svi.update(state, *program.args)
 
-    state = svi.init(random.key(0))
+    state = svi.init(random.key(0), *program.args)
     for _ in range(num_steps):
         state, _ = update(state)
     return {"steps": num_steps, "compilations": len(traced)}

@@ -1,7 +1,3 @@
-"""The models of known evidence, and a benchmark that goes on where it stopped."""
-
-import json
-
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -10,12 +6,11 @@ from scipy.stats import norm, poisson
 
 import jax.numpy as jnp
 
-from benchmarks.defaults import __main__ as defaults
 from benchmarks.models.by_quadrature import BENIGN, COUNTS, EFFECTS, ERRORS, MODELS, RADII
 
 
 def test_evidence_of_eight_schools_is_that_of_draws_from_the_prior():
-    """The effects are integrated by hand here too, mu and tau are not."""
+    """The effects are integrated in closed form, mu and tau are drawn from the prior."""
     rng = np.random.default_rng(0)
     mu, tau = 5.0 * rng.normal(size=(400_000, 1)), 5.0 * np.abs(rng.standard_cauchy((400_000, 1)))
     log_likelihood = norm.logpdf(EFFECTS, mu, np.hypot(ERRORS, tau)).sum(axis=1)
@@ -46,32 +41,3 @@ def test_evidence_of_the_counts_is_that_of_adaptive_quadrature():
     each = [quad(density, -9.0, 7.0, args=(n,), points=[np.log(n + 0.5)])[0] for n in COUNTS]
     found = MODELS["counts"].log_evidence({"loc": jnp.array(loc), "scale": jnp.array(scale)})
     assert found == pytest.approx(np.log(each).sum(), abs=1e-4)
-
-
-def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(defaults, "MODELS", {"funnel": MODELS["funnel"]})
-    calls = []
-
-    def trained(model, name, variant, steps, num_seeds):
-        calls.append((name, variant))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        seeds = [{"log_evidence": 0.0, "gap": 0.25, "gap_se": 0.1, "kl": float("nan")}] * 2
-        return {"loss": repr(defaults.make_loss(name, variant)), "seeds": seeds}
-
-    monkeypatch.setattr(defaults, "trained", trained)
-    assert defaults.main(["--out", str(tmp_path)]) == 0
-    assert "interrupted; the next call goes on" in capsys.readouterr().err
-    first = calls[:3]
-    assert defaults.main(["--out", str(tmp_path)]) == 0
-    every = [(c.__name__, v) for c, variants in defaults.VARIANTS.items() for v in variants]
-    assert first + calls[3:] == every[:3] + every[2:]
-    report = (tmp_path / "report.md").read_text()
-    assert "0.2500 ± 0.0000" in report and "nan" not in report
-    # What was run with other options is run again.
-    results = json.loads((tmp_path / "defaults.json").read_text())
-    results["models"]["funnel"]["SUMO"]["dreg, 8"]["loss"] = "SUMO(num_particles=9)"
-    (tmp_path / "defaults.json").write_text(json.dumps(results))
-    before = len(calls)
-    assert defaults.main(["--out", str(tmp_path)]) == 0
-    assert calls[before:] == [("SUMO", "dreg, 8")]

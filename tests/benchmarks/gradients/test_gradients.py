@@ -1,15 +1,19 @@
 import json
 
-from benchmarks.gradients import __main__ as gradients
+import pytest
+
+from benchmarks.gradients import report, run
+from benchmarks.gradients.__main__ import main
 from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_run_writes_means_that_agree_and_variances_that_do_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(gradients, "MODELS", {"beta": MODELS["beta"]})
-    monkeypatch.setattr(gradients, "MISMATCHES", (0.0, 0.1))
-    monkeypatch.setattr(gradients, "LOSSES", {"IWELBO": IWELBO})
-    assert gradients.main(["--keys", "950", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(run, "MODELS", {"beta": MODELS["beta"]})
+    monkeypatch.setattr(run, "MISMATCHES", (0.0, 0.1))
+    monkeypatch.setattr(run, "LOSSES", {"IWELBO": IWELBO})
+    assert main(["--keys", "950", "--out", str(tmp_path)]) == 0
     names = {"gradients.json", "report.html", "report.md"}
     assert {file.name for file in tmp_path.iterdir()} == names
     results = json.loads((tmp_path / "gradients.json").read_text())
@@ -20,4 +24,6 @@ def test_run_writes_means_that_agree_and_variances_that_do_not(tmp_path, monkeyp
     error = (near["dreg"]["mean_se"] ** 2 + near["standard"]["mean_se"] ** 2) ** 0.5
     assert abs(difference) < 4 * error
     assert near["dreg"]["variance"] < 0.2 * near["standard"]["variance"]
-    assert "| beta-Bernoulli | IWELBO | 0.1 |" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "| beta-Bernoulli | IWELBO | 0.1 |" in text
+    assert text == report.report(results)
