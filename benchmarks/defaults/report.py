@@ -29,7 +29,7 @@ the number of particles. All trainings in a table made the same expected number 
 baseline included: that of {settings["steps"]} steps with the first column's loss. Adam at
 {LEARNING_RATE} with cosine decay, gradients clipped at {MAX_GRADIENT_NORM:.0f}. A dash marks a
 training that diverged. Draws are not time: a draw costs more with "dreg" than with "standard", and
-a step has costs besides its draws.
+a step has costs beyond its draws.
 
 {sections}
 The model of counts also learns two parameters. Their log-evidence is below the highest one found by

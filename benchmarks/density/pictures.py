@@ -149,9 +149,9 @@ def _probabilities(task: Task, params: Any, z: jax.Array) -> jax.Array:
 
 def _strip(images: np.ndarray) -> np.ndarray:
     """Images in a row, separated by a blank column."""
-    apart = np.full((8, 1), np.nan)
+    gap = np.full((8, 1), np.nan)
     side = int(PIXELS**0.5)
-    return np.concatenate([part for i in images for part in (i.reshape(side, side), apart)], axis=1)
+    return np.concatenate([part for i in images for part in (i.reshape(side, side), gap)], axis=1)
 
 
 def _grid() -> tuple[np.ndarray, tuple[float, float, float, float]]:

@@ -27,7 +27,8 @@ def draw_biases(file: Path, results: dict[str, Any]) -> None:
         x = mismatch + 0.008 * (list(TITLES).index(name) - 1.5)
         style: dict[str, Any] = {"markersize": 4, "color": COLOURS[name], "label": TITLES[name]}
         axis.errorbar(x, bias, error, fmt="o", capsize=2, **style)
-        axis.axhline(0.0, color=plots.LIGHT_GREY, linewidth=0.8)
+        if name == next(iter(TITLES)):
+            axis.axhline(0.0, color=plots.LIGHT_GREY, linewidth=0.8)
         axis.set_yscale("symlog", linthresh=0.01)
 
     _draw_by_model(

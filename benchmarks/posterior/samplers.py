@@ -66,7 +66,7 @@ def tempered(model: Callable) -> Callable:
 def train_learned(
     problem: Problem, guide: AutoHierarchicalNormal, rng_key: jax.Array, most_steps: int | None
 ) -> tuple[TrainingRun, Stopwatch]:
-    """Train the guide of a problem; also measure the time, compilation apart."""
+    """Train the guide of a problem; also measure its time without compilation."""
     effort = problem.effort
     steps = effort.steps if most_steps is None else min(most_steps, effort.steps)
     adam = optax.adam(
