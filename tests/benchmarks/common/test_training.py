@@ -11,6 +11,8 @@ from numpyro.infer import SVI, autoguide
 from benchmarks.common import training
 from numpyro_sumo import IWELBO
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def model():
     numpyro.sample("z", dist.Normal(3.0, 1.0))
