@@ -70,7 +70,7 @@ class StoppingTime(ABC):
         u = _uniform_fine_near_zero(rng_key, shape)
         # The count of k with S(k) >= u: a descending table searched as an ascending one.
         table = -jnp.asarray(self.survival, u.dtype)
-        return jnp.searchsorted(table, -u, side="right", method="scan_unrolled").astype(jnp.int32)
+        return jnp.searchsorted(table, -u, side="right", method="compare_all").astype(jnp.int32)
 
 
 def _uniform_fine_near_zero(rng_key, shape):
@@ -79,11 +79,11 @@ def _uniform_fine_near_zero(rng_key, shape):
     A plain float32 uniform is a multiple of 2⁻²³, so events of probability 10⁻⁶ would come up
     with errors of ten per cent, and those are the ones that carry the largest weights.
     """
-    coarse_key, fine_key = random.split(rng_key)
     dtype = jnp.result_type(float)
+    # Both in one call: every call of the generator costs compilation.
+    coarse, fine = jax.vmap(lambda key: random.uniform(key, shape, dtype))(random.split(rng_key))
     cells = 2.0 ** jnp.finfo(dtype).nmant
-    cell = jnp.floor(random.uniform(coarse_key, shape, dtype) * cells)
-    return (cell + (1.0 - random.uniform(fine_key, shape, dtype))) / cells
+    return (jnp.floor(coarse * cells) + (1.0 - fine)) / cells
 
 
 @dataclass(frozen=True)

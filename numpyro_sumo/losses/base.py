@@ -36,7 +36,7 @@ from .objectives import OBJECTIVES, Objective, Sample, SampleViews, gradient_onl
 _FIXED_TAIL_OF_ONE = 2
 
 #: Slots evaluated at a time in the loop, if there is one datum.
-_CHUNK_OF_ONE = 8
+_CHUNK_OF_ONE = 3
 
 #: The first chunk of the tails of many data has at most this many draws of each.
 _LARGEST_FIRST_CHUNK = 8

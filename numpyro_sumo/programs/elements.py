@@ -3,16 +3,18 @@
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+import warnings
 
 import numpy as np
 
 import jax
-from jax import random
+from jax import lax, random
 import jax.numpy as jnp
 
 from numpyro.primitives import Messenger
 
 from .data_axes import checked_axes, element_of
+from .independence import why_not_elementwise, why_numbers_differ
 from .programs import Programs, with_fixed_subsample
 from .sites import JOINT, Program, scale_of
 from .validation import Inspection, inspect_programs, known_scale
@@ -60,7 +62,7 @@ class Elements:
 
     def programs_of(self, datum: jax.Array) -> Programs:
         """The programs for one datum: with its estimate's subsample, for its element alone."""
-        estimate, element = jnp.divmod(datum, self.size)
+        estimate, element = self._place(datum)
         key = random.fold_in(self.plate_key, estimate)
 
         def cut(program: Program) -> Program:
@@ -74,6 +76,12 @@ class Elements:
         return programs.replace(
             model=cut(programs.model), guide=cut(programs.guide), args=self._arguments(element)
         )
+
+    def _place(self, datum: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The estimate that a datum belongs to, and its element."""
+        if self.num_estimates == 1:
+            return jnp.zeros_like(datum), datum
+        return lax.div(datum, jnp.int32(self.size)), lax.rem(datum, jnp.int32(self.size))
 
     def _arguments(self, element: jax.Array) -> tuple[Any, ...]:
         """The arguments for one element: of a plate, with an axis of length one in its place."""
@@ -139,8 +147,32 @@ def find_elements(
                 elements = replace(_of_plate(whole, found, frame), indices=indices)
                 one, misfit = _inspect_plate(elements, found)
                 if one is not None and misfit is None:
-                    return elements, one
+                    why_not = _why_not_apart(elements, found, one)
+                    if why_not is None:
+                        return elements, one
+                    _warn_of_shared_draws(frame.name, why_not)
     return replace(whole, data_dims=found.data_dims), found
+
+
+def _why_not_apart(elements: Elements, whole: Inspection, one: Inspection) -> str | None:
+    """What may make a run for one element differ from one for all, in words; None if nothing."""
+    plate: Any = elements.plate, elements.dim
+    for program in ("guide", "model"):
+        of_all, of_one = (getattr(found, program).batch(*plate) for found in (whole, one))
+        why_not = why_not_elementwise(of_all, elements.size)
+        why_not = why_not or why_numbers_differ(of_all, of_one, elements.size)
+        if why_not is not None:
+            return f"the {program} has {why_not}"
+    return None
+
+
+def _warn_of_shared_draws(plate: str, why_not: str) -> None:
+    warnings.warn(
+        f"Expected elements of plate '{plate}' that provably do not see each other; {why_not}. All "
+        "of them share one stopping time. Pass share_stopping_times=True to accept that, or write "
+        "the program element by element.",
+        stacklevel=2,
+    )
 
 
 def _by_dim(found: Inspection) -> list[Any]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.primitives import Messenger
 
+from .abstract_jaxprs import Traced
 from .jaxprs import evaluate_equations, needed_equations, sources_of
 from .path_gradient import intermediates_at
 from .programs import Programs, detach
@@ -77,6 +78,7 @@ class _GuideOutputs(NamedTuple):
     :param path_log_probs: the same as functions of the draws alone. For transformed draws
         ``log_probs`` are functions of the base draws instead.
     :param supports: arrays that the supports of random sites are made of.
+    :param base_draws: what transformed draws were transformed from.
     """
 
     values: dict[str, jax.Array]
@@ -85,6 +87,7 @@ class _GuideOutputs(NamedTuple):
     path_log_probs: dict[str, jax.Array]
     scale: jax.Array
     supports: dict[str, list[jax.Array]]
+    base_draws: dict[str, jax.Array]
 
 
 class _Traced:
@@ -117,6 +120,10 @@ class _Traced:
         return jax.tree.unflatten(
             structure, evaluate_equations(self.jaxpr, equations, values, atoms)
         )
+
+    def with_known(self, known: dict[Any, int | None], results: list[tuple[Any, Any]]) -> Traced:
+        """The jaxpr with its known variables and its results, for proofs about elements."""
+        return Traced(self.jaxpr, self._consts, known, results)
 
 
 class _SeesControlFlow(Messenger):
@@ -175,6 +182,11 @@ class TracedGuide:
             path_log_probs={**log_probs, **on_path},
             scale=jnp.asarray(_common_scale(scales_of(sites)), jnp.result_type(float)),
             supports={n: jax.tree.leaves(s["fn"].support) for n, s in random_sites(sites).items()},
+            base_draws={
+                n: site["intermediates"][0][0]
+                for n, site in random_sites(sites).items()
+                if site["intermediates"]
+            },
         )
 
     def propose(
@@ -218,6 +230,27 @@ class TracedGuide:
     def _outputs(self) -> _GuideOutputs:
         outputs: _GuideOutputs = self._traced.outputs
         return outputs
+
+    def batch(self, plate: str, dim: int) -> Traced:
+        """What one run computes of the elements of a plate, for the proofs of independence.
+
+        The plate's indices and the draws are known; log-densities, and values that are computed,
+        are results.
+        """
+        outputs, random = self._outputs, random_sites(self.trace)
+        known: dict[Any, int | None] = {outputs.indices[plate]: 0}
+        results = []
+        for name, value in outputs.values.items():
+            axis = _axis_of_elements(self.trace[name], dim)
+            if name in random:
+                known[outputs.base_draws.get(name, value)] = axis
+            if name not in random or name in outputs.base_draws:
+                results.append((value, axis))
+        for log_prob in outputs.log_probs.values():
+            axis = log_prob.aval.ndim + dim
+            results.append((log_prob, axis if axis >= 0 else None))
+        known = {atom: axis for atom, axis in known.items() if not isinstance(atom, Literal)}
+        return self._traced.with_known(known, results)
 
     @cached_property
     def dependences(self) -> tuple[dict[str, Dependence], dict[str, Dependence]]:
@@ -278,6 +311,7 @@ class TracedModel:
         datum = jnp.zeros((), jnp.int32)
         params = programs_of(datum).params
         proposal = jax.eval_shape(lambda: guide.propose((params, datum, rng_key)))
+        self._guide, self._proposal = guide, proposal
 
         def run(
             params: Params, datum: jax.Array, rng_key: jax.Array, proposal: Proposal
@@ -288,6 +322,21 @@ class TracedModel:
             return _log_joint(self.trace)
 
         self._traced = _Traced(run, params, datum, rng_key, proposal)
+
+    def batch(self, plate: str, dim: int) -> Traced:
+        """As :meth:`TracedGuide.batch`: the proposal is known, log-densities are results."""
+        size = len(jax.tree.leaves(self._proposal))
+        variables = self._traced.jaxpr.invars[-size:] if size else []
+        structure = jax.tree.structure(self._proposal)
+        proposal = jax.tree.unflatten(structure, variables)
+        sites = self._guide.trace
+        known = {v: _axis_of_elements(sites[n], dim) for n, v in proposal.values.items()}
+        known[proposal.indices[plate]] = 0
+        results = [
+            (log_prob, axis if (axis := log_prob.aval.ndim + dim) >= 0 else None)
+            for log_prob in self._traced.outputs.values()
+        ]
+        return self._traced.with_known(known, results)
 
     def log_probs(self, inputs: Any, detached: bool = False) -> dict[str, jax.Array]:
         """Scaled log-densities of all sites, not summed, in nats.
@@ -306,6 +355,12 @@ class TracedModel:
             detached,
         )
         return found
+
+
+def _axis_of_elements(site: dict[str, Any], dim: int) -> int | None:
+    """The axis of a site's value along which it has the elements of the plate at a dimension."""
+    axis = len(site["fn"].batch_shape) + dim
+    return axis if axis >= 0 else None
 
 
 def propose(

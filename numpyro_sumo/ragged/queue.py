@@ -11,6 +11,9 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+#: Up to so many comparisons cost next to nothing beside the evaluations of a chunk.
+_FEW_COMPARISONS = 2**20
+
 
 class Layout(NamedTuple):
     """How draws are cut up into slots, and slots into chunks.
@@ -86,7 +89,7 @@ class Slots(NamedTuple):
     def take(self, of_data: jax.Array) -> jax.Array:
         """The elements of the slots' data, from an array with a leading axis of data."""
         # One gather: XLA would otherwise gather again in every operation that reads it.
-        return lax.optimization_barrier(of_data[self.datum])
+        return lax.optimization_barrier(of_data.at[self.datum].get(mode="promise_in_bounds"))
 
 
 class Queue(NamedTuple):
@@ -129,7 +132,9 @@ class Queue(NamedTuple):
         valid = slot < self.ends[-1]
         # Slots past the end repeat the last one: a valid draw whose result is dropped.
         slot = jnp.maximum(jnp.minimum(slot, self.ends[-1] - 1), 0)
-        datum = jnp.searchsorted(self.ends, slot, side="right").astype(jnp.int32)
+        # Comparing with all ends compiles twice as fast as a binary search, but costs their product.
+        method = "compare_all" if len(self.ends) * size <= _FEW_COMPARISONS else "scan"
+        datum = jnp.searchsorted(self.ends, slot, side="right", method=method).astype(jnp.int32)
         datum = jnp.minimum(datum, len(self.ends) - 1)
         lengths = jnp.maximum(self.counts - layout.num_fixed, 0)
         block = layout.num_fixed + (slot - (self.ends - lengths)[datum]).astype(jnp.int32)
