@@ -51,7 +51,7 @@ def evaluate_ragged(
         key, proposal = draw
         return particle.weigh(i, key, jax.tree.map(_known_integers, known, proposal), False)
 
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known)
+    shapes = jax.eval_shape(lambda key: any_of(fix_datum(propose)(data[0], key)), datum_keys[0])
     weighing = hoist(fix_datum(weigh), data[0], (datum_keys[0], shapes))
     steps = _Steps(proposing.of_draw, weighing.of_draw, particle.spread, shapes)
     operands = _Operands(
