@@ -1,14 +1,5 @@
-"""Judgement of samplers: what is put beside the numbers of NUTS, under ArviZ."""
-
-from benchmarks.common.distances import kolmogorov_smirnov, quantiles
+"""How far a trained guide can be trusted: KL bounds, log-evidence, Pareto k-hat, ArviZ summaries."""
 
 from .arviz import pareto_k, pareto_smoothed, summarise, to_arviz
 
-__all__ = [
-    "kolmogorov_smirnov",
-    "pareto_k",
-    "pareto_smoothed",
-    "quantiles",
-    "summarise",
-    "to_arviz",
-]
+__all__ = ["pareto_k", "pareto_smoothed", "summarise", "to_arviz"]
