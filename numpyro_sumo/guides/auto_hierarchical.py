@@ -13,9 +13,9 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 from numpyro.handlers import block, seed, substitute, trace
-from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
+from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.programs import Programs
@@ -23,14 +23,13 @@ from numpyro_sumo.programs.sites import latent_sites
 from numpyro_sumo.programs.validation import refuse_discrete, refuse_moving_supports
 
 from .hierarchical import HierarchicalGuide, Sites
-from .latent_order import InOrder
 from .normal_fit import blank_fit, fit_normal
 
 #: Draws behind quantiles.
 _NUM_DRAWS = 10_000
 
 
-class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
+class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     r"""A hierarchical guide for any model with continuous latents.
 
     In unconstrained space, with d latents in one vector z, and n ≥ d auxiliary normals u:
@@ -99,26 +98,13 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
             )
         for units in hidden_sizes:
             check_positive_integer("hidden_sizes", units)
-        AutoContinuous.__init__(self, model, prefix=prefix, init_loc_fn=init_loc_fn)
+        VectorGuide.__init__(self, model, prefix=prefix, init_loc_fn=init_loc_fn)
         HierarchicalGuide.__init__(self, self._sampler, self._reverse)
         self.num_auxiliary = num_auxiliary
         self.hidden_sizes = tuple(hidden_sizes)
         self.full_covariance = full_covariance
 
-    def _setup_prototype(self, *args, **kwargs):
-        # Once, and with what is known before any tracing, so that nothing traced stays behind.
-        with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
-            model_trace = trace(self.model).get_trace(*args, **kwargs)
-            _check_latents(model_trace)
-            refuse_moving_supports(self.model, args, kwargs)
-            super()._setup_prototype(*args, **kwargs)
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        self._first_inputs = None if traced else (args, kwargs)
-
-    def _get_posterior(self):
-        raise NotImplementedError  # an integral over the auxiliary normals
-
-    def _sample_latent(self, *args, sample_shape=(), **kwargs):
+    def _draw_latent(self, *args, sample_shape=(), **kwargs):
         loc, scale = self._conditional(args, kwargs, sample_shape)
         return numpyro.sample(f"_{self.prefix}_latent", dist.Normal(loc, scale).to_event(1))
 
@@ -136,15 +122,15 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
             self._prepare(args, kwargs)
         # Not fitted to find its shape, for which the data would be needed.
         shape = blank_fit(self.latent_dim)
-        program = substitute(self._sample_latent, {f"{self.prefix}_standardisation": shape})
+        program = substitute(self._draw_latent, {f"{self.prefix}_standardisation": shape})
         check_params(program, params, args, kwargs)
         with seed(rng_seed=rng_key), substitute(data=params):
-            z = self._sample_latent(*args, sample_shape=sample_shape, **kwargs)
+            z = self._draw_latent(*args, sample_shape=sample_shape, **kwargs)
 
         programs = Programs(self.model, self, params, args, kwargs)
 
         def sites(z):
-            latents = {n: self._transform(n)(value) for n, value in self._unpack_latent(z).items()}
+            latents = {n: self._transform(n)(value) for n, value in self.unpack(z).items()}
             return programs.with_deterministic(latents)
 
         values = jax.vmap(sites)(z.reshape(-1, self.latent_dim))
@@ -175,7 +161,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
     def _sampler(self, *args, **kwargs) -> None:
         """q(u) q(z | u), site by site."""
         self._prepare(args, kwargs)
-        locs, scales = map(self._unpack_latent, self._conditional(args, kwargs))
+        locs, scales = map(self.unpack, self._conditional(args, kwargs))
         for name, loc in locs.items():
             normal = dist.Normal(loc, scales[name]).to_event(jnp.ndim(loc))
             numpyro.sample(name, dist.TransformedDistribution(normal, self._transform(name)))
@@ -184,7 +170,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
         """r(u | z)."""
         self._prepare(args, kwargs)
         fit = self._standardisation(args, kwargs)
-        z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in self._init_locs]
+        z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in self.unpack(fit["loc"])]
         y = (jnp.concatenate(z) - fit["loc"]) / fit["scale"]
         features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
         shift, log_scale = self._network("reverse", features, 2, self._auxiliary_size)
@@ -233,12 +219,22 @@ class AutoHierarchicalNormal(HierarchicalGuide, AutoContinuous, InOrder):
 
     def _prepare(self, args: tuple, kwargs: dict) -> None:
         if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
+            self._inspect_model(args, kwargs)
         if self._auxiliary_size < self.latent_dim:
             raise ValueError(
                 f"Expected num_auxiliary >= {self.latent_dim}, the unconstrained coordinates of "
                 f"the latents; got {self.num_auxiliary}. Raise it, or leave it out."
             )
+
+    def _inspect_model(self, args: tuple, kwargs: dict) -> None:
+        """Finds the model's latent sites, and keeps its arguments if they are not traced."""
+        # Evaluated at compile time, so that the guide keeps no tracer.
+        with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
+            _check_latents(trace(self.model).get_trace(*args, **kwargs))
+            refuse_moving_supports(self.model, args, kwargs)
+            self.set_up(*args, **kwargs)
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        self._first_inputs = None if traced else (args, kwargs)
 
     def _inputs_of_first_run(self) -> tuple[tuple, dict]:
         if self._first_inputs is None:

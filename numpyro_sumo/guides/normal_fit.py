@@ -15,9 +15,9 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.util import potential_energy
 
+from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.programs.handlers import with_params
 
-from .latent_order import InOrder
 
 #: Of the mean-field fit.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
@@ -38,7 +38,7 @@ _BATCH = 64
 _SHARE = 0.1
 
 
-class _MeanField(AutoDiagonalNormal, InOrder):
+class _MeanField(AutoDiagonalNormal, VectorGuide):  # type: ignore[misc]
     """A Normal without covariances."""
 
 
@@ -80,7 +80,7 @@ def fit_normal(
         full_key, judge_key = random.split(random.fold_in(rng_key, 1))
         params = svi.run(rng_key, _STEPS, *args, progress_bar=False, **kwargs).params
         found = jnp.isfinite(params["auto_loc"]) & jnp.isfinite(params["auto_scale"])
-        loc = jnp.where(found, params["auto_loc"], normal._init_latent)
+        loc = jnp.where(found, params["auto_loc"], normal.initial_vector)
         scale = jnp.where(found, params["auto_scale"], 1.0)
         size = normal.latent_dim
         loading, noise = _SHARE**0.5 * jnp.eye(size), jnp.full(size, (1.0 - _SHARE) ** 0.5)
@@ -89,7 +89,7 @@ def fit_normal(
             return apart
 
         def log_density(y, rng_key):
-            latents = normal._unpack_latent(loc + scale * y)
+            latents = normal.unpack(loc + scale * y)
             return -potential_energy(seed(known, rng_key), args, kwargs, latents)
 
         standard = jnp.zeros(size), jnp.eye(size)
