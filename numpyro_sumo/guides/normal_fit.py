@@ -18,7 +18,6 @@ from numpyro.infer.util import potential_energy
 from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.programs.handlers import with_params
 
-
 #: Of the mean-field fit.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
 

@@ -40,8 +40,13 @@ def is_masked_out(distribution: Distribution) -> bool:
 
 def is_masked(distribution: Distribution) -> bool:
     """Whether the density counts for some elements only."""
-    masks = [getattr(layer, "_mask", None) for layer in _layers(distribution)]
-    return any(mask is not None and mask is not True for mask in masks)
+    return any(mask is not True for mask, _ in masks_of(distribution))
+
+
+def masks_of(distribution: Distribution) -> list[tuple[Any, int]]:
+    """The masks of a distribution and of those it wraps, each with that layer's event_dim."""
+    layers = [layer for layer in _layers(distribution) if hasattr(layer, "_mask")]
+    return [(layer._mask, layer.event_dim) for layer in layers]
 
 
 def _layers(distribution: Distribution) -> list[Distribution]:

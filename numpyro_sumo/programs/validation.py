@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
+from .check_sites import check_masks, check_shapes
 from .path_gradient import Dependences, dependences, support_dependences
 from .programs import Programs
 from .sites import (
     is_auxiliary,
-    is_masked,
     is_masked_out,
     latent_sites,
     random_sites,
@@ -97,7 +97,8 @@ def check_programs(programs: Programs) -> tuple[dict, dict]:
     guide_trace, model_trace = traces
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
-    _check_masks(model_trace, guide_trace)
+    check_shapes(model_trace, guide_trace)
+    check_masks(programs, model_trace, guide_trace)
     return model_trace, guide_trace
 
 
@@ -214,16 +215,6 @@ def _check_reparameterised(guide_trace: dict) -> None:
             raise ValueError(
                 f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
                 "which has no reparameterised sampler. Choose a distribution that has one."
-            )
-
-
-def _check_masks(model_trace: dict, guide_trace: dict) -> None:
-    """Refuses draws that count in the model and whose density does not in the guide."""
-    for name, site in random_sites(guide_trace).items():
-        if name in model_trace and is_masked(site["fn"]) > is_masked(model_trace[name]["fn"]):
-            raise ValueError(
-                f"Expected site '{name}' to be masked in model and guide alike; it is in the guide "
-                "alone. Mask it in the model too, or in neither."
             )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro
 from numpyro.contrib.module import flax_module
 import numpyro.distributions as dist
-from numpyro.handlers import block, mask, scale, seed, trace
+from numpyro.handlers import block, scale, seed, trace
 from numpyro.infer import autoguide
 
 from numpyro_sumo.programs.check_params import check_params
@@ -121,20 +121,6 @@ def test_guide_sites_with_scales_of_their_own_are_refused():
 
     with pytest.raises(ValueError, match=message):
         inspect_programs(Programs(seed(guide, 0), seed(guide, 1)))
-
-
-def test_site_masked_in_the_guide_alone_is_refused():
-    """Its draw would be weighed by the model's density and not by its own."""
-
-    def model():
-        with numpyro.plate("data", 2):
-            numpyro.sample("z", dist.Normal())
-
-    observed = jnp.array([True, False])
-    with pytest.raises(ValueError, match="site 'z' to be masked in model and guide alike"):
-        inspect_programs(Programs(model, mask(model, mask=observed)))
-    inspect_programs(Programs(mask(model, mask=observed), model))
-    inspect_programs(Programs(mask(model, mask=observed), mask(model, mask=observed)))
 
 
 def guide_with_an_auxiliary_function():
