@@ -14,9 +14,9 @@ from numpyro_sumo.guides.extended_draws import ExtendedDraws, check_draws_of_u, 
 from numpyro_sumo.guides.hierarchical import (
     HierarchicalGuide,
     Sites,
-    check_is_hierarchical,
     check_reverse,
     check_trained,
+    hierarchical,
 )
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.programs import Programs
@@ -126,7 +126,7 @@ def log_marginal(
         the sampler's, or options outside these.
     """
     check_draws_of_u(num_particles, defensive_share, batch_size)
-    check_is_hierarchical(guide)
+    hierarchical(guide)
     check_params(guide, params, args, kwargs)
     programs = Programs(guide.sampler, guide, params, args, kwargs)
     num_points = _check_points(latents, check_reverse(programs))
