@@ -1,4 +1,4 @@
-"""How far a trained guide can be trusted: KL bounds, log-evidence, Pareto k-hat, ArviZ summaries."""
+"""Diagnostics of trained guides: KL, log-evidence, Pareto k-hat and ArviZ summaries."""
 
 from .arviz import pareto_k, pareto_smoothed, summarise, to_arviz
 

@@ -30,12 +30,12 @@ def random_sites(guide_trace: dict) -> dict[str, dict]:
 
 def is_delta(distribution: Distribution) -> bool:
     """Whether draws are a function of what came before: a Delta, under whatever shape or mask."""
-    return any(isinstance(layer, Delta) for layer in _layers(distribution))
+    return any(isinstance(layer, Delta) for layer in layers(distribution))
 
 
 def is_masked_out(distribution: Distribution) -> bool:
     """Whether the density counts for nothing, whatever the draw."""
-    return any(getattr(layer, "_mask", None) is False for layer in _layers(distribution))
+    return any(getattr(layer, "_mask", None) is False for layer in layers(distribution))
 
 
 def is_masked(distribution: Distribution) -> bool:
@@ -45,16 +45,16 @@ def is_masked(distribution: Distribution) -> bool:
 
 def masks_of(distribution: Distribution) -> list[tuple[Any, int]]:
     """The masks of a distribution and of those it wraps, each with that layer's event_dim."""
-    layers = [layer for layer in _layers(distribution) if hasattr(layer, "_mask")]
-    return [(layer._mask, layer.event_dim) for layer in layers]
+    masked = [layer for layer in layers(distribution) if hasattr(layer, "_mask")]
+    return [(layer._mask, layer.event_dim) for layer in masked]
 
 
-def _layers(distribution: Distribution) -> list[Distribution]:
-    """A distribution and those that it wraps."""
-    layers = [distribution]
-    while hasattr(layers[-1], "base_dist"):
-        layers.append(layers[-1].base_dist)
-    return layers
+def layers(distribution: Distribution) -> list[Distribution]:
+    """A distribution and those that it wraps, from the outside in."""
+    found = [distribution]
+    while hasattr(found[-1], "base_dist"):
+        found.append(found[-1].base_dist)
+    return found
 
 
 def is_auxiliary(site: dict) -> bool:
