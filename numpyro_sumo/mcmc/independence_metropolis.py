@@ -20,7 +20,7 @@ from numpyro.util import is_prng_key
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
-from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, check_is_hierarchical
+from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
 from numpyro_sumo.programs.programs import Programs, with_params
 from numpyro_sumo.programs.sites import Params
 
@@ -119,7 +119,7 @@ class IndependenceMetropolis(MCMCKernel):
         defensive_share: float = DEFENSIVE_SHARE,
         alternate: HMC | None = None,
     ):
-        check_is_hierarchical(guide)
+        hierarchical(guide)
         check_positive_integer("num_particles", num_particles)
         check_share("defensive_share", defensive_share)
         _check_alternate(alternate, model)

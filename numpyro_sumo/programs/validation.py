@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from numpyro.handlers import seed, substitute, trace
 
+from .check_sites import check_masks, check_shapes
 from .jaxprs import sources_of
 from .log_weights import TracedGuide, TracedModel
 from .programs import Programs
@@ -19,7 +20,6 @@ from .sites import (
     Params,
     Trace,
     is_auxiliary,
-    is_masked,
     is_masked_out,
     latent_sites,
     random_sites,
@@ -103,14 +103,16 @@ def _traced(
     programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array
 ) -> tuple[TracedGuide, TracedModel]:
     guide = TracedGuide(programs_of, rng_key)
-    return guide, TracedModel(programs_of, guide, rng_key, _check_sites)
+    model = TracedModel(programs_of, guide, rng_key, _check_sites)
+    check_masks(programs_of(jnp.zeros((), jnp.int32)), guide, model.trace)
+    return guide, model
 
 
 def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses sites of model and guide that do not match or cannot be weighted."""
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
-    _check_masks(model_trace, guide_trace)
+    check_shapes(model_trace, guide_trace)
 
 
 def refuse_scales(*traces: dict) -> None:
@@ -246,16 +248,6 @@ def _check_reparameterised(guide_trace: dict) -> None:
             raise ValueError(
                 f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
                 "which has no reparameterised sampler. Choose a distribution that has one."
-            )
-
-
-def _check_masks(model_trace: dict, guide_trace: dict) -> None:
-    """Refuses draws that count in the model and whose density does not in the guide."""
-    for name, site in random_sites(guide_trace).items():
-        if name in model_trace and is_masked(site["fn"]) > is_masked(model_trace[name]["fn"]):
-            raise ValueError(
-                f"Expected site '{name}' to be masked in model and guide alike; it is in the guide "
-                "alone. Mask it in the model too, or in neither."
             )
 
 

@@ -197,7 +197,7 @@ PROGRAM = """
 import json
 import jax, numpy as np
 from numpyro.infer import NUTS
-from tests import test_independence_metropolis as tests
+from tests.mcmc import test_independence_metropolis as tests
 
 assert jax.local_device_count() == 2
 found = {}

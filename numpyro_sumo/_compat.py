@@ -1,0 +1,45 @@
+"""Private interfaces of NumPyro and JAX that this package uses: a change in them is mended here."""
+
+from typing import Any
+
+import jax
+
+from numpyro.infer.autoguide import AutoContinuous, AutoGuide
+
+
+class _SortedInitLocs(AutoGuide):  # type: ignore[misc]
+    """Sorts ``_init_locs``, from which :class:`AutoContinuous` makes its vector, by name.
+
+    NumPyro takes the order of the model outside ``jit`` and the order of names inside it, so the
+    same vector could stand for different sites.
+    """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        self._init_locs: dict[str, jax.Array] = dict(sorted(self._init_locs.items()))
+
+
+class VectorGuide(AutoContinuous, _SortedInitLocs):  # type: ignore[misc]
+    """An automatic guide with one unconstrained vector of shape ``(latent_dim,)``, sites by name.
+
+    Uses ``_setup_prototype``, ``_init_latent``, ``_unpack_latent`` and ``_get_posterior`` of
+    :class:`~numpyro.infer.autoguide.AutoContinuous`.
+    """
+
+    def set_up(self, *args: Any, **kwargs: Any) -> None:
+        """Traces the model once to find sites, shapes and initial values."""
+        self._setup_prototype(*args, **kwargs)
+
+    @property
+    def initial_vector(self) -> jax.Array:
+        """The unconstrained latents at their initial values, shape ``(latent_dim,)``."""
+        vector: jax.Array = self._init_latent
+        return vector
+
+    def unpack(self, vector: jax.Array) -> dict[str, jax.Array]:
+        """The unconstrained values of each site, from a vector of shape ``(latent_dim,)``."""
+        values: dict[str, jax.Array] = self._unpack_latent(vector)
+        return values
+
+    def _get_posterior(self) -> Any:
+        raise NotImplementedError("This guide has no posterior in closed form.")
