@@ -31,11 +31,14 @@ class Inspection(NamedTuple):
     """Model and guide, each traced once, and the plates that enclose all their sample sites.
 
     :param data_plates: frames of these plates: a weight can be kept for each of their elements.
+    :param scaled_apart: whether sites have scales of their own, so that there is no weight, but
+        only a sum of scaled log-densities.
     """
 
     guide: TracedGuide
     model: TracedModel
     data_plates: frozenset[Any]
+    scaled_apart: bool = False
 
     @property
     def data_dims(self) -> frozenset[int]:
@@ -72,20 +75,29 @@ class Inspection(NamedTuple):
 
 
 def inspect_programs(
-    programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array | None = None
+    programs_of: Callable[[jax.Array], Programs],
+    rng_key: jax.Array | None = None,
+    is_linear: bool = False,
 ) -> Inspection:
     """Traces model and guide, refuses what cannot be weighted, and finds the data plates.
 
     :param programs_of: maps a datum, an integer array, to the programs run for it.
     :param rng_key: any key.
+    :param is_linear: whether an estimate is one log-weight, as in the ELBO: it is then unbiased
+        under any scales and subsamples.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
     guide, model = _traced(programs_of, random.key(0) if rng_key is None else rng_key)
     _check_random(guide.trace)
     _check_auxiliary(guide)
     found = Inspection(guide, model, _data_plates(model.trace, guide.trace))
-    _check_subsamples(found)
-    _check_scales(guide.trace, found.data_dims)
+    try:
+        _check_subsamples(found)
+        _check_scales(guide.trace, found.data_dims)
+    except ValueError:
+        if not is_linear:
+            raise
+        return found._replace(data_plates=frozenset(), scaled_apart=True)
     return found
 
 
@@ -307,5 +319,6 @@ def _check_subsamples(found: Inspection) -> None:
         if found.full_size(frame) > frame.size:
             raise ValueError(
                 f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
-                "model and guide; it does not. Move all sites into it, or do not subsample it."
+                "model and guide; it does not. Move all sites into it, do not subsample it, or "
+                "use the ELBO, IWELBO(1)."
             )
