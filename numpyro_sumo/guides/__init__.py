@@ -1,1 +1,1 @@
-"""TODO numpyro_sumo/guides."""
+"""Hierarchical guides, and what their draws are weighted with."""

@@ -1,1 +1,1 @@
-"""TODO numpyro_sumo/mcmc."""
+"""MCMC kernels for :class:`numpyro.infer.MCMC`."""
