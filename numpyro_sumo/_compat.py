@@ -3,6 +3,8 @@
 from typing import Any
 
 import jax
+from jax import random
+import jax.numpy as jnp
 
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 
@@ -62,3 +64,16 @@ def vary_over(tree: Any, axes: frozenset[str]) -> Any:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(mark, tree) if axes else tree
+
+
+def collectable_key(rng_key: jax.Array) -> jax.Array:
+    """Keys in the old style, which MCMC can collect as an extra field; random numbers stay equal.
+
+    ``fori_collect`` of NumPyro multiplies what it collects, which fails for keys of the new style.
+    ``is_prng_key`` of NumPyro knows old-style keys of two integers only: others stay as they are.
+    """
+    is_new_style = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    if is_new_style and random.key_impl(rng_key) == random.key_impl(random.key(0)):
+        data = random.key_data(rng_key)
+        return data if data.shape[-1] == 2 else rng_key
+    return rng_key

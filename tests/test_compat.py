@@ -1,8 +1,10 @@
 """Each private interface of NumPyro and JAX that the package uses still does what it is used for."""
 
 import numpy as np
+import pytest
 
 import jax
+from jax import random
 import jax.numpy as jnp
 
 import numpyro
@@ -10,8 +12,9 @@ import numpyro.distributions as dist
 from numpyro.handlers import block, seed
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.initialization import init_to_value
+from numpyro.util import fori_collect
 
-from numpyro_sumo._compat import VectorGuide
+from numpyro_sumo._compat import VectorGuide, collectable_key
 
 
 def model():
@@ -53,3 +56,25 @@ def test_vector_has_one_order_outside_and_inside_jit():
 
 def test_vector_guide_knows_the_trace_of_its_model():
     assert {"z", "a"} <= vector_guide().prototype_trace.keys()
+
+
+@pytest.mark.parametrize("make_key", [random.key, random.PRNGKey], ids=["new_style", "old_style"])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_collectable_keys_are_pairs_of_integers_with_the_same_random_numbers(make_key, shape):
+    keys = random.split(make_key(0), shape) if shape else make_key(0)
+    found = collectable_key(keys)
+    assert (found.shape, found.dtype) == ((*shape, 2), np.uint32)
+    numbers = jax.vmap(random.normal) if shape else random.normal
+    np.testing.assert_array_equal(numbers(found), numbers(keys))
+    with pytest.raises(TypeError):  # else such keys need not be converted
+        make_collected(random.key(0))
+    make_collected(collectable_key(random.key(0)))
+
+
+def make_collected(key):
+    return fori_collect(0, 2, lambda key: random.split(key)[0], key, progbar=False)
+
+
+def test_keys_of_another_generator_stay_as_they_are():
+    key = random.key(0, impl="rbg")
+    assert collectable_key(key) is key

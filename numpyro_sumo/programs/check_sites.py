@@ -17,7 +17,7 @@ from .sites import Trace, is_auxiliary, is_delta, is_masked, is_masked_out, late
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses guide sites whose draws would be broadcast in the model's density.
+    """Refuses latent sites whose shapes differ: the model's density would broadcast the draws.
 
     Leading axes of length one make no difference. The number of event dimensions makes one only
     inside plates, where it says which axis of the draw is the plate's.
@@ -28,15 +28,15 @@ def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
         shape = jnp.shape(in_guide["value"])
         if _without_leading_ones(shape) != _without_leading_ones(expected):
             raise ValueError(
-                f"Expected guide site '{name}' to have the model's shape, {expected}; it has "
-                f"{shape}. Expand its distribution, or put it into the same plates as in the model."
+                f"Expected latent site '{name}' to have one shape in model and guide; got "
+                f"{expected} and {shape}. Expand the distributions alike, or use the same plates."
             )
         event_dims = in_model["fn"].event_dim, in_guide["fn"].event_dim
         shared = {*in_model["cond_indep_stack"]} & {*in_guide["cond_indep_stack"]}
         if shared and event_dims[0] != event_dims[1]:
             raise ValueError(
-                f"Expected guide site '{name}' to have the model's event_dim, {event_dims[0]}; it "
-                f"has {event_dims[1]}. Call to_event alike on both distributions."
+                f"Expected latent site '{name}' to have one event_dim in model and guide; got "
+                f"{event_dims[0]} and {event_dims[1]}. Call to_event alike on both distributions."
             )
 
 

@@ -128,7 +128,7 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def refuse_scales(*traces: dict) -> None:
-    """Refuses subsampled plates and scaled sites in programs whose densities must be whole."""
+    """Refuses subsampled plates and scaled sites in a sampler and its reverse model."""
     for program_trace in traces:
         for name, site in program_trace.items():
             if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
@@ -146,7 +146,7 @@ def refuse_scales(*traces: dict) -> None:
 
 
 def refuse_subsamples(model_trace: dict) -> None:
-    """Refuses subsampled plates in a model whose density must be that of all data."""
+    """Refuses subsampled plates in a model whose weights are those of all data."""
     for name, site in model_trace.items():
         if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
             raise ValueError(
@@ -215,27 +215,27 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
     )
     if extra:
         raise ValueError(
-            f"Expected guide sites to be latent sites of the model; it has {extra} besides. "
+            f"Expected guide sites to be latent sites of the model; it also has {extra}. "
             "Remove them."
         )
 
 
 def _check_random(guide_trace: dict) -> None:
-    """Warns of a guide that always proposes the same."""
+    """Warns of a guide whose latent sites are all Deltas, so that all particles are equal."""
     if latent_sites(guide_trace) and not random_sites(guide_trace):
         warnings.warn(
             "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
-            "that every particle is the same and the estimate is log p(x, z) at that point. Use "
-            "Trace_ELBO for a point estimate, or another guide.",
+            "that the estimate is log p(x, z) at one point. Use Trace_ELBO for a point estimate, "
+            "or another guide.",
             stacklevel=2,
         )
 
 
 def _check_auxiliary(guide: TracedGuide) -> None:
-    """Refuses auxiliary guide sites that are not integrated out.
+    """Refuses auxiliary guide sites u that are not integrated out.
 
-    They are sound if latents are functions of them (Delta sites, as in AutoGuides); otherwise
-    log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
+    Latents that are functions of u (Delta sites, as in AutoGuides) have its density; otherwise
+    log p(x, z) − log q(z, u) is no log-weight without a reverse model of u.
     """
     auxiliary = {n: site for n, site in random_sites(guide.trace).items() if is_auxiliary(site)}
     if not auxiliary:
@@ -243,7 +243,7 @@ def _check_auxiliary(guide: TracedGuide) -> None:
     latents = {n: site for n, site in latent_sites(guide.trace).items() if not is_auxiliary(site)}
     functions = {n: found for n, found in guide.dependences[0].items() if n in latents}
     unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
-    # What has a density must have somewhere to go: sums of draws are no function that has one.
+    # A function with fewer elements than u, a sum for instance, does not have the density of u.
     sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
     if unused or sum(sizes.values()) > sum(jnp.size(latents[name]["value"]) for name in functions):
         raise ValueError(
@@ -254,7 +254,7 @@ def _check_auxiliary(guide: TracedGuide) -> None:
 
 
 def _check_reparameterised(guide_trace: dict) -> None:
-    """Refuses guide sites through which no gradient can flow."""
+    """Refuses guide sites without a reparameterised sampler: no gradient flows through them."""
     for name, site in latent_sites(guide_trace).items():
         if not site["fn"].has_rsample:
             raise ValueError(
@@ -264,7 +264,7 @@ def _check_reparameterised(guide_trace: dict) -> None:
 
 
 def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
-    """Refuses guides whose sites are scaled apart, for then their density is not the draw's."""
+    """Refuses guides whose sites have different scales: their density is not that of the draw."""
     scales = scales_of(guide_trace)
     known = {name: known_scale(scale) for name, scale in scales.items()}
     for name, scale in known.items():
