@@ -1,4 +1,4 @@
-"""Checks of options that several losses share: one clear line each, before any work."""
+"""Checks of options: each raises a ValueError of one line."""
 
 from collections.abc import Iterable
 import inspect
@@ -11,13 +11,13 @@ from .stopping_times import StoppingTime
 
 
 def check_positive_integer(name: str, value: Any) -> None:
-    """Refuses what is not an integer ≥ 1 (``True`` is not one)."""
+    """Refuses what is not an integer ≥ 1, and ``True``."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")
 
 
 def check_sample_size(name: str, value: Any) -> None:
-    """Refuses what is not an integer ≥ 2: fewer have no standard error."""
+    """Refuses what is not an integer ≥ 2, the least for a standard error."""
     check_positive_integer(name, value)
     if value < 2:
         raise ValueError(f"Expected {name} >= 2, for a standard error; got {value}. Raise it.")
@@ -39,17 +39,17 @@ def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 
 def check_stopping_time(value: Any) -> None:
-    """Refuses what is not a stopping time, and one without a survival function."""
+    """Refuses what is not a stopping time with a valid survival function."""
     if not isinstance(value, StoppingTime):
         raise ValueError(
             f"Expected stopping_time to be a StoppingTime; got {value!r}. "
             "Pass ReciprocalTail() or GeometricTail(), for instance."
         )
-    value.survival  # noqa: B018 - it checks itself when it is made
+    value.survival  # noqa: B018 - computing it checks it
 
 
 def check_sharding(value: Any) -> None:
-    """Refuses what does not name one axis of a mesh along which XLA may split the work."""
+    """Refuses what is not a sharding over one mesh axis of type Auto, which XLA may split."""
     names = tuple(value.spec) if isinstance(value, NamedSharding) else ()
     if len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Random stopping times: one object owns both how K is drawn and how likely it is."""
+"""Random stopping times K: each class gives the survival function that draws K and weights it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 import math
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +12,15 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-#: What is less likely than this is taken to be impossible: the resolution of float32.
+#: The resolution of float32: smaller survival probabilities are taken for zero.
 _SMALLEST_SURVIVAL = 2.0**-24
 
 
 class StoppingTime(ABC):
     """A random integer K in 1 … ``cap`` with survival S(k) = P(K ≥ k), S(1) = 1.
 
-    A subclass gives :meth:`log_survival` and :attr:`cap`. Drawing is written once, here, by
-    inversion of that same survival function, so the two cannot disagree.
+    A subclass gives :meth:`log_survival` and :attr:`cap`; K is drawn by inverting that survival
+    function.
     """
 
     @property
@@ -28,8 +29,8 @@ class StoppingTime(ABC):
         """The largest value that can be drawn."""
 
     @abstractmethod
-    def log_survival(self, k):
-        """log P(K ≥ k) for integers 1 ≤ k ≤ ``cap`` (an array gives an array of its shape)."""
+    def log_survival(self, k: Any) -> Any:
+        """log P(K ≥ k) for integers 1 ≤ k ≤ ``cap``, of the shape of k."""
 
     @cached_property
     def survival(self) -> np.ndarray:
@@ -39,50 +40,51 @@ class StoppingTime(ABC):
         """
         if self.cap < 1:
             raise ValueError(
-                f"Expected a stopping time whose largest value is >= 1; {self!r} has {self.cap}. "
-                "Raise its cap."
+                f"Expected a stopping time with cap >= 1; {self!r} has {self.cap}. Raise its cap."
             )
-        survival = np.exp(np.asarray(self.log_survival(np.arange(1, self.cap + 1)), np.float64))
+        k = np.arange(1, self.cap + 1)
+        survival: np.ndarray = np.exp(np.asarray(self.log_survival(k), np.float64))
         if survival.shape != (self.cap,) or not np.isclose(survival[0], 1.0, rtol=1e-6):
             raise ValueError(
                 f"Expected a stopping time that is at least 1, P(K >= 1) = 1; {self!r} has "
-                f"P(K >= 1) = {survival.flat[0]:.4g}. Mend its log_survival."
+                f"P(K >= 1) = {survival.flat[0]:.4g}. Fix its log_survival."
             )
         if not (np.all(np.diff(survival) < 0.0) and survival[-1] > 0.0):
             raise ValueError(
                 f"Expected survival probabilities that decrease and stay positive up to the cap; "
-                f"those of {self!r} do not. Mend its log_survival, or lower its cap."
+                f"those of {self!r} do not. Fix its log_survival, or lower its cap."
             )
         return survival
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """P(K = k) for k = 1 … ``cap``: float64 array of shape ``(cap,)``."""
-        return self.survival - np.append(self.survival[1:], 0.0)
+        probabilities: np.ndarray = -np.diff(self.survival, append=0.0)
+        return probabilities
 
     @property
     def mean(self) -> float:
-        """E[K], which is the sum of the survival function."""
+        """E[K], the sum of the survival function."""
         return float(self.survival.sum())
 
     def sample(self, rng_key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Draws K = max{k : P(K ≥ k) ≥ u}, u uniform in (0, 1]; int32 of the given shape."""
         u = _uniform_fine_near_zero(rng_key, shape)
-        # The count of k with S(k) >= u: a descending table searched as an ascending one.
+        # The number of k with S(k) >= u; searchsorted needs an ascending table.
         table = -jnp.asarray(self.survival, u.dtype)
         return jnp.searchsorted(table, -u, side="right", method="compare_all").astype(jnp.int32)
 
 
-def _uniform_fine_near_zero(rng_key, shape):
-    """Uniform in (0, 1] whose *relative* resolution near zero is that of its dtype.
+def _uniform_fine_near_zero(rng_key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform in (0, 1], resolved near zero to the relative precision of its dtype.
 
-    A plain float32 uniform is a multiple of 2⁻²³, so events of probability 10⁻⁶ would come up
-    with errors of ten per cent, and those are the ones that carry the largest weights.
+    ``random.uniform`` gives multiples of 2⁻²³ in float32. Probabilities of 10⁻⁶, whose events have
+    the largest weights, would be wrong by ten per cent.
     """
     dtype = jnp.result_type(float)
     # Both in one call: every call of the generator costs compilation.
     coarse, fine = jax.vmap(lambda key: random.uniform(key, shape, dtype))(random.split(rng_key))
-    cells = 2.0 ** jnp.finfo(dtype).nmant
+    cells = 2.0 ** np.finfo(dtype).nmant
     return (jnp.floor(coarse * cells) + (1.0 - fine)) / cells
 
 
@@ -96,21 +98,20 @@ class ReciprocalTail(StoppingTime):
 
     with knee :math:`\kappa` and decay :math:`\rho`. The default is the paper's: E[K] = 5.08, median
     1, 99th percentile 82. The largest value is where the survival falls below 2⁻²⁴, the resolution
-    of float32 (196 by default); the tail is cut there, so an estimator that uses it is unbiased for
-    the bound at that many draws.
+    of float32 (196 by default), so an estimator is unbiased for the bound at that many draws.
 
-    Beyond the knee the inverse survival, by which increments are multiplied, grows geometrically:
-    a *larger* knee is a lighter hand. ``decay=0`` stops at the knee, where no weight exceeds
+    Increments are multiplied by the inverse survival, which grows geometrically beyond the knee: a
+    *larger* knee limits it more. With ``decay=0`` K stops at the knee and no factor exceeds
     ``knee``.
 
-    :param knee: where the reciprocal law ends; an integer ≥ 1.
+    :param knee: the last k of the reciprocal law; an integer ≥ 1.
     :param decay: ratio of the geometric law beyond it; 0 ≤ decay < 1.
     :raises ValueError: for a knee or decay outside these ranges.
 
     **Reference:** Luo et al. 2020, *SUMO: Unbiased estimation of log marginal probability for
     latent variable models*, section 3.3.
 
-    >>> from .stopping_times import ReciprocalTail
+    >>> from numpyro_sumo.stopping_times import ReciprocalTail
     >>> round(ReciprocalTail().mean, 2)
     5.08
     """
@@ -118,7 +119,7 @@ class ReciprocalTail(StoppingTime):
     knee: int = 80
     decay: float = 0.9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.knee, bool) or not (isinstance(self.knee, int) and self.knee >= 1):
             raise ValueError(f"Expected knee to be an integer >= 1; got {self.knee!r}.")
         if not 0.0 <= self.decay < 1.0:
@@ -131,35 +132,34 @@ class ReciprocalTail(StoppingTime):
         beyond = math.log(self.knee * _SMALLEST_SURVIVAL) / math.log(self.decay)
         return self.knee + max(0, math.floor(beyond))
 
-    def log_survival(self, k):
-        k = jnp.asarray(k) if isinstance(k, jax.Array) else np.asarray(k)
-        beyond_knee = (k > self.knee) * (k - self.knee)
-        log_decay = math.log(self.decay) if self.decay > 0.0 else 0.0
+    def log_survival(self, k: Any) -> Any:
         xp = jnp if isinstance(k, jax.Array) else np
-        return -xp.log(xp.minimum(k, self.knee) * 1.0) + beyond_knee * log_decay
+        k = xp.asarray(k)
+        log_decay = math.log(self.decay) if self.decay > 0.0 else 0.0
+        return xp.maximum(k - self.knee, 0) * log_decay - xp.log(xp.minimum(k, self.knee) * 1.0)
 
 
 @dataclass(frozen=True)
 class GeometricTail(StoppingTime):
-    r"""The stopping time of multilevel estimates, which draw :math:`2^K` blocks.
+    r"""The stopping time of multilevel estimates, which take :math:`2^K` blocks of draws.
 
     .. math::
         P(K \ge k) = (1 - r)^{k - 1}
 
-    Cost doubles from level to level and variance falls fourfold, so that both are finite for
-    1/2 < r < 3/4. Work times variance is least at :math:`r = 1 - 2^{-3/2} = 0.6464` for the single
-    term, and at 0.6340 for the roulette. The largest value is where the survival falls below
-    2⁻²⁴, the resolution of float32 (17 by default); an estimator that uses it is unbiased for the
-    bound at that many draws.
+    Cost doubles from level to level and variance falls fourfold: both are finite for
+    1/2 < r < 3/4. Work times variance is least at r = 0.6340 for the roulette, and at
+    :math:`1 - 2^{-3/2} = 0.6464` for the single term. The largest value is where the survival falls
+    below 2⁻²⁴, the resolution of float32 (17 by default), so an estimator is unbiased for the bound
+    at that many draws.
 
     :param success_probability: r, in (0, 1).
-    :param max_level: a largest value of your own, an integer ≥ 1.
-    :raises ValueError: for options outside these.
+    :param max_level: a smaller largest value, an integer ≥ 1; None leaves it as above.
+    :raises ValueError: for options outside these ranges.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*.
 
-    >>> from .stopping_times import GeometricTail
+    >>> from numpyro_sumo.stopping_times import GeometricTail
     >>> round(GeometricTail().mean, 2)
     1.58
     """
@@ -167,7 +167,7 @@ class GeometricTail(StoppingTime):
     success_probability: float = 0.6340
     max_level: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0.0 < self.success_probability < 1.0:
             raise ValueError(
                 "Expected success_probability between 0 and 1; "
@@ -188,5 +188,5 @@ class GeometricTail(StoppingTime):
         )
         return possible if self.max_level is None else min(possible, self.max_level)
 
-    def log_survival(self, k):
+    def log_survival(self, k: Any) -> Any:
         return (k - 1.0) * math.log1p(-self.success_probability)

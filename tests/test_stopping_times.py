@@ -207,10 +207,10 @@ class Custom(StoppingTime):
 
 
 NO_STOPPING_TIMES = {
-    "no_values": (Custom(), "whose largest value is >= 1; .* has 0. Raise"),
-    "may_be_zero": (Custom(0.5, 0.2), r"at least 1, P\(K >= 1\) = 1; .* = 0.5. Mend"),
-    "more_than_certain": (Custom(2.0, 0.2), r"P\(K >= 1\) = 2. Mend"),
-    "increases": (Custom(1.0, 0.2, 0.3), "that decrease and stay positive .* do not. Mend"),
+    "no_values": (Custom(), "with cap >= 1; .* has 0. Raise"),
+    "may_be_zero": (Custom(0.5, 0.2), r"at least 1, P\(K >= 1\) = 1; .* = 0.5. Fix"),
+    "more_than_certain": (Custom(2.0, 0.2), r"P\(K >= 1\) = 2. Fix"),
+    "increases": (Custom(1.0, 0.2, 0.3), "that decrease and stay positive .* do not. Fix"),
     "stays": (Custom(1.0, 0.2, 0.2), "that decrease and stay positive"),
 }
 

@@ -1,14 +1,18 @@
-"""Judgement of samplers: what is put beside the numbers of NUTS, under ArviZ."""
+"""How far to trust a guide: certificates, bounds on KL, log-evidence, and reports under ArviZ."""
 
-from benchmarks.common.distances import kolmogorov_smirnov, quantiles
-
-from .arviz import pareto_k, pareto_smoothed, summarise, to_arviz
+from .certificate import Certificate, certify
+from .kl_divergence import KLDivergence, kl_divergence
+from .kl_sandwich import KLSandwich, kl_sandwich, log_marginal
+from .log_evidence import LogEvidence, log_evidence
 
 __all__ = [
-    "kolmogorov_smirnov",
-    "pareto_k",
-    "pareto_smoothed",
-    "quantiles",
-    "summarise",
-    "to_arviz",
+    "Certificate",
+    "KLDivergence",
+    "KLSandwich",
+    "LogEvidence",
+    "certify",
+    "kl_divergence",
+    "kl_sandwich",
+    "log_evidence",
+    "log_marginal",
 ]

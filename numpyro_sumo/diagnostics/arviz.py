@@ -1,4 +1,4 @@
-"""The few places where ArviZ 0.23 and 1.x differ, behind one face."""
+"""ArviZ data, summaries and Pareto smoothing, under ArviZ 0.23 and 1.x alike."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 with warnings.catch_warnings():
-    # 0.23 announces 1.x on import.
+    # ArviZ 0.23 warns of 1.x on import.
     warnings.simplefilter("ignore", FutureWarning)
     import arviz as az
 
@@ -20,12 +20,10 @@ _COLUMNS = ["mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat
 def to_arviz(
     posterior: dict[str, np.ndarray], sample_stats: dict[str, np.ndarray] | None = None
 ) -> Any:
-    """Draws as ArviZ data: ``InferenceData`` under ArviZ 0.23, ``DataTree`` under 1.x.
-
-    Draws of a learned sampler and of MCMC take the same road, so both can be judged alike.
+    """Draws of a sampler or of MCMC as ArviZ data: ``InferenceData`` under 0.23, else ``DataTree``.
 
     :param posterior: arrays of shape ``(chain, draw, ...)`` by variable.
-    :param sample_stats: likewise, ``diverging`` for instance.
+    :param sample_stats: arrays by name, ``diverging`` for instance.
     :raises ValueError: for an array with fewer than two axes.
     """
     posterior = {name: np.asarray(values) for name, values in posterior.items()}
@@ -38,15 +36,15 @@ def to_arviz(
     groups: dict[str, Any] = {"posterior": posterior}
     if sample_stats is not None:
         groups["sample_stats"] = {name: np.asarray(v) for name, v in sample_stats.items()}
-    # 0.23 takes groups by keyword; it would accept the dictionary too, as one variable of junk.
+    # ArviZ 0.23 would take the dictionary of groups for one variable.
     return az.from_dict(groups) if _IS_ARVIZ_1 else az.from_dict(**groups)
 
 
 def summarise(data: Any) -> dict[str, dict[str, float]]:
-    """ArviZ's summary: for each variable mean, sd, MCSE of both, ESS (bulk, tail) and R-hat.
+    """Mean, sd, MCSE of both, ESS (bulk and tail) and R-hat of each variable, by ArviZ.
 
-    ESS and R-hat say how well the *sampler's own* distribution is known; of independent draws they
-    are perfect whether or not that distribution is the target.
+    ESS and R-hat measure how well draws represent the *sampler's own* distribution: for independent
+    draws they are perfect, whether or not that distribution is the target.
     """
     table = az.summary(data, kind="all", round_to="none")[_COLUMNS]
     return {
@@ -56,21 +54,17 @@ def summarise(data: Any) -> dict[str, dict[str, float]]:
 
 
 def pareto_k(log_weights: np.ndarray) -> np.ndarray:
-    """The Pareto k-hat of importance weights, by ArviZ's smoothing of their upper tail.
-
-    :param log_weights: shape ``(*batch, draws)``.
-    :return: shape ``batch``; −inf where the largest weights are the same, so that there is no tail.
-    """
+    """The Pareto k-hat of importance weights, shape ``batch``; see :func:`pareto_smoothed`."""
     return pareto_smoothed(log_weights)[1]
 
 
 def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log-weights whose upper tail is that of a fitted Pareto distribution, and its k-hat.
+    """Smooths the upper tail of importance weights by a fitted Pareto distribution.
 
     :param log_weights: shape ``(*batch, draws)``.
-    :return: log-weights of the same shape, the weights of each row adding up to 1, and k-hats of
-        shape ``batch``. Where the largest weights are the same k-hat is −inf, with fewer than 25
-        draws ∞; in both cases nothing is smoothed.
+    :return: log-weights of the same shape, normalised over draws, and k-hats of shape ``batch``. If
+        the largest weights are equal, k-hat is −∞; with fewer than 25 draws it is ∞; in both cases
+        nothing is smoothed.
 
     **Reference:** Vehtari et al. 2024, *Pareto smoothed importance sampling*, algorithm 1.
     """
@@ -81,7 +75,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     in_tail = math.ceil(min(0.2 * draws, 3.0 * draws**0.5))
     tails = np.sort(rows, axis=-1)[:, -in_tail:]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a large k-hat is reported, not warned of
+        warnings.simplefilter("ignore")  # the caller warns of a large k-hat
         spread = tails[:, -1] - tails[:, 0] > 1e-4
         if in_tail < _SMALLEST_TAIL:
             k_hat[spread] = np.inf
@@ -91,10 +85,11 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows.reshape(log_weights.shape), k_hat.reshape(log_weights.shape[:-1])
 
 
-def _smooth_tail(log_weights):
+def _smooth_tail(log_weights: np.ndarray) -> Any:
     if not _IS_ARVIZ_1:
-        return az.psislw(log_weights)
+        psislw: Any = az.psislw
+        return psislw(log_weights)
     from arviz_stats.base import array_stats
 
-    # 1.x takes log-likelihoods, of which the weights are the inverse.
+    # ArviZ 1.x takes log-likelihoods: minus the log-weights.
     return array_stats.psislw(-log_weights)

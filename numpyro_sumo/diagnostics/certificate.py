@@ -1,7 +1,6 @@
-"""How far a trained hierarchical guide can be trusted, and its draws corrected by weights."""
+"""Certificates: KL, log-evidence and k-hat of a trained hierarchical guide, from its own draws."""
 
 from collections.abc import Callable
-import math
 from typing import Any, NamedTuple
 import warnings
 
@@ -17,27 +16,29 @@ from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
 
-#: k-hat beyond which averages under the weights are not to be relied on.
+from .summaries import check_log_weights, mean_and_error
+
+#: Largest k-hat at which averages under the weights can be trusted.
 LARGEST_PARETO_K = 0.7
 
 
 class Certificate(NamedTuple):
-    """What draws of a sampler say of it, in nats, with standard errors (``_se``).
+    """Estimates from draws of a sampler, in nats, with standard errors (``_se``).
 
-    :param elbo_lower: E[log p(x) − log q(x)] from below, by an upper bound on log q.
-    :param elbo_upper: the same from above; the two are apart where the reverse model is poor.
-    :param log_evidence: log Z of the target p, by importance weights that are unbiased for Z.
-    :param kl_lower: KL(q ‖ p/Z) from below, log-evidence less ``elbo_upper``.
-    :param kl_upper: the same from above: the one to report, as far as log-evidence is right.
-    :param pareto_k: k-hat of the weights. Up to 0.5 their variance is finite; beyond 0.7 neither
-        log-evidence nor resampled draws are to be trusted. Where weights are missed, log-evidence
-        is too low, and both ends of KL with it. −∞ where all weights are the same.
-    :param ess: (Σw)² / Σw², the independent draws of p that the weighted ones are worth.
-    :param draws: draws of q by site, the model's deterministic sites among them, with a leading
-        axis of ``num_samples``.
-    :param log_weights: of these draws, shape ``(num_samples,)``.
-    :param resampled: as many draws, chosen by weights of which the tail is Pareto-smoothed: close
-        to draws of p where k-hat is small. Those chosen more than once stand side by side.
+    :param elbo_lower: lower bound on E[log p(x) − log q(x)], from an upper bound on log q.
+    :param elbo_upper: upper bound on it; far above ``elbo_lower`` where the reverse model is poor.
+    :param log_evidence: log Z of the target p; the importance weights are unbiased for Z.
+    :param kl_lower: lower bound on KL(q ‖ p/Z): log-evidence minus ``elbo_upper``.
+    :param kl_upper: upper bound on it: report this one. Both rely on log-evidence.
+    :param pareto_k: k-hat of the weights. Up to 0.5 their variance is finite; above 0.7 do not
+        trust log-evidence and resampled draws. Where the sampler misses large weights,
+        log-evidence is too low, and both KL bounds with it. −∞ where all weights are equal.
+    :param ess: (Σw)² / Σw², the effective number of independent draws of p.
+    :param draws: draws of q by site, with the model's deterministic sites and a leading axis of
+        ``num_samples``.
+    :param log_weights: log-weights of these draws, shape ``(num_samples,)``.
+    :param resampled: ``num_samples`` of the draws, resampled by Pareto-smoothed weights: close to
+        draws of p where k-hat is small. Repeated draws are adjacent.
     """
 
     elbo_lower: float
@@ -59,7 +60,7 @@ class Certificate(NamedTuple):
 
 def certify(
     rng_key: jax.Array,
-    model: Callable,
+    model: Callable[..., Any],
     guide: HierarchicalGuide,
     params: Params,
     *args: Any,
@@ -69,24 +70,24 @@ def certify(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> Certificate:
-    r"""Judges a trained hierarchical guide by draws of its own, and corrects them.
+    r"""Estimates KL and log-evidence of a trained hierarchical guide, and corrects its draws.
 
     .. math::
         w_i = p(x_i) / \hat q(x_i), \qquad \hat Z = \frac{1}{N} \sum_i w_i, \qquad
         \mathrm{KL} = \log Z - \mathrm{ELBO}
 
-    q̂ averages over n draws from the reverse model, a share of the sampler's own among them, and the
-    one that x came with, such that the weights are unbiased for integrals over p whatever the
-    reverse model (:class:`~numpyro_sumo.guides.extended_draws.ExtendedDraws`). A poor reverse model costs
-    spread, and sets the two ends of ELBO and KL apart.
+    q̂ averages over the u that generated x and n draws of the reverse model mixed with a share of
+    the sampler's own u. The weights are then unbiased for integrals over p with any reverse model
+    (:class:`~numpyro_sumo.guides.extended_draws.ExtendedDraws`). A poor reverse model adds variance
+    and widens the gap between the two bounds on ELBO and KL.
 
-    All of this is seen from where the sampler goes: there it tells a shape that does not fit,
-    tails that are too light, a reverse model that does not keep up. A mode of the target where the
-    sampler *never* goes none of it can tell: k-hat, ESS and KL look perfect, and the log-evidence
-    is low by the mass that is lost (log 2 for one of two equal modes). What may tell: training
-    again, longer and from other starts, and comparing log-evidences, where the larger one has seen
-    more; long chains of :class:`~numpyro_sumo.IndependenceMetropolis` that alternate with NUTS;
-    NUTS by itself from scattered starts.
+    All of this is measured at draws of the sampler. It shows a wrong shape, tails that are too
+    light and a poor reverse model. It cannot show a mode of the target where the sampler *never*
+    draws: k-hat, ESS and KL look perfect, and log-evidence is too low by the missing mass (log 2
+    for one of two equal modes). To look for such a mode, train again, longer and from other initial
+    values, and compare log-evidences: the larger one has found more. Or run long chains of
+    :class:`~numpyro_sumo.IndependenceMetropolis` alternating with NUTS, or NUTS from scattered
+    initial values.
 
     :param model: the target.
     :param guide: the sampler with its reverse model.
@@ -94,12 +95,12 @@ def certify(
     :param args: arguments of both, as are ``kwargs``.
     :param num_samples: draws of x, an integer ≥ 2.
     :param num_particles: n, draws of u for each x.
-    :param defensive_share: of the sampler's own draws of u among them, in [0, 1): it limits what a
-        u that the reverse model gives next to no density can add to q̂.
-    :param batch_size: draws of x handled at a time.
-    :raises ValueError: if model and guide do not fit each other, for params of another guide, if
-        the model is subsampled, if a draw has no weight (NaN), or if all weights are zero.
-    :warns UserWarning: where k-hat is larger than 0.7.
+    :param defensive_share: share of the sampler's own u among them, in [0, 1). It bounds what one
+        u of low reverse density can add to q̂.
+    :param batch_size: draws of x evaluated at a time.
+    :raises ValueError: if model and guide do not match, for params of another guide, if the model
+        is subsampled, if a log-weight is NaN or +∞, or if all weights are zero.
+    :warns UserWarning: if k-hat is larger than 0.7.
 
     **References:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
     inference*, section 5; Vehtari et al. 2024, *Pareto smoothed importance sampling*.
@@ -129,49 +130,63 @@ def certify(
     extended = ExtendedDraws(programs, num_particles, defensive_share)
     extended.check()
 
-    from numpyro_sumo.diagnostics.arviz import pareto_smoothed
-
-    def one_draw(key):
+    def one_draw(key: jax.Array) -> tuple[Sites, jax.Array, jax.Array]:
         draw = extended.draw(key)
         sites = extended.with_deterministic(draw.latents)
         return sites, draw.log_weight, draw.log_target - draw.log_below
 
     draws_key, resampling_key = random.split(rng_key)
     keys = random.split(draws_key, num_samples)
-    draws, log_weights, from_above = jax.jit(
+    draws, log_weights, upper = jax.jit(
         lambda keys: lax.map(one_draw, keys, batch_size=batch_size)
     )(keys)
-    below, above = np.asarray(log_weights, np.float64), np.asarray(from_above, np.float64)
-    _check_weights(below)
+    return _certificate(draws, log_weights, upper, float(random.uniform(resampling_key)))
 
+
+def _certificate(
+    draws: Sites, log_weights: jax.Array, log_weights_above: jax.Array, offset: float
+) -> Certificate:
+    """The certificate of weighted draws; ``offset`` in [0, 1) is for systematic resampling."""
+    # Imported here because ArviZ takes seconds to import.
+    from .arviz import pareto_smoothed
+
+    below, above = (np.asarray(v, np.float64) for v in (log_weights, log_weights_above))
+    check_log_weights(below)
     largest = below.max()
+    if largest == -np.inf:
+        raise ValueError(
+            f"Expected draws in the support of the model; all {len(below)} lie outside. "
+            "Give the sampler's sites the supports of the model's."
+        )
     weights = np.exp(below - largest)
     mean_weight = weights.mean()
-    relative = weights / mean_weight
     log_evidence = float(largest + np.log(mean_weight))
-    elbo_lower, elbo_lower_se = _mean_and_error(below)
-    elbo_upper, elbo_upper_se = _mean_and_error(above)
     smoothed, pareto_k = pareto_smoothed(below)
     if pareto_k > LARGEST_PARETO_K:
         warnings.warn(
             f"Expected a k-hat of weights up to {LARGEST_PARETO_K}; it is {pareto_k:.2f}, so that "
-            "neither log_evidence, and KL by it, nor resampled draws are to be trusted. Train "
-            "longer or with more particles, or run IndependenceMetropolis with "
-            "alternate=NUTS(model).",
-            stacklevel=2,
+            "log_evidence, KL and resampled draws are not to be trusted. Train longer or with more "
+            "particles, or run IndependenceMetropolis with alternate=NUTS(model).",
+            stacklevel=3,
         )
-    chosen = _systematic(float(random.uniform(resampling_key)), np.exp(smoothed))
+    # Linearised errors: d log(mean weight) = d(mean weight) / mean weight.
+    relative = weights / mean_weight
+    errors = [relative, below, above, relative - above, relative - below]
+    (_, evidence_se), (lower, lower_se), (upper, upper_se), (_, kl_lower_se), (_, kl_upper_se) = (
+        map(float, mean_and_error(values)) for values in errors
+    )
+    chosen = _systematic(offset, np.exp(smoothed))
     return Certificate(
-        elbo_lower=elbo_lower,
-        elbo_lower_se=elbo_lower_se,
-        elbo_upper=elbo_upper,
-        elbo_upper_se=elbo_upper_se,
+        elbo_lower=lower,
+        elbo_lower_se=lower_se,
+        elbo_upper=upper,
+        elbo_upper_se=upper_se,
         log_evidence=log_evidence,
-        log_evidence_se=_mean_and_error(relative)[1],
-        kl_lower=log_evidence - elbo_upper,
-        kl_lower_se=_mean_and_error(relative - above)[1],
-        kl_upper=log_evidence - elbo_lower,
-        kl_upper_se=_mean_and_error(relative - below)[1],
+        log_evidence_se=evidence_se,
+        kl_lower=log_evidence - upper,
+        kl_lower_se=kl_lower_se,
+        kl_upper=log_evidence - lower,
+        kl_upper_se=kl_upper_se,
         pareto_k=float(pareto_k),
         ess=float(weights.sum() ** 2 / (weights**2).sum()),
         draws=draws,
@@ -180,30 +195,8 @@ def certify(
     )
 
 
-def _check_weights(log_weights: np.ndarray) -> None:
-    """Refuses draws that have no weight, and draws of which none has a weight above zero."""
-    unknown = int((np.isnan(log_weights) | (log_weights == np.inf)).sum())
-    if unknown:
-        raise ValueError(
-            f"Expected every draw to have a weight; {unknown} of {len(log_weights)} have NaN or "
-            "infinity. Look for what overflows in model or guide, or train again in smaller steps."
-        )
-    if np.all(log_weights == -np.inf):
-        raise ValueError(
-            f"Expected draws in the support of the model; all {len(log_weights)} lie outside. "
-            "Give the sampler's sites the supports of the model's."
-        )
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error; the error is infinite if values are."""
-    if not np.all(np.isfinite(values)):
-        return float(values.mean()), math.inf
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
 def _systematic(offset: float, weights: np.ndarray) -> np.ndarray:
-    """Indices by systematic resampling: i is chosen N·wᵢ times, rounded up or down."""
+    """Indices of systematic resampling: i appears N·wᵢ times, rounded up or down."""
     shares = np.cumsum(weights)
     points = (np.arange(len(weights)) + offset) / len(weights)
     return np.searchsorted(shares / shares[-1], points, side="right")

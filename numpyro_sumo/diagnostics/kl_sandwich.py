@@ -1,4 +1,4 @@
-"""Bounds from below and above on a hierarchical sampler's log-density, and so on its KL."""
+"""Lower and upper bounds on the KL divergence and log-density of a hierarchical sampler."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from numpyro_sumo.guides.extended_draws import ExtendedDraws, check_draws_of_u, 
 from numpyro_sumo.guides.hierarchical import (
     HierarchicalGuide,
     Sites,
-    check_is_hierarchical,
     check_reverse,
     check_trained,
+    hierarchical,
 )
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.programs import Programs
@@ -34,7 +34,7 @@ class KLSandwich(NamedTuple):
 
 def kl_sandwich(
     rng_key: jax.Array,
-    model: Callable,
+    model: Callable[..., Any],
     guide: HierarchicalGuide,
     params: Params,
     *args: Any,
@@ -44,31 +44,23 @@ def kl_sandwich(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> KLSandwich:
-    r"""Encloses the KL divergence of a hierarchical sampler from its target.
+    r"""A lower and an upper bound on the KL divergence of a hierarchical sampler from its target.
 
     .. math::
         E[L_n(x)] \le E[\log q(x)] \le E[U_{n+1}(x)]
 
-    :math:`L_n` is the importance-weighted bound over n draws from the reverse model (a share of the
-    sampler's own among them, :class:`~numpyro_sumo.guides.defensive_reverse.DefensiveReverse`), and
-    :math:`U_{n+1}` is the same with the draw that generated x put among them. Subtracting
-    log p(x) gives bounds on KL(q ‖ p) − log Z, Z the target's normaliser (1 for a model without
-    observed sites or factors). Where the two are apart, the reverse model misses some of the
-    sampler's paths and only the *upper* one is a safe thing to report. Neither sees a mode of the
-    target where the sampler never goes.
+    :math:`L_n` is the importance-weighted bound over n draws from the reverse model mixed with a
+    share of the sampler's own (:class:`~numpyro_sumo.guides.defensive_reverse.DefensiveReverse`);
+    :math:`U_{n+1}` includes the u that generated x. Subtracting log p(x) gives bounds on
+    KL(q ‖ p) − log Z, with Z the target's normaliser (1 for a model without observed sites or
+    factors). If the gap is large, the reverse model misses some u: report the *upper* bound.
+    Neither bound shows a mode of the target where the sampler never draws.
 
-    :param model: the target.
-    :param guide: the sampler with its reverse model.
-    :param params: values of their param sites.
-    :param args: arguments of both, as are ``kwargs``.
-    :param num_samples: draws of x.
-    :param num_particles: n, draws of u for each x.
-    :param defensive_share: of the sampler's own draws of u among them, in [0, 1): it limits what a
-        u that the reverse model gives next to no density can add to q̂.
-    :param batch_size: draws of x handled at a time.
+    :param num_samples: draws of x, an integer ≥ 2. The other arguments are those of
+        :func:`~numpyro_sumo.certify`.
     :return: bounds and standard errors over the draws of x: scalars, in nats.
-    :raises ValueError: if model and guide do not fit each other, for params that are not theirs, or
-        for options outside these.
+    :raises ValueError: if model and guide do not match, for params that are not theirs, or for
+        options outside their ranges.
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
     inference*, section 5.
@@ -84,7 +76,7 @@ def kl_sandwich(
     ...     numpyro.sample("u", dist.Normal(0.5 * latents["x"], 0.8))
     >>> guide = HierarchicalGuide(sampler, reverse)
     >>> bounds = kl_sandwich(jax.random.key(0), target, guide, {}, num_samples=1_000)
-    >>> bool(bounds.lower < 1e-3) and bool(bounds.upper > -1e-3)  # the two laws are the same
+    >>> bool(bounds.lower < 1e-3) and bool(bounds.upper > -1e-3)  # q equals p
     True
     """
     check_sample_size("num_samples", num_samples)
@@ -93,7 +85,7 @@ def kl_sandwich(
     check_trained(programs)
     extended = ExtendedDraws(programs, num_particles, defensive_share)
 
-    def one_sample(key):
+    def one_sample(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         draw = extended.draw(key)
         return draw.log_below - draw.log_target, draw.log_above - draw.log_target
 
@@ -101,6 +93,7 @@ def kl_sandwich(
         lax.map(one_sample, random.split(rng_key, num_samples), batch_size=batch_size)
     )
     means, errors = bounds.mean(axis=1), bounds.std(axis=1, ddof=1) / jnp.sqrt(num_samples)
+    errors = jnp.where(jnp.isfinite(means), errors, jnp.inf)
     return KLSandwich(means[0], errors[0], means[1], errors[1])
 
 
@@ -115,33 +108,33 @@ def log_marginal(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> jax.Array:
-    """The sampler's log q(x) at given points, by an importance-weighted bound (from below).
+    """A lower bound on the sampler's log q(x) at given points: importance-weighted over draws of u.
 
     :param latents: values of the target's latent sites, each with a leading axis of n points.
-    :param num_particles: draws of u for each point.
-    :param defensive_share: of the sampler's own draws of u among them, in [0, 1).
-    :param batch_size: points handled at a time.
+    :param num_particles: draws of u for each point; ``defensive_share`` and ``batch_size`` are as
+        in :func:`~numpyro_sumo.certify`.
     :return: shape ``(n,)``, in nats.
-    :raises ValueError: for a guide that is not hierarchical, params of another, points that are not
-        the sampler's, or options outside these.
+    :raises ValueError: for a guide that is not hierarchical, params of another guide, points whose
+        sites or shapes are not the sampler's, or options outside their ranges.
     """
     check_draws_of_u(num_particles, defensive_share, batch_size)
-    check_is_hierarchical(guide)
-    check_params(guide, params, args, kwargs)
+    check_params(hierarchical(guide), params, args, kwargs)
+    latents = {name: jnp.asarray(values) for name, values in latents.items()}
     programs = Programs(guide.sampler, guide, params, args, kwargs)
     num_points = _check_points(latents, check_reverse(programs))
     reverse = DefensiveReverse(programs, defensive_share)
 
-    def one_point(key_and_point):
+    def one_point(key_and_point: tuple[jax.Array, Sites]) -> jax.Array:
         key, x = key_and_point
         return importance_weighted_bound(u_log_weights(key, reverse, x, num_particles))
 
     keys = random.split(rng_key, num_points)
-    return lax.map(one_point, (keys, latents), batch_size=batch_size)
+    log_q: jax.Array = lax.map(one_point, (keys, latents), batch_size=batch_size)
+    return log_q
 
 
 def _check_points(latents: Sites, of_sampler: Sites) -> int:
-    """Refuses points that are not values of the sampler's latent sites; returns their number."""
+    """The number of points; refuses those that are not values of the sampler's latent sites."""
     if latents.keys() != of_sampler.keys():
         raise ValueError(
             f"Expected latents to hold values of {sorted(of_sampler)}, the sampler's latent sites; "

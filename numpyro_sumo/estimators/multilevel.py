@@ -43,7 +43,7 @@ def multilevel(
     :param block_size: m, without the generating draw.
     :param stopping_time: the distribution that K was drawn from.
     :param generating: log-weight of the generating draw, shape ``batch``; None leaves it out.
-    :return: the estimate, shape ``batch``, in nats; −inf where :math:`I_0` is.
+    :return: the estimate, shape ``batch``, in nats; ±inf where :math:`I_0` is.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*.
@@ -57,6 +57,9 @@ def multilevel(
     0.6931
     """
     cap = stopping_time.cap
+    is_infinite = jnp.isposinf(mean_bound)
+    mean_bound = jnp.where(is_infinite, 0.0, mean_bound)
+    log_sums = jnp.where(is_infinite, 0.0, log_sums)
     empty = jnp.isneginf(mean_bound)
     # Relative to the first bound, so that float32 keeps its digits far from zero.
     reference = stop_gradient(jnp.where(empty, 0.0, mean_bound))
@@ -91,7 +94,7 @@ def multilevel(
     as_rows = lambda values: jnp.asarray(values, first.dtype)
     xs = (rows, as_rows(sizes), drawn, as_rows(1.0 / stopping_time.survival), expected)
     (_, tail), _ = lax.scan(add_level, (first, jnp.zeros_like(first)), xs)
-    return jnp.where(empty, -jnp.inf, mean_bound + tail)
+    return jnp.where(is_infinite, jnp.inf, jnp.where(empty, -jnp.inf, mean_bound + tail))
 
 
 def _log_cosh(x):

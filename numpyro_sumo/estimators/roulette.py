@@ -40,7 +40,8 @@ def russian_roulette(
     :param num_generating: leading rows that are not exchangeable with the rest and stay in their place.
     :param rotations: number of rotations of the other rows' order to average over. Given K, those
         rows are exchangeable, so the mean stays what it was and the variance falls.
-    :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero.
+    :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero,
+        and +inf where a weight that was drawn is infinite.
 
     **Reference:** Luo et al. 2020, *SUMO*, eq. (5).
 
@@ -55,6 +56,10 @@ def russian_roulette(
     if rotations > 1:
         num_draws = num_particles + stopping_times
         log_weights = _rotate(log_weights, num_draws, num_generating, rotations)
+    num_rows = num_particles + stopping_times
+    row = jnp.arange(len(log_weights)).reshape(-1, *[1] * (log_weights.ndim - 1))
+    is_infinite = jnp.any(jnp.isposinf(log_weights) & (row < num_rows), axis=0)
+    log_weights = jnp.where(is_infinite, 0.0, log_weights)
     first_bound = importance_weighted_bound(log_weights[:num_particles])
     all_zero = jnp.isneginf(first_bound)
     # Relative to the first bound, so that float32 keeps its digits far from zero.
@@ -79,6 +84,7 @@ def russian_roulette(
     rows = log_weights[num_particles:]
     tail = _weighted_surprise(inverse_survival, counts, log_sum, rows, reference, expected, times)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail + total)
+    estimate = jnp.where(is_infinite, jnp.inf, estimate)
     return estimate.mean(axis=0) if rotations > 1 else estimate
 
 

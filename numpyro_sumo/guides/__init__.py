@@ -1,1 +1,6 @@
-"""TODO numpyro_sumo/guides."""
+"""Guides with auxiliary variables, and what evaluates their densities."""
+
+from .auto_hierarchical import AutoHierarchicalNormal
+from .hierarchical import HierarchicalGuide
+
+__all__ = ["AutoHierarchicalNormal", "HierarchicalGuide"]

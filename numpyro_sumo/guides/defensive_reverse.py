@@ -1,4 +1,4 @@
-"""A reverse model that is defended: a share of its draws of u are the sampler's own."""
+"""The reverse model mixed with a share of the sampler's own distribution of u."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,27 +11,27 @@ from numpyro.handlers import block, condition
 
 from numpyro_sumo.programs.programs import Programs
 
-from .hierarchical import HierarchicalGuide, Sites
+from .hierarchical import HierarchicalGuide, Sites, hierarchical
 
-#: So small that it is not felt where the reverse model is good.
+#: Small enough to cost almost no variance where the reverse model is accurate.
 DEFENSIVE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class DefensiveReverse:
-    r"""The reverse model of a guide mixed with what the sampler itself draws of u.
+    r"""The reverse model r(u | x) mixed with the sampler's own distribution q(u).
 
     .. math::
         \bar r(u \mid x) = (1 - \epsilon)\, r(u \mid x) + \epsilon\, q(u), \qquad
         \frac{q(x, u)}{\bar r(u \mid x)} \le \frac{q(x \mid u)}{\epsilon}
 
-    A reverse model that is too narrow at some rare x gives the u that x was drawn with next to no
-    density, and so q(x, u) / r(u | x), its part in an estimate of q(x), may be anything; here it is
-    at most q(x | u) / ε. Where r(u | x) is exact this costs estimates by n draws a relative
-    standard deviation of up to √(ε / ((1 − ε) n)). Auxiliary sites that depend on the sampler's
-    latent ones are drawn given x.
+    Where r(u | x) is too narrow it can give the u that generated x almost no density, and the ratio
+    q(x, u) / r(u | x) in an estimate of q(x) is unbounded; the ratio with the mixture is at most
+    q(x | u) / ε. Where r(u | x) is exact, estimates from n draws gain a relative standard deviation
+    of at most √(ε / ((1 − ε) n)). Auxiliary sites that depend on the sampler's latent sites are
+    drawn given x.
 
-    :param programs: with the hierarchical guide, whose reverse model is r(u | x).
+    :param programs: a model, and the hierarchical guide with the reverse model r(u | x).
     :param share: ε, in [0, 1).
 
     **References:** Hesterberg 1995, *Weighted average importance sampling and defensive mixture
@@ -44,11 +44,10 @@ class DefensiveReverse:
     @property
     def guide(self) -> HierarchicalGuide:
         """The hierarchical guide."""
-        guide: HierarchicalGuide = self.programs.guide  # type: ignore[assignment]
-        return guide
+        return hierarchical(self.programs.guide)
 
     def draw(self, rng_key: jax.Array, latents: Sites) -> Sites:
-        """u of the mixture at x."""
+        """A draw of u from the mixture at x."""
         reverse_key, own_key, choice_key = random.split(rng_key, 3)
         reverse = self.guide.propose(reverse_key, self.programs, latents).values
         if not self.share:
@@ -59,7 +58,7 @@ class DefensiveReverse:
 
     def log_weight(self, rng_key: jax.Array, latents: Sites, auxiliary: Sites) -> jax.Array:
         """log q(x, u) − log r̄(u | x), in nats: one particle of an estimate of log q(x)."""
-        # As in ``draw``, so that programs with randomness of their own have the same of it.
+        # The keys of ``draw``, so that other random numbers in the programs are the same.
         reverse_key, own_key, _ = random.split(rng_key, 3)
         proposal = self.guide.propose(reverse_key, self.programs, latents, auxiliary)
         if self.share:
@@ -72,7 +71,7 @@ class DefensiveReverse:
         return self.guide.log_weight(own_key, self.programs, latents, proposal)
 
     def _own(self) -> HierarchicalGuide:
-        """The sampler as its own reverse model: it draws u as it does by itself, at a given x."""
+        """The sampler as its own reverse model: u from q(u) at a given x."""
         sampler = self.guide.sampler
 
         def reverse(latents: Sites, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Draws of a hierarchical sampler where its density is known: together with draws of u."""
+"""Draws of a hierarchical sampler with extra draws of u, under which their weights are exact."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .defensive_reverse import DefensiveReverse
-from .hierarchical import HierarchicalGuide, Sites, check_trained
+from .hierarchical import Sites, check_trained, hierarchical
 
 
 class ExtendedDraw(NamedTuple):
-    """A draw of the sampler with log-densities at it, in nats.
+    """A draw x of the sampler with its log-densities in nats.
 
     :param latents: x, values of the target's latent sites.
     :param log_target: log p(x), −∞ outside the support.
-    :param log_below: estimate of log q(x) from n fresh draws of u; its mean is no larger.
-    :param log_above: the same with the u that x was drawn with among them; its mean is no smaller.
+    :param log_below: estimate of log q(x) from n fresh draws of u; its mean is a lower bound.
+    :param log_above: the same with the u that generated x included; its mean is an upper bound.
     """
 
     latents: Sites
@@ -35,36 +35,35 @@ class ExtendedDraw(NamedTuple):
 
     @property
     def log_weight(self) -> jax.Array:
-        """Log-weight of the draw, under which averages over draws are integrals over p."""
+        """log p(x) − log q̂(x): weighted averages over draws are unbiased for integrals over p."""
         return self.log_target - self.log_above
 
 
 @dataclass(frozen=True)
 class ExtendedDraws:
-    r"""A sampler extended by n draws of its reverse model, and its target extended likewise.
+    r"""Draws x of the sampler with n + 1 draws of u, the generating one and n of the reverse model.
 
-    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, it cannot be
-    told from their density which of the u was the generating one. Averaged over that,
+    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, averaged over
+    which of the n + 1 draws generated x, the density is
 
     .. math::
         q(x, u_{0:n}) = \hat q(x, u_{0:n}) \prod_{j=0}^n \bar r(u_j \mid x), \qquad
         \hat q(x, u_{0:n}) = \frac{1}{n+1} \sum_{j=0}^n \frac{q(x, u_j)}{\bar r(u_j \mid x)}
 
-    so that for the target :math:`p(x) \prod_j \bar r(u_j \mid x)`, of which p is the marginal,
-    draws have weights :math:`p(x) / \hat q`: for any f, whatever the reverse model,
+    The target :math:`p(x) \prod_j \bar r(u_j \mid x)` has the marginal p, so draws have the weights
+    :math:`p(x) / \hat q`, and for any f and any reverse model
     :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
 
-    Here r̄ is the reverse model with a share of the sampler's own draws
-    (:class:`~numpyro_sumo.guides.defensive_reverse.DefensiveReverse`), without which a draw with a u that
-    the reverse model does not reach is lost: q̂ is infinite. It should reach no u that the sampler
-    never draws: where q(x, u) is zero for all n + 1 draws of r̄(u | x), the target is not reached.
+    Here r̄ is the :class:`~.defensive_reverse.DefensiveReverse` mixture. Without its share of q(u),
+    q̂ is infinite and the weight zero where r(u₀ | x) is zero. Where q(x, u) is zero for all n + 1
+    draws of r̄(u | x), the target is not reached: r should propose no u that the sampler never draws.
 
-    :param programs: the target and the hierarchical guide.
+    :param programs: the target, and the hierarchical guide.
     :param num_particles: n, fresh draws of u for each x.
-    :param defensive_share: of the sampler's own draws of u in r̄(u | x), in [0, 1).
+    :param defensive_share: ε, the share of q(u) in r̄(u | x), in [0, 1).
 
     **Reference:** Sobolev and Vetrov 2019, *Importance weighted hierarchical variational
-    inference*, whose upper bound on log q rests on this density.
+    inference*: the density behind the upper bound on log q.
     """
 
     programs: Programs
@@ -72,10 +71,9 @@ class ExtendedDraws:
     defensive_share: float = 0.0
 
     def draw(self, rng_key: jax.Array) -> ExtendedDraw:
-        """One draw of the sampler, extended."""
+        """A draw x of the sampler with its log-densities."""
         draw_key, u_key, target_key = random.split(rng_key, 3)
-        guide: HierarchicalGuide = self.programs.guide  # type: ignore[assignment]
-        x, u = guide.draw(draw_key, self.programs)
+        x, u = hierarchical(self.programs.guide).draw(draw_key, self.programs)
         log_weights = self._log_weights(u_key, x, self.num_particles, u)
         return ExtendedDraw(
             latents=x,
@@ -85,17 +83,17 @@ class ExtendedDraws:
         )
 
     def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
-        """The log-weight of a given x with all n + 1 draws of u fresh: those of p(x) Π r̄(u | x)."""
+        """The log-weight of x in nats, with all n + 1 draws of u from r̄(u | x)."""
         u_key, target_key = random.split(rng_key)
         log_weights = self._log_weights(u_key, latents, self.num_particles + 1)
         return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
 
     def with_deterministic(self, latents: Sites) -> Sites:
-        """The latent sites together with the model's deterministic sites at them."""
+        """Adds the values of the model's deterministic sites to those of its latent sites."""
         return self.programs.with_deterministic(latents)
 
     def check(self) -> None:
-        """Refuses programs and parameters that cannot be weighed, in one line."""
+        """Refuses programs and params whose draws cannot be weighted."""
         refuse_subsamples(check_trained(self.programs))
 
     def _log_weights(
@@ -113,7 +111,7 @@ class ExtendedDraws:
 
 
 def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:
-    """Refuses numbers of draws of u, a share or a size of batches outside their ranges."""
+    """Refuses options outside their ranges."""
     check_positive_integer("num_particles", num_particles)
     check_share("defensive_share", defensive_share)
     check_positive_integer("batch_size", batch_size)
@@ -128,9 +126,9 @@ def u_log_weights(
 ) -> jax.Array:
     """log q(x, u) − log r̄(u | x) of draws of u at x, in nats.
 
-    :param num_fresh: draws of u from r̄(u | x).
-    :param generating: u that x was drawn with.
-    :return: shape ``(num_fresh,)``, or one more, of which ``generating`` is the last.
+    :param num_fresh: number of draws of u from r̄(u | x).
+    :param generating: the u that generated x; its log-weight is appended.
+    :return: shape ``(num_fresh,)``, or ``(num_fresh + 1,)`` with ``generating``.
     """
     keys = random.split(rng_key, num_fresh + (generating is not None))
     u = jax.vmap(lambda key: reverse.draw(key, latents))(keys[:num_fresh])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 from jax import random
@@ -22,17 +23,17 @@ Sites = dict[str, jax.Array]
 class HierarchicalGuide:
     r"""The guide :math:`q(x) = \int q(x \mid u)\, q(u)\, du` with a proposal r(u | x) for u.
 
-    As a NumPyro program it runs the sampler; it runs the reverse model too, so that SVI learns of
-    its param sites, but shows none of its sample sites. It goes wherever a guide goes, into
-    :class:`~numpyro.infer.SVI` with a :class:`~numpyro_sumo.ReverseKL` loss and into
+    Called as a NumPyro program it runs the sampler, and then the reverse model with its sample
+    sites hidden, so that SVI finds the param sites of both. Use it as any guide: in
+    :class:`~numpyro.infer.SVI` with :class:`~numpyro_sumo.ReverseKL`, or in
     :class:`~numpyro.infer.Predictive`.
 
     :param sampler: ``sampler(*args, **kwargs)``, a NumPyro program with the target's latent sites x
-        and, besides, auxiliary sites u marked ``infer={"is_auxiliary": True}``.
+        and with auxiliary sites u, marked ``infer={"is_auxiliary": True}``.
     :param reverse: ``reverse(latents, *args, **kwargs)``, a NumPyro program that samples each
-        auxiliary site by its name; ``latents`` maps the other sites' names to their values.
-    :raises ValueError: when run, if the sampler has no auxiliary site, or if the sites of the
-        reverse model are not the auxiliary ones.
+        auxiliary site by its name; ``latents`` has the values of the other sites by name.
+    :raises ValueError: when called, if the sampler has no auxiliary site, or if the sample sites
+        of the reverse model are not the auxiliary sites.
 
     **Reference:** Ranganath et al. 2016, *Hierarchical variational models*, eq. (4).
 
@@ -48,7 +49,7 @@ class HierarchicalGuide:
     ['scale', 'u', 'width', 'x']
     """
 
-    def __init__(self, sampler: Callable, reverse: Callable):
+    def __init__(self, sampler: Callable[..., Any], reverse: Callable[..., Any]):
         for name, program in {"sampler": sampler, "reverse": reverse}.items():
             if not callable(program):
                 raise ValueError(
@@ -57,11 +58,11 @@ class HierarchicalGuide:
         self.sampler = sampler
         self.reverse = reverse
 
-    def __call__(self, *args, **kwargs) -> Sites:
+    def __call__(self, *args: Any, **kwargs: Any) -> Sites:
         with trace() as sampler_trace:
             self.sampler(*args, **kwargs)
         latents, auxiliary = _split_sites(sampler_trace)
-        # A param that both have is made once.
+        # A param site of both programs is initialised once.
         params = {n: site["value"] for n, site in sampler_trace.items() if site["type"] == "param"}
         reverse_key = numpyro.prng_key()
         reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
@@ -71,7 +72,7 @@ class HierarchicalGuide:
         return latents
 
     def draw(self, rng_key: jax.Array, programs: Programs) -> tuple[Sites, Sites]:
-        """One draw (x, u) of the sampler, reparameterised: latents, and the auxiliary sites."""
+        """A reparameterised draw (x, u) of the sampler: target sites and auxiliary sites, by name."""
         sampler = substitute(seed(self.sampler, rng_key), data=programs.params)
         return _split_sites(trace(sampler).get_trace(*programs.args, **programs.kwargs))
 
@@ -83,12 +84,12 @@ class HierarchicalGuide:
         auxiliary: Sites | None = None,
         score_free: bool = False,
     ) -> Proposal:
-        """u from the reverse model at x, with log r(u | x).
+        """A draw of u from the reverse model at x, with log r(u | x) in nats.
 
-        :param auxiliary: u; None draws it.
+        :param auxiliary: values of u to use in place of a draw.
         :param score_free: whether log r is differentiated through u alone.
         """
-        # Substituted where the keys have been dealt out: with u and without, they are the same.
+        # Substituted inside ``seed``, so that other random sites get the same keys with and without.
         values = {**programs.params, **(auxiliary or {})}
         marginal = self.marginal_programs(programs, latents).replace(params=values)
         return propose(rng_key, marginal, JOINT, score_free)
@@ -113,36 +114,44 @@ class HierarchicalGuide:
         return programs.replace(model=model, guide=partial(self.reverse, latents))
 
 
-def check_is_hierarchical(guide: object) -> None:
-    """Refuses a guide that is not hierarchical."""
+def hierarchical(guide: object) -> HierarchicalGuide:
+    """The guide itself; refuses one that is not hierarchical."""
     if not isinstance(guide, HierarchicalGuide):
         raise ValueError(
             f"Expected the guide to be a HierarchicalGuide; got {guide!r}. "
             "Write HierarchicalGuide(sampler, reverse)."
         )
+    return guide
 
 
-def check_hierarchical(programs: Programs) -> dict:
-    """Refuses a guide that is not hierarchical, or that does not fit the model or itself.
+def check_hierarchical(programs: Programs) -> dict[str, dict[str, Any]]:
+    """Refuses a guide that is not hierarchical, or whose sites do not match the model's.
 
-    :return: the model's trace; its arrays are abstract and of no use outside.
+    :return: the model's trace; its arrays are abstract.
     """
-    check_is_hierarchical(programs.guide)
+    hierarchical(programs.guide)
     model_trace, _ = check_programs(programs)
     check_reverse(programs)
-    return model_trace
+    traced: dict[str, dict[str, Any]] = model_trace
+    return traced
 
 
 def check_reverse(programs: Programs) -> Sites:
-    """Refuses a sampler and a reverse model that do not fit each other, or have no density.
+    """Refuses a sampler and a reverse model whose sites do not match or have no density.
 
-    :return: shapes and types of the sampler's x, by site.
+    :return: shapes and dtypes of the sampler's draw of x, by site.
     """
-
-    guide: HierarchicalGuide = programs.guide  # type: ignore[assignment]
+    guide = hierarchical(programs.guide)
 
     def check() -> Sites:
         latents, auxiliary = guide.draw(random.key(0), programs)
+        for name, u in guide.propose(random.key(0), programs, latents).values.items():
+            if jnp.shape(u) != (expected := jnp.shape(auxiliary[name])):
+                raise ValueError(
+                    f"Expected the reverse model to draw '{name}' in the sampler's shape, "
+                    f"{expected}; it draws {jnp.shape(u)}. Expand its distribution, or put it into "
+                    "the sampler's plates."
+                )
         sampler, reverse = check_programs(guide.marginal_programs(programs, latents))
         refuse_scales(sampler, reverse)
         for name, site in {**sampler, **reverse}.items():
@@ -151,27 +160,21 @@ def check_reverse(programs: Programs) -> Sites:
                     "Expected no observed sites or factors in sampler and reverse model, whose "
                     f"densities are those of draws; '{name}' is one. Move it to the target."
                 )
-        for name, u in auxiliary.items():
-            if (shape := jnp.shape(reverse[name]["value"])) != jnp.shape(u):
-                raise ValueError(
-                    f"Expected the reverse model to draw '{name}' in the sampler's shape, "
-                    f"{jnp.shape(u)}; it draws {shape}. Expand its distribution, or put it into "
-                    "the sampler's plates."
-                )
         return latents
 
-    return jax.eval_shape(check)
+    shapes: Sites = jax.eval_shape(check)
+    return shapes
 
 
-def check_trained(programs: Programs) -> dict:
-    """As :func:`check_hierarchical`, and refuses parameters that are not those of both."""
-    check_is_hierarchical(programs.guide)  # before it is run
+def check_trained(programs: Programs) -> dict[str, dict[str, Any]]:
+    """As :func:`check_hierarchical`; also refuses params that are not those of model and guide."""
+    hierarchical(programs.guide)
     check_params_of_both(programs)
     return check_hierarchical(programs)
 
 
-def _split_sites(sampler_trace: dict) -> tuple[Sites, Sites]:
-    """Values of the sampler's latent sites: those of the target, and the auxiliary ones."""
+def _split_sites(sampler_trace: dict[str, dict[str, Any]]) -> tuple[Sites, Sites]:
+    """Values of the sampler's latent sites: of the target sites, and of the auxiliary sites."""
     sites = latent_sites(sampler_trace)
     auxiliary = {name: site["value"] for name, site in sites.items() if is_auxiliary(site)}
     latents = {name: site["value"] for name, site in sites.items() if name not in auxiliary}

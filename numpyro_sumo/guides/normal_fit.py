@@ -1,8 +1,10 @@
-"""A Normal fitted to a model in unconstrained space, as the linear part of a hierarchical guide."""
+"""A Normal fitted to a model in unconstrained space: where a hierarchical guide starts."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import optax
 
 import jax
@@ -15,131 +17,145 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.util import potential_energy
 
+from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.programs.programs import with_params
 
-from .latent_order import InOrder
-
-#: Of the mean-field fit.
+#: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
 
-#: Of the fit with covariances: steps of two draws, and rates from the first to the last.
+#: Fit with covariances: steps of two draws, and the first and the last learning rate.
 _FULL_STEPS, _FULL_RATES = 400, (0.4, 0.01)
 
-#: Coordinates above which there is no such fit: Hessians have as many columns.
+#: Largest number of coordinates with covariances: each step takes as many Hessian products.
 _LARGEST_FULL = 1_000
 
-#: Nats that covariances must gain, or else coordinates stay apart; and draws to tell by.
+#: Gain in ELBO, in nats, that covariances must have to be used; draws that estimate it.
 _WORTH, _JUDGING_DRAWS = 0.1, 1_024
 
-#: Columns of a Hessian, and draws, that are held in memory together.
+#: Columns of a Hessian, or draws, in memory at a time.
 _BATCH = 64
 
-#: The least share of the variance of any combination of coordinates that auxiliary normals bring.
+#: Least share of the variance of any combination of coordinates that comes from u.
 _SHARE = 0.1
 
+Arrays = dict[str, jax.Array]
 
-class _MeanField(AutoDiagonalNormal, InOrder):
-    """A Normal without covariances."""
+#: Log-density of standardised coordinates y, shape ``(d,)``, with a key for the model's own draws.
+LogDensity = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class _MeanField(AutoDiagonalNormal, VectorGuide):  # type: ignore[misc]
+    """A Normal without covariances, over latents in the order of their names."""
 
 
 def fit_normal(
-    model: Callable,
-    init_loc_fn: Callable,
-    full_covariance: bool,
-    args: tuple,
-    kwargs: dict,
     rng_key: jax.Array,
-) -> dict[str, jax.Array]:
-    r"""A Normal near the posterior of a model, in d unconstrained coordinates z.
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    init_loc_fn: Callable[..., Any],
+    full_covariance: bool,
+) -> Arrays:
+    r"""Fits a Normal to the posterior of a model, in d unconstrained coordinates z.
 
     .. math::
         z = c + s \odot y, \qquad y \mid u \sim N(A u, \operatorname{diag} b^2), \qquad
         u \sim N(0, I_d), \qquad b_i^2 + \textstyle\sum_j A_{ij}^2 = 1
 
-    The columns of diag(1/b) A are orthogonal, so that u given y has independent coordinates. Mean
-    field comes first, where A and b are multiples of the identity. A fit with covariances begins
-    from it and takes its place if its ELBO is larger by 0.1 nats; there is none above 1,000
-    coordinates or of a density without second derivatives. Coordinates in which mean field is lost
-    begin where ``init_loc_fn`` says.
+    The columns of diag(1/b) A are orthogonal, so that the coordinates of u given y are independent.
+    The mean-field fit comes first, with A and b multiples of the identity. A fit with covariances
+    starts from it and replaces it if the ELBO is larger by 0.1 nats; there is none above 1,000
+    coordinates, or for a density without second derivatives. A coordinate whose mean-field fit is
+    not finite keeps the value of ``init_loc_fn``, with scale one.
 
-    :param full_covariance: whether to fit covariances at all.
-    :param args: of the model, as are ``kwargs``.
+    :param args: positional arguments of the model; likewise ``kwargs``.
+    :param init_loc_fn: initial values; see NumPyro's initialisation strategies.
+    :param full_covariance: whether to fit covariances.
     :return: ``loc`` and ``scale``, c and s of shape ``(d,)``; ``loading``, A of shape ``(d, d)``;
         ``noise``, b of shape ``(d,)``.
     """
     model_key, fit_key = random.split(rng_key)
-    with block():  # the model's own parameters stay where they begin
+    with block():  # the model's own params keep their initial values
         sites = trace(seed(model, model_key)).get_trace(*args, **kwargs)
     own = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
     known = with_params(model, own)
-    normal = _MeanField(known, init_loc_fn=init_loc_fn)
-    svi = SVI(known, normal, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
+    guide = _MeanField(known, init_loc_fn=init_loc_fn)
+    svi = SVI(known, guide, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
 
-    @jax.jit
-    def fit(rng_key):
-        full_key, judge_key = random.split(random.fold_in(rng_key, 1))
+    def fit(rng_key: jax.Array) -> Arrays:
         params = svi.run(rng_key, _STEPS, *args, progress_bar=False, **kwargs).params
-        found = jnp.isfinite(params["auto_loc"]) & jnp.isfinite(params["auto_scale"])
-        loc = jnp.where(found, params["auto_loc"], normal._init_latent)
-        scale = jnp.where(found, params["auto_scale"], 1.0)
-        size = normal.latent_dim
-        loading, noise = _SHARE**0.5 * jnp.eye(size), jnp.full(size, (1.0 - _SHARE) ** 0.5)
-        apart = {"loc": loc, "scale": scale, "loading": loading, "noise": noise}
-        if not full_covariance or size > _LARGEST_FULL:
-            return apart
+        mean_field = _mean_field(params["auto_loc"], params["auto_scale"], guide.initial_vector)
+        if not full_covariance or guide.latent_dim > _LARGEST_FULL:
+            return mean_field
 
-        def log_density(y, rng_key):
-            latents = normal._unpack_latent(loc + scale * y)
-            return -potential_energy(seed(known, rng_key), args, kwargs, latents)
+        def log_density(y: jax.Array, rng_key: jax.Array) -> jax.Array:
+            latents = guide.unpack(mean_field["loc"] + mean_field["scale"] * y)
+            return -jnp.asarray(potential_energy(seed(known, rng_key), args, kwargs, latents))
 
-        standard = jnp.zeros(size), jnp.eye(size)
-        try:
-            mean, precision = _full_covariance(log_density, *standard, full_key)
-        except (TypeError, NotImplementedError):  # of a solver of ODEs, say
-            return apart
-        pairs = map(jnp.stack, zip((mean, precision), standard))
-        elbos = jax.vmap(lambda *normal: _elbo(log_density, *normal, judge_key))(*pairs)
-        deviations = _deviations(precision)
-        full = {
-            "loc": loc + scale * mean,
-            "scale": scale * deviations,
-            **_hierarchy(precision * deviations * deviations[:, None]),
-        }
-        sound = jnp.array([jnp.isfinite(value).all() for value in full.values()]).all()
-        better = sound & (elbos[0] - elbos[1] > _WORTH)
-        return {name: jnp.where(better, full[name], apart[name]) for name in full}
+        return _with_covariances(random.fold_in(rng_key, 1), log_density, mean_field)
 
     with block(), jax.default_matmul_precision("highest"):
-        return fit(fit_key)
+        fitted: Arrays = jax.jit(fit)(fit_key)
+        return fitted
 
 
-def blank_fit(size: int) -> dict[str, jax.Array]:
-    """What :func:`fit_normal` gives for that many coordinates, all zero."""
+def blank_fit(size: int) -> Arrays:
+    """The arrays that :func:`fit_normal` returns for that many coordinates, all zero."""
     vectors = dict.fromkeys(["loc", "scale", "noise"], jnp.zeros(size))
     return vectors | {"loading": jnp.zeros((size, size))}
 
 
-def _full_covariance(
-    log_density: Callable[[jax.Array, jax.Array], jax.Array],
-    mean: jax.Array,
-    precision: jax.Array,
-    rng_key: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Mean and precision of a Normal of larger ELBO, by Newton steps in expectation.
+def _mean_field(loc: jax.Array, scale: jax.Array, initial: jax.Array) -> Arrays:
+    """The fit of a Normal without covariances; coordinates that are not finite start over."""
+    finite, size = jnp.isfinite(loc) & jnp.isfinite(scale), len(loc)
+    return {
+        "loc": jnp.where(finite, loc, initial),
+        "scale": jnp.where(finite, scale, 1.0),
+        "loading": _SHARE**0.5 * jnp.eye(size),
+        "noise": jnp.full(size, (1.0 - _SHARE) ** 0.5),
+    }
 
-    The improved Bayesian learning rule, whose precision stays positive definite whatever the
-    Hessians are: Lin, Schmidt and Khan 2020, *Handling the positive-definite constraint in the
-    Bayesian learning rule*. A step that is not finite is not taken.
+
+def _with_covariances(rng_key: jax.Array, log_density: LogDensity, mean_field: Arrays) -> Arrays:
+    """The fit with covariances where its ELBO is larger, else the mean-field fit."""
+    full_key, judge_key = random.split(rng_key)
+    size = len(mean_field["loc"])
+    standard = jnp.zeros(size), jnp.eye(size)
+    try:
+        mean, precision = _full_covariance(log_density, *standard, full_key)
+    except (TypeError, NotImplementedError):  # no second derivative: an ODE solver, for instance
+        return mean_field
+    pairs = map(jnp.stack, zip((mean, precision), standard))
+    elbos = jax.vmap(lambda mean, precision: _elbo(log_density, mean, precision, judge_key))(*pairs)
+    deviations = _deviations(precision)
+    full = {
+        "loc": mean_field["loc"] + mean_field["scale"] * mean,
+        "scale": mean_field["scale"] * deviations,
+        **_hierarchy(precision * deviations * deviations[:, None]),
+    }
+    sound = jnp.array([jnp.isfinite(value).all() for value in full.values()]).all()
+    better = sound & (elbos[0] - elbos[1] > _WORTH)
+    return {name: jnp.where(better, full[name], mean_field[name]) for name in full}
+
+
+def _full_covariance(
+    log_density: LogDensity, mean: jax.Array, precision: jax.Array, rng_key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and precision of a Normal of larger ELBO, by stochastic Newton steps.
+
+    The improved Bayesian learning rule keeps the precision positive definite for any Hessian: Lin,
+    Schmidt and Khan 2020, *Handling the positive-definite constraint in the Bayesian learning
+    rule*. A step that is not finite is skipped.
     """
     size = mean.size
-    rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS)
 
     @partial(jax.vmap, in_axes=(0, None))
-    def derivatives(y, rng_key):
+    def derivatives(y: jax.Array, rng_key: jax.Array) -> tuple[jax.Array, jax.Array]:
         gradient, product = jax.linearize(jax.grad(lambda y: log_density(y, rng_key)), y)
         return gradient, lax.map(product, jnp.eye(size), batch_size=_BATCH)
 
-    def step(state, inputs):
+    def step(state: tuple[jax.Array, jax.Array], inputs: Any) -> Any:
         mean, precision = state
         rate, draw_key, model_key = inputs
         root = jnp.linalg.cholesky(precision)
@@ -147,7 +163,7 @@ def _full_covariance(
         sides = derivatives(mean + jnp.stack([offset, -offset]), model_key)
         gradient, hessian = (pair.mean(axis=0) for pair in sides)
         newton = cho_solve((root, True), gradient)
-        # By at most ``rate`` standard deviations, in the mean of squares over all directions.
+        # At most ``rate`` standard deviations, as a root mean square over directions.
         length = jnp.sqrt(jnp.maximum(gradient @ newton, 0.0) / size)
         change = -(hessian + hessian.T) / 2 - precision
         half = solve_triangular(root, change, lower=True)
@@ -156,43 +172,42 @@ def _full_covariance(
         sound = jnp.isfinite(new[0]).all() & jnp.isfinite(jnp.linalg.cholesky(new[1])).all()
         return jax.tree.map(lambda n, old: jnp.where(sound, n, old), new, state), None
 
+    rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS)
     inputs = rates, *(random.split(key, _FULL_STEPS) for key in random.split(rng_key))
-    return lax.scan(step, (mean, precision), inputs)[0]
+    state: tuple[jax.Array, jax.Array] = lax.scan(step, (mean, precision), inputs)[0]
+    return state
 
 
 def _elbo(
-    log_density: Callable[[jax.Array, jax.Array], jax.Array],
-    mean: jax.Array,
-    precision: jax.Array,
-    rng_key: jax.Array,
+    log_density: LogDensity, mean: jax.Array, precision: jax.Array, rng_key: jax.Array
 ) -> jax.Array:
-    """The ELBO of a Normal, up to a constant."""
+    """The ELBO of a Normal in nats, up to a constant."""
     root = jnp.linalg.cholesky(precision)
     draw_key, model_key = random.split(rng_key)
     noise = random.normal(draw_key, (_JUDGING_DRAWS, mean.size))
 
-    def at(inputs):
+    def at(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
         draw, key = inputs
         return log_density(mean + solve_triangular(root.T, draw), key)
 
     keys = random.split(model_key, _JUDGING_DRAWS)
-    mean_log_density = lax.map(at, (noise, keys), batch_size=_BATCH).mean()
+    mean_log_density: jax.Array = lax.map(at, (noise, keys), batch_size=_BATCH).mean()
     return mean_log_density - jnp.log(jnp.diag(root)).sum()
 
 
 def _deviations(precision: jax.Array) -> jax.Array:
-    """Standard deviations of coordinates."""
+    """Standard deviations of the coordinates, shape ``(d,)``."""
     root = jnp.linalg.cholesky(precision)
     inverse = solve_triangular(root, jnp.eye(len(precision)), lower=True)
     return jnp.sqrt(jnp.square(inverse).sum(axis=0))
 
 
-def _hierarchy(precision: jax.Array) -> dict[str, jax.Array]:
-    """Loading and noise that have this precision, of coordinates whose variances are one."""
+def _hierarchy(precision: jax.Array) -> Arrays:
+    """Loading A and noise b with this precision, that of coordinates of variance one."""
     given_others = 1.0 / jnp.sqrt(jnp.diag(precision))
     values, vectors = jnp.linalg.eigh(precision * given_others * given_others[:, None])
     largest = jnp.max(values)
-    values = jnp.maximum(values, len(values) * jnp.finfo(values.dtype).eps * largest)
+    values = jnp.maximum(values, len(values) * float(np.finfo(values.dtype).eps) * largest)
     noise = given_others * jnp.sqrt((1.0 - _SHARE) / largest)
     gains = largest / ((1.0 - _SHARE) * values) - 1.0
     return {"loading": noise[:, None] * vectors * jnp.sqrt(gains), "noise": noise}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
+import warnings
 
 import jax
 from jax import random
@@ -199,8 +200,9 @@ class ImportanceLoss(ELBO):
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
         weights = self._per_datum(plate_key, Programs(model, guide, param_map, args, kwargs))
         score_free = self.is_score_free(self.objective_name, lambda: weights.why_no_dreg)
-        is_bound = self.stopping_time is None and type(self).estimate is ImportanceLoss.estimate
-        climbs_estimate = objective.climbs_estimate or (objective.fixed_only and is_bound)
+        climbs_estimate = objective.climbs_estimate or (objective.fixed_only and self._is_bound)
+        if weights.elements.why_shared is not None:
+            _warn_of_shared_stopping_time(weights.elements.why_shared)
         scale = weights.scale()
         if climbs_estimate and not score_free:
             # One function is climbed by all: one gradient is that of all.
@@ -348,13 +350,29 @@ class ImportanceLoss(ELBO):
             num_estimates=num_estimates,
             data_axes=self.data_axes,
             apart=self.stopping_time is not None and not self.share_stopping_times,
+            is_linear=self._is_bound and self.num_particles == 1,
         )
+
+    @property
+    def _is_bound(self) -> bool:
+        """Whether the estimate is the importance-weighted bound over the particles."""
+        return self.stopping_time is None and type(self).estimate is ImportanceLoss.estimate
 
     def _refuse_alone(self) -> NoReturn:
         raise ValueError(
             f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
             f"got it on its own. Write ReverseKL(marginal={self!r})."
         )
+
+
+def _warn_of_shared_stopping_time(why: str) -> None:
+    warnings.warn(
+        f"Expected a stopping time for each element of the data; {why}. Their estimates are large "
+        "or small together, and the variance of the loss grows as the square of their number. "
+        "Pass share_stopping_times=True to accept that, or, where the plate is not subsampled, "
+        "data_axes: the axis of the data in each argument, 0 for example.",
+        stacklevel=3,
+    )
 
 
 def model_key(key: jax.Array) -> jax.Array:

@@ -1,1 +1,5 @@
-"""TODO numpyro_sumo/mcmc."""
+"""MCMC kernels that propose from a trained guide."""
+
+from .independence_metropolis import IndependenceMetropolis
+
+__all__ = ["IndependenceMetropolis"]

@@ -1,4 +1,4 @@
-"""Checks that parameters are those of a program: none missing, of the right shapes, and finite."""
+"""Checks that params are those of a program: none missing, of the right shapes, finite."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,20 +14,21 @@ from numpyro.handlers import block, replay, seed, substitute, trace
 from .programs import Programs
 from .sites import Params
 
+Shape = tuple[int, ...]
+
 
 def check_params_of_both(programs: Programs) -> None:
-    """Refuses parameters that are not those of guide and model; see :func:`check_params`.
+    """Refuses params that are not those of guide and model; see :func:`check_params`.
 
-    The model runs at draws of the guide: its own priors may have none.
+    The model runs at a draw of the guide, since some priors cannot be sampled.
     """
-
     params, args, kwargs = programs.inputs
 
     def model_at_draws_of_the_guide(*args: Any, **kwargs: Any) -> None:
         with block():
             guide = substitute(seed(programs.guide, random.key(0)), data=params)
             guide_trace = trace(guide).get_trace(*args, **kwargs)
-        # A param that both have may be made in the guide alone.
+        # A param site of both may have its initial value in the guide alone.
         shared = {n: site["value"] for n, site in guide_trace.items() if site["type"] == "param"}
         substitute(replay(programs.model, guide_trace), data=shared)(*args, **kwargs)
 
@@ -36,22 +37,27 @@ def check_params_of_both(programs: Programs) -> None:
 
 
 def check_params(
-    program: Callable, params: Params, args: tuple, kwargs: dict, *, role: str = "guide"
+    program: Callable[..., Any],
+    params: Params,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    role: str = "guide",
 ) -> None:
-    """Refuses parameters that are not those of a program: missing, of other shapes, or not finite.
+    """Refuses params that are not those of a program: missing, of other shapes, or not finite.
 
-    The program is traced abstractly: no parameter is initialised.
+    The program is traced abstractly: no param is initialised.
 
-    :param params: values by param site; there may be others besides.
-    :param role: what the program is called in messages.
-    :raises ValueError: one line naming what was expected, what came, and the fix.
+    :param params: values by param site; those of other programs may be among them.
+    :param role: name of the program in error messages.
+    :raises ValueError: for the first param site that does not match.
     """
     if not isinstance(params, Mapping):
         raise ValueError(
             f"Expected params to be a dict by param site; got {type(params).__name__}. "
             "Pass svi.run(...).params or svi.get_params(svi_state)."
         )
-    expected: dict[str, dict[str, tuple]] = {}
+    expected: dict[str, dict[str, Shape]] = {}
 
     def record() -> None:
         sites = trace(seed(program, random.key(0))).get_trace(*args, **kwargs)
@@ -79,26 +85,27 @@ def check_params(
             if not _is_finite(leaf):
                 raise ValueError(
                     f"Expected finite params; '{name}{path}' of the {role} has NaN or infinity in "
-                    "it: training ran away. Train again in smaller steps, or pass earlier params."
+                    "it: training diverged, at step numpy.isnan(svi_result.losses).argmax(). Train "
+                    "again with a smaller learning rate or clipped gradients."
                 )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """Arrays of a tree by their path in it, which is empty for an array by itself."""
+    """Leaves of a pytree by path: the empty string for a single array."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _shapes(tree: Any) -> dict[str, tuple]:
+def _shapes(tree: Any) -> dict[str, Shape]:
     return {path: jnp.shape(leaf) for path, leaf in _leaves(tree).items()}
 
 
-def _shape_in_words(shape: tuple | None) -> str:
+def _shape_in_words(shape: Shape | None) -> str:
     return "no such array" if shape is None else f"shape {shape}"
 
 
 def _is_finite(leaf: Any) -> bool:
-    """Whether all numbers are, as far as is known before any tracing."""
+    """Whether all numbers are finite; True while they are traced."""
     if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
         return True
     return bool(np.all(np.isfinite(np.asarray(leaf))))

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
-import warnings
 
 import numpy as np
 
@@ -37,6 +36,8 @@ class Elements:
     :param indices: of the subsampled plate's elements, shape ``(num_estimates, size)``, or None.
     :param data_axes: axes along which arguments are split: a pytree like them, of integers and
         None; None where they are not split.
+    :param why_shared: why elements that were wanted apart share their draws, in words, or None.
+    :param is_linear: whether an estimate is one log-weight; see :func:`inspect_programs`.
     """
 
     programs: Programs
@@ -49,6 +50,8 @@ class Elements:
     full_size: int = 1
     indices: jax.Array | None = None
     data_axes: Any = None
+    why_shared: str | None = None
+    is_linear: bool = False
 
     @property
     def are_split(self) -> bool:
@@ -92,7 +95,7 @@ class Elements:
 
     def inspect(self) -> Inspection:
         """Traces the programs for one datum, and checks them."""
-        return inspect_programs(self.programs_of, self.plate_key)
+        return inspect_programs(self.programs_of, self.plate_key, self.is_linear)
 
 
 class at_index(Messenger):
@@ -138,20 +141,29 @@ def find_elements(
         axes, size = checked_axes(data_axes, whole.programs.args)
         return _split_arguments(whole, axes, size)
     found = whole.inspect()
-    if apart and not found.has_mutable_state:
+    why_shared = None
+    if apart:
         for frame in _by_dim(found):
-            in_guide = frame.name in found.guide.trace
-            if found.full_size(frame) > frame.size > 1 and in_guide:
+            if frame.size == 1:
+                continue
+            shared = f"the {frame.size} elements of plate '{frame.name}' share one, for "
+            if found.has_mutable_state:
+                why_shared = shared + "the programs have mutable state"
+            elif found.full_size(frame) == frame.size:
+                why_shared = shared + "it is not subsampled"
+            elif frame.name not in found.guide.trace:
+                why_shared = shared + "the guide does not have it"
+            else:
                 at_estimate = lambda i: found.guide.indices(i, frame.name, whole.plate_key)  # noqa: B023
                 indices = jax.vmap(at_estimate)(jnp.arange(whole.num_estimates, dtype=jnp.int32))
                 elements = replace(_of_plate(whole, found, frame), indices=indices)
-                one, misfit = _inspect_plate(elements, found)
-                if one is not None and misfit is None:
+                one, why_not = _inspect_plate(elements, found)
+                if one is not None and why_not is None:
                     why_not = _why_not_apart(elements, found, one)
                     if why_not is None:
                         return elements, one
-                    _warn_of_shared_draws(frame.name, why_not)
-    return replace(whole, data_dims=found.data_dims), found
+                why_shared = shared + str(why_not)
+    return replace(whole, data_dims=found.data_dims, why_shared=why_shared), found
 
 
 def _why_not_apart(elements: Elements, whole: Inspection, one: Inspection) -> str | None:
@@ -164,15 +176,6 @@ def _why_not_apart(elements: Elements, whole: Inspection, one: Inspection) -> st
         if why_not is not None:
             return f"the {program} has {why_not}"
     return None
-
-
-def _warn_of_shared_draws(plate: str, why_not: str) -> None:
-    warnings.warn(
-        f"Expected elements of plate '{plate}' that provably do not see each other; {why_not}. All "
-        "of them share one stopping time. Pass share_stopping_times=True to accept that, or write "
-        "the program element by element.",
-        stacklevel=2,
-    )
 
 
 def _by_dim(found: Inspection) -> list[Any]:
@@ -193,12 +196,16 @@ def _of_plate(whole: Elements, found: Inspection, frame: Any) -> Elements:
 
 
 def _inspect_plate(elements: Elements, whole: Inspection) -> tuple[Inspection | None, str | None]:
-    """The programs traced for one element, and a site that keeps the plate from being cut."""
+    """The programs traced for one element, and what keeps the plate from being cut, in words."""
     try:
         one = elements.inspect()
-    except Exception:  # programs that cannot be run for one element do not follow the plate
-        return None, next(iter(whole.sample_sites))[1]
-    return one, _misfit(elements, whole, one)
+    except (
+        Exception
+    ) as error:  # programs that cannot be run for one element do not follow the plate
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        return None, f"run for one element, the programs raise: {cause}"
+    site = _misfit(elements, whole, one)
+    return one, None if site is None else f"site '{site}' does not have the shape of one element"
 
 
 def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elements, Inspection]:
@@ -240,11 +247,11 @@ def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elemen
 
 
 def _refuse_misfits(misfits: dict[str, Any], size: int) -> None:
-    for name, site in misfits.items():
+    for name, cause in misfits.items():
         raise ValueError(
-            f"Expected the sites in plate '{name}', whose {size} elements data_axes splits, to "
-            f"follow it; '{site}' does not. Split all arguments that have its elements, and scale "
-            "by no number of them."
+            f"Expected programs that can be run for one of the {size} elements of plate '{name}', "
+            f"which data_axes splits; {cause}. Split all arguments that have its elements, and "
+            "write no length or scale of the batch as a number."
         )
 
 

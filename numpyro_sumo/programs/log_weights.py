@@ -85,6 +85,7 @@ class _GuideOutputs(NamedTuple):
     indices: dict[str, jax.Array]
     log_probs: dict[str, jax.Array]
     path_log_probs: dict[str, jax.Array]
+    scales: dict[str, jax.Array]
     scale: jax.Array
     supports: dict[str, list[jax.Array]]
     base_draws: dict[str, jax.Array]
@@ -180,6 +181,7 @@ class TracedGuide:
             indices={n: s["value"] for n, s in self.trace.items() if s["type"] == "plate"},
             log_probs=log_probs,
             path_log_probs={**log_probs, **on_path},
+            scales={n: jnp.asarray(scale) for n, scale in scales_of(sites).items()},
             scale=jnp.asarray(_common_scale(scales_of(sites)), jnp.result_type(float)),
             supports={n: jax.tree.leaves(s["fn"].support) for n, s in random_sites(sites).items()},
             base_draws={
@@ -196,11 +198,14 @@ class TracedGuide:
         *,
         score_free: bool = False,
         detach_args: bool = False,
+        scaled: bool = False,
     ) -> Proposal:
         """A draw; see the function :func:`propose`.
 
         :param inputs: parameters, datum and key.
         :param detach_args: no gradient flows to the arguments.
+        :param scaled: whether each site's log-density is scaled as in the program, and the
+            proposal's scale is one.
         """
         evaluate, outputs, draws = self._traced.evaluate, self._outputs, {}
         log_probs = outputs.log_probs
@@ -208,8 +213,11 @@ class TracedGuide:
             values = evaluate(list(self._draws.values()), inputs, detach_closure=detach_args)
             draws = dict(zip(self._draws.values(), values))
             inputs, detach_args, log_probs = detach(inputs), True, outputs.path_log_probs
-        wanted = outputs.values, outputs.indices, log_probs, outputs.scale
-        values, indices, log_probs, scale = evaluate(wanted, inputs, draws, detach_args)
+        wanted = outputs.values, outputs.indices, log_probs, outputs.scale, outputs.scales
+        values, indices, log_probs, scale, scales = evaluate(wanted, inputs, draws, detach_args)
+        if scaled:
+            log_probs = {name: scales[name] * log_prob for name, log_prob in log_probs.items()}
+            scale = jnp.ones_like(scale)
         log_density = sum_to_data(log_probs, data_dims)
         others = tuple(d for d in range(-scale.ndim, 0) if d not in data_dims)
         scale = jnp.broadcast_to(jnp.squeeze(scale, others), log_density.shape)

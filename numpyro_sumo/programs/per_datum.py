@@ -21,6 +21,7 @@ class PerDatumWeights:
     :param num_estimates: how many estimates there are.
     :param data_axes: as ``in_axes`` of :func:`jax.vmap`, for the positional arguments.
     :param apart: whether the elements of a subsampled plate are wanted one at a time.
+    :param is_linear: whether an estimate is one log-weight; see :func:`.inspect_programs`.
     :raises ValueError: if model and guide cannot be weighed.
     """
 
@@ -32,9 +33,11 @@ class PerDatumWeights:
         num_estimates: int = 1,
         data_axes: Any = None,
         apart: bool = True,
+        is_linear: bool = False,
     ):
-        whole = Elements(programs, plate_key, num_estimates)
+        whole = Elements(programs, plate_key, num_estimates, is_linear=is_linear)
         self.elements, found = find_elements(whole, data_axes, apart)
+        self._scaled_apart = found.scaled_apart
         self._guide, self._model = found.guide, found.model
         self._plate_key, self._params = plate_key, programs.params
 
@@ -61,8 +64,13 @@ class PerDatumWeights:
         :param score_free: whether its log-density is differentiated through the draw alone.
         :param detach_args: no gradient flows to the arguments.
         """
-        inputs, dims = (self._params, datum, rng_key), self.elements.data_dims
-        return self._guide.propose(inputs, dims, score_free=score_free, detach_args=detach_args)
+        return self._guide.propose(
+            (self._params, datum, rng_key),
+            self.elements.data_dims,
+            score_free=score_free,
+            detach_args=detach_args,
+            scaled=self._scaled_apart,
+        )
 
     def weigh(
         self,

@@ -38,26 +38,31 @@ def random_sites(guide_trace: Trace) -> Trace:
 
 def is_delta(distribution: Distribution) -> bool:
     """Whether draws are a function of what came before: a Delta, under whatever shape or mask."""
-    return any(isinstance(layer, Delta) for layer in _layers(distribution))
+    return any(isinstance(layer, Delta) for layer in layers(distribution))
 
 
 def is_masked_out(distribution: Distribution) -> bool:
     """Whether the density counts for nothing, whatever the draw."""
-    return any(getattr(layer, "_mask", None) is False for layer in _layers(distribution))
+    return any(getattr(layer, "_mask", None) is False for layer in layers(distribution))
 
 
 def is_masked(distribution: Distribution) -> bool:
     """Whether the density counts for some elements only."""
-    masks = [getattr(layer, "_mask", None) for layer in _layers(distribution)]
-    return any(mask is not None and mask is not True for mask in masks)
+    return any(mask is not True for mask, _ in masks_of(distribution))
 
 
-def _layers(distribution: Distribution) -> list[Distribution]:
-    """A distribution and those that it wraps."""
-    layers = [distribution]
-    while hasattr(layers[-1], "base_dist"):
-        layers.append(layers[-1].base_dist)
-    return layers
+def masks_of(distribution: Distribution) -> list[tuple[Any, int]]:
+    """The masks of a distribution and of those it wraps, each with that layer's event_dim."""
+    masked = [layer for layer in layers(distribution) if hasattr(layer, "_mask")]
+    return [(layer._mask, layer.event_dim) for layer in masked]
+
+
+def layers(distribution: Distribution) -> list[Distribution]:
+    """A distribution and those that it wraps, from the outside in."""
+    found = [distribution]
+    while hasattr(found[-1], "base_dist"):
+        found.append(found[-1].base_dist)
+    return found
 
 
 def is_auxiliary(site: dict[str, Any]) -> bool:

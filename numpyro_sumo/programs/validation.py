@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from numpyro.handlers import seed, substitute, trace
 
+from .check_sites import check_masks, check_shapes
 from .jaxprs import sources_of
 from .log_weights import TracedGuide, TracedModel
 from .programs import Programs
@@ -19,7 +20,6 @@ from .sites import (
     Params,
     Trace,
     is_auxiliary,
-    is_masked,
     is_masked_out,
     latent_sites,
     random_sites,
@@ -31,11 +31,14 @@ class Inspection(NamedTuple):
     """Model and guide, each traced once, and the plates that enclose all their sample sites.
 
     :param data_plates: frames of these plates: a weight can be kept for each of their elements.
+    :param scaled_apart: whether sites have scales of their own, so that there is no weight, but
+        only a sum of scaled log-densities.
     """
 
     guide: TracedGuide
     model: TracedModel
     data_plates: frozenset[Any]
+    scaled_apart: bool = False
 
     @property
     def data_dims(self) -> frozenset[int]:
@@ -72,20 +75,29 @@ class Inspection(NamedTuple):
 
 
 def inspect_programs(
-    programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array | None = None
+    programs_of: Callable[[jax.Array], Programs],
+    rng_key: jax.Array | None = None,
+    is_linear: bool = False,
 ) -> Inspection:
     """Traces model and guide, refuses what cannot be weighted, and finds the data plates.
 
     :param programs_of: maps a datum, an integer array, to the programs run for it.
     :param rng_key: any key.
+    :param is_linear: whether an estimate is one log-weight, as in the ELBO: it is then unbiased
+        under any scales and subsamples.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
     guide, model = _traced(programs_of, random.key(0) if rng_key is None else rng_key)
     _check_random(guide.trace)
     _check_auxiliary(guide)
     found = Inspection(guide, model, _data_plates(model.trace, guide.trace))
-    _check_subsamples(found)
-    _check_scales(guide.trace, found.data_dims)
+    try:
+        _check_subsamples(found)
+        _check_scales(guide.trace, found.data_dims)
+    except ValueError:
+        if not is_linear:
+            raise
+        return found._replace(data_plates=frozenset(), scaled_apart=True)
     return found
 
 
@@ -103,18 +115,20 @@ def _traced(
     programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array
 ) -> tuple[TracedGuide, TracedModel]:
     guide = TracedGuide(programs_of, rng_key)
-    return guide, TracedModel(programs_of, guide, rng_key, _check_sites)
+    model = TracedModel(programs_of, guide, rng_key, _check_sites)
+    check_masks(programs_of(jnp.zeros((), jnp.int32)), guide, model.trace)
+    return guide, model
 
 
 def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses sites of model and guide that do not match or cannot be weighted."""
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
-    _check_masks(model_trace, guide_trace)
+    check_shapes(model_trace, guide_trace)
 
 
 def refuse_scales(*traces: dict) -> None:
-    """Refuses subsampled plates and scaled sites in programs whose densities must be whole."""
+    """Refuses subsampled plates and scaled sites in a sampler and its reverse model."""
     for program_trace in traces:
         for name, site in program_trace.items():
             if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
@@ -132,7 +146,7 @@ def refuse_scales(*traces: dict) -> None:
 
 
 def refuse_subsamples(model_trace: dict) -> None:
-    """Refuses subsampled plates in a model whose density must be that of all data."""
+    """Refuses subsampled plates in a model whose weights are those of all data."""
     for name, site in model_trace.items():
         if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
             raise ValueError(
@@ -201,27 +215,27 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
     )
     if extra:
         raise ValueError(
-            f"Expected guide sites to be latent sites of the model; it has {extra} besides. "
+            f"Expected guide sites to be latent sites of the model; it also has {extra}. "
             "Remove them."
         )
 
 
 def _check_random(guide_trace: dict) -> None:
-    """Warns of a guide that always proposes the same."""
+    """Warns of a guide whose latent sites are all Deltas, so that all particles are equal."""
     if latent_sites(guide_trace) and not random_sites(guide_trace):
         warnings.warn(
             "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
-            "that every particle is the same and the estimate is log p(x, z) at that point. Use "
-            "Trace_ELBO for a point estimate, or another guide.",
+            "that the estimate is log p(x, z) at one point. Use Trace_ELBO for a point estimate, "
+            "or another guide.",
             stacklevel=2,
         )
 
 
 def _check_auxiliary(guide: TracedGuide) -> None:
-    """Refuses auxiliary guide sites that are not integrated out.
+    """Refuses auxiliary guide sites u that are not integrated out.
 
-    They are sound if latents are functions of them (Delta sites, as in AutoGuides); otherwise
-    log p(x, z) − log q(z, u) lacks the reverse model of u and is no log-weight at all.
+    Latents that are functions of u (Delta sites, as in AutoGuides) have its density; otherwise
+    log p(x, z) − log q(z, u) is no log-weight without a reverse model of u.
     """
     auxiliary = {n: site for n, site in random_sites(guide.trace).items() if is_auxiliary(site)}
     if not auxiliary:
@@ -229,7 +243,7 @@ def _check_auxiliary(guide: TracedGuide) -> None:
     latents = {n: site for n, site in latent_sites(guide.trace).items() if not is_auxiliary(site)}
     functions = {n: found for n, found in guide.dependences[0].items() if n in latents}
     unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
-    # What has a density must have somewhere to go: sums of draws are no function that has one.
+    # A function with fewer elements than u, a sum for instance, does not have the density of u.
     sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
     if unused or sum(sizes.values()) > sum(jnp.size(latents[name]["value"]) for name in functions):
         raise ValueError(
@@ -240,7 +254,7 @@ def _check_auxiliary(guide: TracedGuide) -> None:
 
 
 def _check_reparameterised(guide_trace: dict) -> None:
-    """Refuses guide sites through which no gradient can flow."""
+    """Refuses guide sites without a reparameterised sampler: no gradient flows through them."""
     for name, site in latent_sites(guide_trace).items():
         if not site["fn"].has_rsample:
             raise ValueError(
@@ -249,18 +263,8 @@ def _check_reparameterised(guide_trace: dict) -> None:
             )
 
 
-def _check_masks(model_trace: dict, guide_trace: dict) -> None:
-    """Refuses draws that count in the model and whose density does not in the guide."""
-    for name, site in random_sites(guide_trace).items():
-        if name in model_trace and is_masked(site["fn"]) > is_masked(model_trace[name]["fn"]):
-            raise ValueError(
-                f"Expected site '{name}' to be masked in model and guide alike; it is in the guide "
-                "alone. Mask it in the model too, or in neither."
-            )
-
-
 def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
-    """Refuses guides whose sites are scaled apart, for then their density is not the draw's."""
+    """Refuses guides whose sites have different scales: their density is not that of the draw."""
     scales = scales_of(guide_trace)
     known = {name: known_scale(scale) for name, scale in scales.items()}
     for name, scale in known.items():
@@ -315,5 +319,6 @@ def _check_subsamples(found: Inspection) -> None:
         if found.full_size(frame) > frame.size:
             raise ValueError(
                 f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
-                "model and guide; it does not. Move all sites into it, or do not subsample it."
+                "model and guide; it does not. Move all sites into it, do not subsample it, or "
+                "use the ELBO, IWELBO(1)."
             )

@@ -18,6 +18,8 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 
+from numpyro_sumo._compat import vary_over, varying_axes
+
 from .accumulator import Accumulator, Chunk
 from .hoisting import hoist
 from .particle import MODEL, Particle, any_of, shared_cotangent
@@ -51,7 +53,7 @@ def evaluate_ragged(
         key, proposal = draw
         return particle.weigh(i, key, jax.tree.map(_known_integers, known, proposal), False)
 
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known)
+    shapes = jax.eval_shape(lambda key: any_of(fix_datum(propose)(data[0], key)), datum_keys[0])
     weighing = hoist(fix_datum(weigh), data[0], (datum_keys[0], shapes))
     steps = _Steps(proposing.of_draw, weighing.of_draw, particle.spread, shapes)
     operands = _Operands(
@@ -229,6 +231,8 @@ def _linearized(
     def propose(floats: list[jax.Array]) -> tuple[dict[str, list[jax.Array]], Any]:
         inputs = _with_floats(of_propose, floats)
         proposals = _over_draws(plan.steps.propose, split, keys, inputs)
+        # Under shard_map cotangents differ between devices as the log-weights do.
+        proposals = vary_over(proposals, varying_axes(operands))
         return {view: _floats(proposals[view]) for view in views[1:]}, any_of(proposals)
 
     def weigh(floats: list[jax.Array], draws: list[jax.Array]) -> jax.Array:

@@ -228,6 +228,11 @@ def broken_target():
     numpyro.factor("broken", jnp.where(x > 1.0, jnp.nan, 0.0))
 
 
+def infinite_target():
+    x = numpyro.sample("x", dist.Normal())
+    numpyro.factor("overflow", jnp.where(x > 1.0, jnp.inf, 0.0))
+
+
 def never():
     numpyro.factor("never", jnp.where(numpyro.sample("x", dist.Normal()) > 99.0, 0.0, -jnp.inf))
 
@@ -257,8 +262,15 @@ def test_prior_without_draws_is_weighed_at_those_of_the_guide():
 NAN = {**PROBLEM.params, "slope": jnp.array(jnp.nan)}
 BAD_PROGRAMS = {
     "no_guide": ({"guide": half_normal}, "guide to be a HierarchicalGuide; got .*Write"),
-    "nan_params": ({"params": NAN}, "finite params; 'slope' of the guide has NaN .*Train again"),
+    "nan_params": (
+        {"params": NAN},
+        "finite params; 'slope' of the guide has NaN .*argmax.*Train again",
+    ),
     "nan_weights": ({"model": broken_target}, r"have a weight; \d+ of 50 have NaN .*Look for"),
+    "infinite_weights": (
+        {"model": infinite_target},
+        r"have a weight; \d+ of 50 have NaN or infinity. Look for",
+    ),
     "outside": ({"model": never}, "in the support of the model; all 50 lie outside. Give"),
     "discrete": ({"model": discrete}, "continuous latent sites; model site 'x' is discrete. Sum"),
     "subsampled": ({"model": subsampled}, "no subsampled plate in the model.*'data' is subsampl"),

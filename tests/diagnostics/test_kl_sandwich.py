@@ -98,6 +98,12 @@ def test_log_marginal_is_defended_likewise():
     assert_mean(jnp.exp(log_q), norm.pdf(x, scale=2**0.5))
 
 
+def test_points_may_be_lists():
+    guide, points = HierarchicalGuide(sampler, exact_reverse), [0.3, -1.0, 2.0]
+    found = log_marginal(random.key(0), guide, {}, {"x": points}, defensive_share=0.0)
+    np.testing.assert_allclose(found, norm.logpdf(points, scale=2**0.5), atol=1e-5)
+
+
 BAD_POINTS = {
     "missing": ({}, r"hold values of \['x'\], the sampler's latent sites; got \[\]. Pass"),
     "another": ({"y": jnp.zeros(3)}, r"values of \['x'\], .*; got \['y'\]. Pass one array"),

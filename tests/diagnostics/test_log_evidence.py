@@ -12,7 +12,6 @@ import numpyro.distributions as dist
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL, log_evidence
 from numpyro_sumo.diagnostics import pareto_k
-from numpyro_sumo.diagnostics.log_evidence import _Moments
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import linear_gaussian_problem, plated_problem
 from tests.helpers.models import log_evidence as exact_log_evidence
@@ -130,16 +129,6 @@ def test_estimator_may_have_any_guide_objective():
     assert np.isfinite(evidence.mean)
 
 
-def test_moments_of_batches_are_those_of_the_whole():
-    values = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 2))
-    moments = _Moments()
-    for batch in np.split(values, [1, 30, 77]):
-        moments.add(batch)
-    mean, error = moments.mean_and_error()
-    np.testing.assert_allclose(mean, values.mean(axis=0))
-    np.testing.assert_allclose(error, values.std(axis=0, ddof=1) / 10.0)
-
-
 @every_unbiased
 def test_score_is_the_unbiased_gradient_of_the_evidence_in_the_data(estimator):
     problem = linear_gaussian_problem(2)
@@ -219,6 +208,17 @@ def test_estimates_that_rest_on_zeros_alone_have_the_mean_they_have():
         random.key(3), half_model, half_guide, {}, estimator=SUMO(1), progress_bar=False
     )
     assert (evidence.mean, evidence.standard_error) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize("value", [jnp.inf, jnp.nan], ids=["infinite", "nan"])
+def test_weights_that_are_infinite_or_unknown_are_refused(value):
+    def model():
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.factor("overflow", jnp.where(z > 2.0, value, 0.0))
+
+    guide = lambda: numpyro.sample("z", dist.Normal())
+    with pytest.raises(ValueError, match=r"draw to have a weight; \d+ of 4000 have NaN or infin"):
+        log_evidence(random.key(0), model, guide, {}, num_estimates=20, progress_bar=False)
 
 
 BAD_OPTIONS = {

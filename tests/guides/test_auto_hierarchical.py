@@ -121,7 +121,7 @@ def test_deterministic_sites_are_those_of_the_arguments_and_parameters_given():
     draws = guide.sample_posterior(random.key(1), params, 2.0 * X, offset=3.0, sample_shape=(4,))
     expected = 0.7 * draws["z"][:, None] + 6.0 * X
     np.testing.assert_allclose(draws["fitted"], expected, rtol=1e-6)
-    with pytest.raises(ValueError, match="first run inside jit"):
+    with pytest.raises(ValueError, match="first called inside jit"):
         guide.sample_posterior(random.key(1), params)
 
 
@@ -254,7 +254,7 @@ def test_latents_in_a_subsampled_plate_are_refused():
 
     guide = AutoHierarchicalNormal(local)
     for _ in range(2):  # nothing half-made is taken for whole
-        with pytest.raises(ValueError, match="'z' is in 'data', of which 5 of 10 are seen"):
+        with pytest.raises(ValueError, match="'z' is in 'data', which takes 5 of 10"):
             trace(seed(guide, 0)).get_trace()
 
 
@@ -282,7 +282,7 @@ def test_sizes_that_cannot_be_are_refused(options, message):
 
 
 def test_quantiles_of_a_guide_that_has_not_been_run_are_refused(fitted):
-    with pytest.raises(ValueError, match="that has been run, or the model's arguments"):
+    with pytest.raises(ValueError, match="that has been called, or the model's arguments"):
         AutoHierarchicalNormal(model, hidden_sizes=(8,)).quantiles(fitted[1], 0.5)
 
 

@@ -12,6 +12,7 @@ import numpyro.distributions as dist
 
 from numpyro_sumo import HierarchicalGuide
 from numpyro_sumo.guides.defensive_reverse import DefensiveReverse
+from numpyro_sumo.programs.programs import Programs
 from tests.helpers.models import AUXILIARY
 from tests.helpers.statistics import assert_mean
 
@@ -35,8 +36,8 @@ def reverse(latents, shift):
 
 PARAMS = {"noise": jnp.array(0.7)}
 X = {"x": jnp.array(0.3), "y": jnp.array(-1.2)}
-DEFENDED = DefensiveReverse(HierarchicalGuide(sampler, reverse), SHARE)
-PROGRAMS = (0.5,), {}, PARAMS
+PROGRAMS = Programs(sampler, HierarchicalGuide(sampler, reverse), PARAMS, (0.5,))
+DEFENDED = DefensiveReverse(PROGRAMS, SHARE)
 
 
 @pytest.mark.parametrize("share", [0.0, SHARE])
@@ -44,8 +45,8 @@ PROGRAMS = (0.5,), {}, PARAMS
 def test_log_weight_is_by_the_density_of_the_mixture(near_reverse, share):
     u, v = (100.4, [48.7, 48.9, 48.8]) if near_reverse else (0.4, [1.0, -2.0, 3.0])
     at = {"u": jnp.array(u), "v": jnp.array(v)}
-    defended = DefensiveReverse(DEFENDED.guide, share)
-    log_weight = defended.log_weight(random.key(0), X, at, *PROGRAMS)
+    defended = DefensiveReverse(PROGRAMS, share)
+    log_weight = defended.log_weight(random.key(0), X, at)
     log_own = norm.logpdf(u, 0.5) + norm.logpdf(v, u + 0.3, 2.0).sum()
     log_reverse = norm.logpdf(u, 100.3, 0.1) + norm.logpdf(v, 48.8, 0.1).sum()
     log_mixture = np.log1p(-share) + log_reverse
@@ -56,7 +57,7 @@ def test_log_weight_is_by_the_density_of_the_mixture(near_reverse, share):
 
 
 def test_draws_are_all_of_one_part_or_all_of_the_other():
-    draws = vmap(lambda key: DEFENDED.draw(key, X, *PROGRAMS))(random.split(random.key(1), 4_000))
+    draws = vmap(lambda key: DEFENDED.draw(key, X))(random.split(random.key(1), 4_000))
     u, v = np.asarray(draws["u"]), np.asarray(draws["v"])
     own = u < 50.0
     np.testing.assert_array_equal(own[:, None] & np.ones(3, bool), v < 25.0)
@@ -67,8 +68,8 @@ def test_draws_are_all_of_one_part_or_all_of_the_other():
 
 
 def test_without_a_share_all_draws_are_the_reverse_model_s():
-    undefended = DefensiveReverse(DEFENDED.guide, 0.0)
-    draws = vmap(lambda key: undefended.draw(key, X, *PROGRAMS))(random.split(random.key(1), 99))
+    undefended = DefensiveReverse(PROGRAMS, 0.0)
+    draws = vmap(lambda key: undefended.draw(key, X))(random.split(random.key(1), 99))
     assert np.min(draws["u"]) > 99.0
 
 
@@ -95,11 +96,12 @@ def restless_reverse(latents):
 @pytest.mark.parametrize("share, times", [(0.0, {1, 2}), (SHARE, {3, 2})])
 def test_what_else_is_random_is_the_same_in_draw_and_weight(share, times):
     """The key for the width comes after a site that is drawn in one and given in the other."""
-    defended = DefensiveReverse(HierarchicalGuide(restless_sampler, restless_reverse), share)
+    guide = HierarchicalGuide(restless_sampler, restless_reverse)
+    defended = DefensiveReverse(Programs(restless_sampler, guide), share)
     for widths in SEEN.values():
         widths.clear()
     x = {"x": jnp.array(2.0)}
-    u = defended.draw(random.key(2), x, (), {}, {})
-    defended.log_weight(random.key(2), x, u, (), {}, {})
+    u = defended.draw(random.key(2), x)
+    defended.log_weight(random.key(2), x, u)
     assert {len(widths) for widths in SEEN.values()} == times
     assert all(len(set(map(float, widths))) == 1 for widths in SEEN.values())

@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro_sumo import HierarchicalGuide
 from numpyro_sumo.guides.defensive_reverse import DefensiveReverse
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
+from numpyro_sumo.programs.programs import Programs
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import AUXILIARY
 from tests.helpers.statistics import Z, assert_mean
@@ -53,7 +54,7 @@ class DrawsAt(HierarchicalGuide):
         super().__init__(guide.sampler, guide.reverse)
         self.x, self.generating, self.fresh = x, generating, fresh
 
-    def draw(self, rng_key, params, args, kwargs):
+    def draw(self, rng_key, programs):
         return {"x": self.x}, {"u": self.generating}
 
 
@@ -79,7 +80,7 @@ def test_weights_are_exact_for_integrals_over_the_target(reverse, share):
 
     def log_weight(x, generating, fresh):
         placed = DrawsAt(guide, x, generating, fresh)
-        return ExtendedDraws(target, placed, {}, (), {}, 1, share).draw(random.key(0)).log_weight
+        return ExtendedDraws(Programs(target, placed), 1, share).draw(random.key(0)).log_weight
 
     log_weights = quick_jit(jax.vmap(log_weight))(x.ravel(), generating.ravel(), fresh.ravel())
     weights = np.exp(np.asarray(log_weights, np.float64)).reshape(x.shape)
@@ -98,7 +99,7 @@ def test_bounds_average_over_fresh_draws_alone_and_with_the_generating_one():
     x, generating, fresh = 0.7, -0.4, 1.1
     slope, width = REVERSES["bad"]
     placed = DrawsAt(guide_with(REVERSES["bad"]), jnp.array(x), jnp.array(generating), fresh)
-    draw = ExtendedDraws(target, placed, {}, (), {}, 1).draw(random.key(0))
+    draw = ExtendedDraws(Programs(target, placed), 1).draw(random.key(0))
     log_weights = [
         norm.logpdf(u) + norm.logpdf(x, u, NOISE) - norm.logpdf(u, slope * x, width)
         for u in (fresh, generating)
@@ -109,7 +110,7 @@ def test_bounds_average_over_fresh_draws_alone_and_with_the_generating_one():
 
 
 def test_exact_reverse_model_gives_log_densities_without_noise_drawn_or_redrawn():
-    extended = ExtendedDraws(target, guide_with(REVERSES["exact"]), {}, (), {}, 3)
+    extended = ExtendedDraws(Programs(target, guide_with(REVERSES["exact"])), 3)
     draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(1), 50))
     x = draws.latents["x"]
     log_q = norm.logpdf(x, 0.0, VARIANCE**0.5)
@@ -127,7 +128,7 @@ def test_redrawn_weights_average_as_many_draws_as_drawn_ones():
     )
     spread = {}
     for n in (1, 3):
-        extended = ExtendedDraws(target, guide_with(REVERSES["bad"]), {}, (), {}, n)
+        extended = ExtendedDraws(Programs(target, guide_with(REVERSES["bad"])), n)
         redraw = quick_jit(jax.vmap(extended.redraw, (0, None)))
         inverse = np.exp(-np.asarray(redraw(keys, latents), np.float64))
         spread[n] = inverse.std(ddof=1)
@@ -142,7 +143,7 @@ def test_a_share_of_the_draws_is_the_sampler_s():
     """
     narrow, share, n = guide_with((30.0, 0.01)), 0.25, 50
     latents, keys = {"x": jnp.array(0.9)}, random.split(random.key(5), 2_000)
-    extended = ExtendedDraws(target, narrow, {}, (), {}, n, share)
+    extended = ExtendedDraws(Programs(target, narrow), n, share)
     log_weights = quick_jit(jax.vmap(extended.redraw, (0, None)))(keys, latents)
     log_p = norm.logpdf(0.9, LOC, SCALE) + LOG_Z
     density = np.exp(log_p - np.asarray(log_weights, np.float64))
@@ -164,7 +165,7 @@ def uniform_reverse(latents):
 def test_no_draw_is_lost_where_the_reverse_model_does_not_reach(share, lost):
     """Of u on the line it knows [−½, ½] alone: weights are unbiased, but may be zero."""
     guide = HierarchicalGuide(sampler, uniform_reverse)
-    extended = ExtendedDraws(narrow_target, guide, {}, (), {}, 1, share)
+    extended = ExtendedDraws(Programs(narrow_target, guide), 1, share)
     draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(6), 20_000))
     weights = np.exp(np.asarray(draws.log_weight, np.float64))
     assert_mean(weights, 1.0)
@@ -173,7 +174,7 @@ def test_no_draw_is_lost_where_the_reverse_model_does_not_reach(share, lost):
 
 
 def test_deterministic_sites_come_with_the_latent_ones():
-    extended = ExtendedDraws(target, guide_with(REVERSES["bad"]), {}, (), {}, 1)
+    extended = ExtendedDraws(Programs(target, guide_with(REVERSES["bad"])), 1)
     sites = extended.with_deterministic({"x": jnp.array(1.5)})
     assert {name: float(value) for name, value in sites.items()} == {"x": 1.5, "square": 2.25}
 
@@ -197,7 +198,7 @@ def test_densities_are_zero_outside_the_supports_of_their_sites():
     Mean weight: p(x) times the chance that of two draws of u at least one makes x possible.
     """
     guide = HierarchicalGuide(uniform_sampler, normal_reverse)
-    extended = ExtendedDraws(positive_target, guide, {}, (), {}, 1)
+    extended = ExtendedDraws(Programs(positive_target, guide), 1)
     draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(4), 20_000))
     outside = np.any(np.asarray(draws.latents["x"]) < 0.0, axis=1)
     assert 0.5 < outside.mean() < 0.9

@@ -15,6 +15,7 @@ from numpyro.infer import SVI, Predictive
 
 from numpyro_sumo import IWHVI, HierarchicalGuide, ReverseKL, certify
 from numpyro_sumo import log_marginal as log_marginal_of
+from numpyro_sumo.programs.programs import Programs
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     AUXILIARY,
@@ -90,8 +91,12 @@ def test_svi_init_knows_the_params_of_the_reverse_model():
     assert params.keys() == SAMPLER_PARAMS.keys() | INEXACT_REVERSE.keys()
 
 
+def programs_with(params):
+    return Programs(target, hierarchical_guide, params)
+
+
 def test_draw_is_reparameterised_by_the_sampler_s_params():
-    draw = lambda params: hierarchical_guide.draw(random.key(3), params, (), {})
+    draw = lambda params: hierarchical_guide.draw(random.key(3), programs_with(params))
     x, u = draw(PARAMS)
     assert (x.keys(), u.keys()) == ({"x"}, {"u"})
     gradient = jax.grad(lambda params: draw(params)[0]["x"])(PARAMS)
@@ -102,8 +107,9 @@ def test_draw_is_reparameterised_by_the_sampler_s_params():
 def weight(key, x, params, u=None):
     latents = {"x": x}
     auxiliary = None if u is None else {"u": u}
-    proposal = hierarchical_guide.propose(key, latents, (), {}, params, auxiliary)
-    return hierarchical_guide.log_weight(key, latents, proposal, (), {}, params)
+    programs = programs_with(params)
+    proposal = hierarchical_guide.propose(key, programs, latents, auxiliary)
+    return hierarchical_guide.log_weight(key, programs, latents, proposal)
 
 
 def test_exact_reverse_model_weighs_every_draw_by_the_marginal():

@@ -23,7 +23,8 @@ def correlated():
 
 
 def fitted(model, *args, init_loc_fn=init_to_uniform, full_covariance=True):
-    return fit_normal(model, init_loc_fn, full_covariance, args, {}, random.key(0))
+    options = {"init_loc_fn": init_loc_fn, "full_covariance": full_covariance}
+    return fit_normal(random.key(0), model, args, {}, **options)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ BAD_PROGRAMS = {
     "model_lacks_a_guide_site": (
         normal_model,
         guide_with_a_site_too_many,
-        r"guide sites to be latent sites of the model; it has \['surplus'\] besides. Remove",
+        r"guide sites to be latent sites of the model; it also has \['surplus'\]. Remove",
     ),
     "discrete_latent": (
         discrete_model,

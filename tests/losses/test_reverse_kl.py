@@ -354,7 +354,7 @@ BAD_PROGRAMS = {
     "target_lacks_a_sampler_site": (
         target,
         HierarchicalGuide(sampler_with_a_site_too_many, reverse),
-        r"latent sites of the model; it has \['y'\] besides. Remove",
+        r"latent sites of the model; it also has \['y'\]. Remove",
     ),
     "subsampled_sampler": (
         lambda: subsampled(target),

@@ -22,7 +22,8 @@ from numpyro.infer import HMC, MCMC, NUTS
 
 from numpyro_sumo import HierarchicalGuide, IndependenceMetropolis
 from numpyro_sumo.diagnostics import summarise, to_arviz
-from numpyro_sumo.mcmc.independence_metropolis import _acceptance_rate
+from numpyro_sumo.mcmc.independence_metropolis import IndependenceMetropolisState
+from numpyro_sumo.mcmc.proposals import acceptance_rate
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import AUXILIARY, LOG_NORMALISER, matching_problem
 from tests.helpers.statistics import Z
@@ -141,15 +142,15 @@ def test_expected_rate_of_acceptance_is_that_of_the_chain():
     rates = accept_prob.reshape(-1, 1_000).mean(axis=1)
     extended = mcmc.sampler._extended((), {})
     pool = jax.jit(jax.vmap(extended.draw))(random.split(random.key(5), 40_000))
-    expected = _acceptance_rate(np.asarray(pool.log_weight, np.float64))
+    expected = acceptance_rate(np.asarray(pool.log_weight, np.float64))
     assert abs(rates.mean() - expected) < Z * rates.std(ddof=1) / len(rates) ** 0.5 < 0.05
 
 
 def test_rate_of_acceptance_of_known_weights():
     """(2·1 + 2·1 + 2·2) over (2·6) for the weights 1, 2 and 3; none where one has all."""
-    assert _acceptance_rate(np.log([2.0, 1.0, 3.0])) == pytest.approx(8.0 / 12.0)
-    assert _acceptance_rate(np.array([0.0, -99.0, -99.0])) == pytest.approx(0.0, abs=1e-40)
-    assert _acceptance_rate(np.array([3.0, -np.inf])) == 0.0
+    assert acceptance_rate(np.log([2.0, 1.0, 3.0])) == pytest.approx(8.0 / 12.0)
+    assert acceptance_rate(np.array([0.0, -99.0, -99.0])) == pytest.approx(0.0, abs=1e-40)
+    assert acceptance_rate(np.array([3.0, -np.inf])) == 0.0
 
 
 def test_chains_go_on_from_where_they_stopped(monkeypatch):
@@ -160,6 +161,18 @@ def test_chains_go_on_from_where_they_stopped(monkeypatch):
     mcmc.post_warmup_state = mcmc.last_state
     mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=("i",))
     np.testing.assert_array_equal(mcmc.get_extra_fields()["i"], [6, 7, 8])
+
+
+@pytest.mark.parametrize("method", ["vectorized", "sequential"])
+@pytest.mark.parametrize("alternate", [None, HMC(normal_target)], ids=["alone", "alternating"])
+def test_every_field_of_the_state_may_be_collected(alternate, method):
+    """Of chains with keys of the new style, which NumPyro cannot collect; draws stay the same."""
+    kernel = IndependenceMetropolis(normal_target, POOR, {}, alternate=alternate)
+    fields = tuple(field for field in IndependenceMetropolisState._fields if field != "z")
+    found = chains(kernel, num_samples=5, num_chains=2, method=method, fields=fields)
+    keys = found.get_extra_fields(group_by_chain=True)["rng_key"]
+    assert keys.shape == (2, 5, 2) and keys.dtype == np.uint32
+    assert len(np.unique(keys.reshape(-1, 2), axis=0)) == 10
 
 
 def test_a_kernel_that_has_run_may_be_pickled():
@@ -197,7 +210,7 @@ PROGRAM = """
 import json
 import jax, numpy as np
 from numpyro.infer import NUTS
-from tests import test_independence_metropolis as tests
+from tests.mcmc import test_independence_metropolis as tests
 
 assert jax.local_device_count() == 2
 found = {}

@@ -227,8 +227,10 @@ def model_of_the_first(x):
 
 
 def model_with_a_mask(x):
-    with mask(mask=jnp.arange(SIZE) > 1):
-        subsampled_model(x)
+    with numpyro.plate("data", len(x), subsample_size=SIZE) as index:
+        z = numpyro.sample("z", dist.Normal(LOC, 1.0))
+        with mask(mask=jnp.arange(SIZE) > 1):
+            numpyro.sample("x", dist.Normal(z, NOISE), obs=x[index])
 
 
 def model_with_mutable_state(x):

@@ -1,0 +1,79 @@
+"""Private interfaces of NumPyro and JAX that this package uses: a change in them is mended here."""
+
+from typing import Any
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.infer.autoguide import AutoContinuous, AutoGuide
+
+
+class _SortedInitLocs(AutoGuide):  # type: ignore[misc]
+    """Sorts ``_init_locs``, from which :class:`AutoContinuous` makes its vector, by name.
+
+    NumPyro takes the order of the model outside ``jit`` and the order of names inside it, so the
+    same vector could stand for different sites.
+    """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        self._init_locs: dict[str, jax.Array] = dict(sorted(self._init_locs.items()))
+
+
+class VectorGuide(AutoContinuous, _SortedInitLocs):  # type: ignore[misc]
+    """An automatic guide with one unconstrained vector of shape ``(latent_dim,)``, sites by name.
+
+    Uses ``_setup_prototype``, ``_init_latent``, ``_unpack_latent`` and ``_get_posterior`` of
+    :class:`~numpyro.infer.autoguide.AutoContinuous`.
+    """
+
+    def set_up(self, *args: Any, **kwargs: Any) -> None:
+        """Traces the model once to find sites, shapes and initial values."""
+        self._setup_prototype(*args, **kwargs)
+
+    @property
+    def initial_vector(self) -> jax.Array:
+        """The unconstrained latents at their initial values, shape ``(latent_dim,)``."""
+        vector: jax.Array = self._init_latent
+        return vector
+
+    def unpack(self, vector: jax.Array) -> dict[str, jax.Array]:
+        """The unconstrained values of each site, from a vector of shape ``(latent_dim,)``."""
+        values: dict[str, jax.Array] = self._unpack_latent(vector)
+        return values
+
+    def _get_posterior(self) -> Any:
+        raise NotImplementedError("This guide has no posterior in closed form.")
+
+
+def varying_axes(tree: Any) -> frozenset[str]:
+    """The mesh axes over which arrays differ between devices, inside :func:`jax.shard_map`.
+
+    Uses the ``manual_axis_type`` of JAX's abstract arrays.
+    """
+    types = (jax.typeof(leaf).manual_axis_type for leaf in jax.tree.leaves(tree))
+    return frozenset().union(*(kind.varying for kind in types))
+
+
+def vary_over(tree: Any, axes: frozenset[str]) -> Any:
+    """The arrays, marked as differing between devices over these mesh axes."""
+
+    def mark(leaf: jax.Array) -> jax.Array:
+        missing = tuple(axes - varying_axes(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(mark, tree) if axes else tree
+
+
+def collectable_key(rng_key: jax.Array) -> jax.Array:
+    """Keys in the old style, which MCMC can collect as an extra field; random numbers stay equal.
+
+    ``fori_collect`` of NumPyro multiplies what it collects, which fails for keys of the new style.
+    ``is_prng_key`` of NumPyro knows old-style keys of two integers only: others stay as they are.
+    """
+    is_new_style = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    if is_new_style and random.key_impl(rng_key) == random.key_impl(random.key(0)):
+        data = random.key_data(rng_key)
+        return data if data.shape[-1] == 2 else rng_key
+    return rng_key

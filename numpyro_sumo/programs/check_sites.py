@@ -1,0 +1,148 @@
+"""Checks that each latent site has one shape and one mask in model and guide."""
+
+from typing import Any
+
+import numpy as np
+
+import jax
+from jax import random
+from jax.extend.core import ClosedJaxpr, Literal
+import jax.numpy as jnp
+
+from numpyro.handlers import replay, seed, substitute, trace
+
+from .log_weights import TracedGuide
+from .programs import Programs
+from .sites import Trace, is_auxiliary, is_delta, is_masked, is_masked_out, latent_sites, masks_of
+
+
+def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses latent sites whose shapes differ: the model's density would broadcast the draws.
+
+    Leading axes of length one make no difference. The number of event dimensions makes one only
+    inside plates, where it says which axis of the draw is the plate's.
+    """
+    for name, in_model in latent_sites(model_trace).items():
+        in_guide = guide_trace[name]
+        expected = (*in_model["kwargs"].get("sample_shape", ()), *in_model["fn"].shape())
+        shape = jnp.shape(in_guide["value"])
+        if _without_leading_ones(shape) != _without_leading_ones(expected):
+            raise ValueError(
+                f"Expected latent site '{name}' to have one shape in model and guide; got "
+                f"{expected} and {shape}. Expand the distributions alike, or use the same plates."
+            )
+        event_dims = in_model["fn"].event_dim, in_guide["fn"].event_dim
+        shared = {*in_model["cond_indep_stack"]} & {*in_guide["cond_indep_stack"]}
+        if shared and event_dims[0] != event_dims[1]:
+            raise ValueError(
+                f"Expected latent site '{name}' to have one event_dim in model and guide; got "
+                f"{event_dims[0]} and {event_dims[1]}. Call to_event alike on both distributions."
+            )
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    leading = next((axis for axis, size in enumerate(shape) if size != 1), len(shape))
+    return shape[leading:]
+
+
+def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> None:
+    """Refuses latent sites that are not masked alike in model and guide.
+
+    Where only one program counts an element's density, the log-weight is no ratio of densities:
+    its importance weights average to a value that depends on the guide.
+    """
+    if not any(map(_is_masked, [*latent_sites(model_trace).values(), *guide.trace.values()])):
+        return
+    in_model, in_guide = _numbered_masks(programs)
+    for name, others in _density_sites(guide, model_trace).items():
+        if {in_guide.get(other) for other in others} <= {in_model.get(name)}:
+            continue
+        mend = "Apply the same numpyro.handlers.mask to the site in both"
+        if name.endswith("_unobserved"):  # NumPyro's name for the latent elements of obs_mask
+            mend = (
+                "Replace obs_mask=m by numpyro.handlers.mask(mask=m), or mask the guide by m ^ True"
+            )
+        raise ValueError(
+            f"Expected latent site '{name}' to have one mask in model and guide; its masks "
+            f"differ, or depend on traced arrays in different ways. {mend}."
+        )
+
+
+def _is_masked(site: dict[str, Any]) -> bool:
+    """Whether a site's density counts for some elements only, and is not left out by design."""
+    if site["type"] != "sample" or (is_auxiliary(site) and is_masked_out(site["fn"])):
+        return False
+    return is_masked(site["fn"])
+
+
+def _density_sites(guide: TracedGuide, model_trace: Trace) -> dict[str, list[str]]:
+    """The guide sites that have the density of each latent site of the model, by its name.
+
+    A Delta site has that of the draws it is computed from: none if it is a point, as in AutoDelta.
+    """
+    found = {name: [name] for name in latent_sites(model_trace)}
+    if deltas := [name for name in found if is_delta(guide.trace[name]["fn"])]:
+        computed, _ = guide.dependences
+        for name in deltas:
+            draws = [n for n in computed[name].draws if not is_masked_out(guide.trace[n]["fn"])]
+            found[name] = [name, *draws] if draws else []
+    return found
+
+
+def _numbered_masks(programs: Programs) -> tuple[dict[str, int], dict[str, int]]:
+    """A number for the mask of each masked site in model and guide: the same for equal masks."""
+    params, args, kwargs = programs.inputs
+
+    def masks(rng_key: jax.Array) -> list[dict[str, Any]]:
+        # What is computed from known arrays alone is known; draws are not, since the key is traced.
+        with jax.ensure_compile_time_eval():
+            guide = substitute(seed(programs.guide, rng_key), data=params)
+            guide_trace = trace(guide).get_trace(*args, **kwargs)
+            model = substitute(replay(seed(programs.model, rng_key), guide_trace), data=params)
+            model_trace = trace(model).get_trace(*args, **kwargs)
+            both = latent_sites(model_trace), latent_sites(guide_trace)
+            return [{name: _mask(site) for name, site in sites.items()} for sites in both]
+
+    jaxpr, shapes = jax.make_jaxpr(masks, return_shape=True)(random.key(0))
+    in_model, in_guide = jax.tree.unflatten(jax.tree.structure(shapes), _numbers(jaxpr))
+    return in_model, in_guide
+
+
+def _mask(site: dict[str, Any]) -> Any:
+    """The mask of a site's elements, of the shape of its value; None if all of them count."""
+    mask = jnp.ones(jnp.shape(site["value"]), bool)
+    for of_layer, event_dim in masks_of(site["fn"]):
+        of_layer = jnp.asarray(of_layer)
+        mask = mask & of_layer.reshape(*of_layer.shape, *[1] * event_dim)
+    return None if not isinstance(mask, jax.core.Tracer) and np.all(mask) else mask
+
+
+def _numbers(closed: ClosedJaxpr) -> list[int]:
+    """A number for each output: the same for the same operations on the same inputs."""
+    numbers: dict[Any, int] = {}
+
+    def number(expression: Any) -> int:
+        return numbers.setdefault(expression, len(numbers))
+
+    known = {v: number(_constant(c)) for v, c in zip(closed.jaxpr.constvars, closed.consts)}
+    known |= {variable: number(("input", i)) for i, variable in enumerate(closed.jaxpr.invars)}
+
+    def of(atom: Any) -> int:
+        return number(_constant(atom.val)) if isinstance(atom, Literal) else known[atom]
+
+    for equation in closed.jaxpr.eqns:
+        params = equation.params.values()
+        inner = [_constant(c) for param in params for c in getattr(param, "consts", ())]
+        operation = equation.primitive.name, str(equation.params), *inner
+        operands = tuple(map(of, equation.invars))
+        for i, variable in enumerate(equation.outvars):
+            known[variable] = number((operation, operands, i))
+    return [of(atom) for atom in closed.jaxpr.outvars]
+
+
+def _constant(value: Any) -> Any:
+    """An expression for an array: its elements, or its identity while it is traced."""
+    if isinstance(value, jax.core.Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return "traced", id(value)
+    array = np.asarray(value)
+    return array.shape, str(array.dtype), array.tobytes()
