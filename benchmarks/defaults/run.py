@@ -17,6 +17,7 @@ from benchmarks.models.by_quadrature import MODELS, QuadratureModel
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.losses.base import ImportanceLoss
+from numpyro_sumo.programs.programs import Programs
 
 _OF_IWELBO = {
     "dreg, 8": dict(num_particles=8, gradient="dreg"),
@@ -25,7 +26,12 @@ _OF_IWELBO = {
     "dreg, 4": dict(num_particles=4, gradient="dreg"),
     "dreg, 32": dict(num_particles=32, gradient="dreg"),
 }
-_OF_SUMO = {**_OF_IWELBO, "variance, 8": dict(num_particles=8, guide_objective="variance")}
+_VARIANCE = {"variance, 8": dict(num_particles=8, guide_objective="variance")}
+# Data of a whole plate share one stopping time.
+_OF_SUMO = {
+    name: options | {"share_stopping_times": True}
+    for name, options in (_OF_IWELBO | _VARIANCE).items()
+}
 #: Keyword arguments by loss and variant. All variants make as many draws in total as the first.
 VARIANTS: dict[type[ImportanceLoss], dict[str, dict[str, Any]]] = {
     IWELBO: _OF_IWELBO,
@@ -109,9 +115,8 @@ def judge_guides(
 
     @jax.jit
     def evaluate(seed, params):
-        log_weights, _ = IWELBO(1).estimates(
-            random.key(seed), params, problem.model, guide, (), {}, BOUND * NUM_BOUNDS
-        )
+        programs = Programs(problem.model, guide, params)
+        log_weights, _ = IWELBO(1).sample_estimates(random.key(seed), programs, BOUND * NUM_BOUNDS)
         groups = log_weights.reshape(BOUND, NUM_BOUNDS, -1)
         return importance_weighted_bound(groups).sum(axis=-1), log_weights.sum()
 

@@ -14,6 +14,7 @@ from benchmarks.density.models import Task
 from numpyro_sumo import IWELBO, MultilevelSUMO
 from numpyro_sumo.diagnostics.arviz import pareto_k
 from numpyro_sumo.losses.base import ImportanceLoss
+from numpyro_sumo.programs.programs import Programs
 
 #: The seed of all judging, the same for all trainings.
 _SEED = 2**31
@@ -118,8 +119,8 @@ class Judge:
         kind = (model, guide, repr(loss), num_estimates)
         if kind not in self._compiled:
             self._compiled[kind] = jax.jit(
-                lambda key, params, points: loss.estimates(
-                    key, params, model, guide, (points,), {}, num_estimates
+                lambda key, params, points: loss.sample_estimates(
+                    key, Programs(model, guide, params, (points,)), num_estimates
                 )[0]
             )
         key = random.fold_in(random.key(_SEED + 1), seed)

@@ -35,6 +35,7 @@ from benchmarks.density.tables import (
     paired_difference,
 )
 from numpyro_sumo import SUMO, MultilevelSUMO
+from numpyro_sumo.ragged import GUIDE
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
 
 #: Expected draws of each datum.
@@ -59,9 +60,9 @@ class _WithoutBaseline:
         """Expected draws of each datum, without any for a baseline."""
         return self.mean_draws  # type: ignore[attr-defined]
 
-    def objective(self, name, draws, baseline_key, particle):
-        """See :meth:`numpyro_sumo.losses.base.ImportanceLoss.objective`."""
-        estimate = self.estimate(draws, "guide")  # type: ignore[attr-defined]
+    def guide_value(self, objective, views, rng_key, particle):
+        """See :meth:`numpyro_sumo.losses.base.ImportanceLoss.guide_value`."""
+        estimate = self.estimate(views.merged(GUIDE))  # type: ignore[attr-defined]
         return jnp.where(jnp.isfinite(estimate), estimate, 0.0) ** 2
 
 

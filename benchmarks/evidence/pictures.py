@@ -13,8 +13,7 @@ from benchmarks.evidence.report import TITLES
 COLOURS = {
     "iwelbo": plots.GREEN,
     "sumo": plots.VERMILION,
-    "roulette": plots.PURPLE,
-    "single": plots.BLUE,
+    "multilevel": plots.PURPLE,
 }
 
 
@@ -24,7 +23,7 @@ def draw_biases(file: Path, results: dict[str, Any]) -> None:
     def draw(axis: Axes, name: str, mismatch: np.ndarray, figures: list[dict[str, float]]) -> None:
         bias = np.array([of["bias"] for of in figures])
         error = 4.0 * np.array([of["bias_se"] for of in figures])
-        x = mismatch + 0.008 * (list(TITLES).index(name) - 1.5)
+        x = mismatch + 0.008 * (list(TITLES).index(name) - 1)
         style: dict[str, Any] = {"markersize": 4, "color": COLOURS[name], "label": TITLES[name]}
         axis.errorbar(x, bias, error, fmt="o", capsize=2, **style)
         if name == next(iter(TITLES)):

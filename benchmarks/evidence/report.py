@@ -7,8 +7,7 @@ from benchmarks.common.tables import markdown_table, number, with_error
 TITLES = {
     "iwelbo": "IWELBO",
     "sumo": "SUMO",
-    "roulette": "multilevel, roulette",
-    "single": "multilevel, single term",
+    "multilevel": "multilevel SUMO",
 }
 
 

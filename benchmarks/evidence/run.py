@@ -14,13 +14,13 @@ from benchmarks.models.conjugate import MODELS, ConjugateModel
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.diagnostics.arviz import pareto_k
 from numpyro_sumo.losses.base import ImportanceLoss
+from numpyro_sumo.programs.programs import Programs
 
 MISMATCHES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 ESTIMATORS: dict[str, ImportanceLoss] = {
     "iwelbo": IWELBO(8),
-    "sumo": SUMO(8),
-    "roulette": MultilevelSUMO(8),
-    "single": MultilevelSUMO(8, truncation="single"),
+    "sumo": SUMO(8, share_stopping_times=True),
+    "multilevel": MultilevelSUMO(8, share_stopping_times=True),
 }
 #: Estimates computed together.
 BATCH = 1_000
@@ -60,9 +60,8 @@ def batch_of(problem: ConjugateModel, loss: ImportanceLoss) -> Callable:
     def measure(rng_key, mismatch):
         def mean_estimate(theta):
             params, args = {"theta": theta}, (problem.x, mismatch)
-            estimates, _ = loss.estimates(
-                rng_key, params, problem.model, problem.guide, args, {}, BATCH
-            )
+            programs = Programs(problem.model, problem.guide, params, args)
+            estimates, _ = loss.sample_estimates(rng_key, programs, BATCH)
             estimates = estimates.reshape(BATCH, -1)
             return estimates.sum(axis=1).mean(), estimates
 

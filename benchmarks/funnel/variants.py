@@ -21,7 +21,7 @@ from benchmarks.common.training import TrainingRun
 from benchmarks.funnel.models import ARMS, FEW_LEVELS, LIGHT_TAIL, SCALE_OF_V
 from benchmarks.funnel.report import exact_quantile
 from benchmarks.funnel.run import DEFAULT, judge_arm, train_arm
-from numpyro_sumo import IWHVI, SUMO, MultilevelSUMO, ReverseKL
+from numpyro_sumo import SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
 
 
@@ -59,7 +59,6 @@ VARIANTS: dict[str, Variant] = {
         ReverseKL(MultilevelSUMO(5, stopping_time=FEW_LEVELS))
     ),
     "IWHVI": Variant(ARMS["iwhvi"]),
-    "IWHVI, reverse model by the bound": Variant(ReverseKL(IWHVI(16, guide_objective="iwhvi"))),
     "multilevel, reverse model by its lower bound": Variant(ReverseKL(_FROM_BELOW)),
     "Adam's default second moment": Variant(ARMS["sumo"], {"second_moment_decay": 0.999}),
     "no clipping": Variant(ARMS["sumo"], {"max_gradient_norm": 1e9}),

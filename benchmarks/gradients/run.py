@@ -1,6 +1,7 @@
 """Mean and variance of the guide's gradient with ``gradient="dreg"`` and ``"standard"``."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ NUM_PARTICLES = 4
 #: SUMO is left out: its guide is trained on IWELBO's bound, by the same gradient.
 LOSSES: dict[str, Callable[..., ImportanceLoss]] = {
     "IWELBO": IWELBO,
-    "MultilevelSUMO": MultilevelSUMO,
+    "MultilevelSUMO": partial(MultilevelSUMO, share_stopping_times=True),
 }
 #: Gradients computed together.
 BATCH = 100

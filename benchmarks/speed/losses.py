@@ -1,5 +1,8 @@
 """Losses and stopping times that SUMO is compared with, in time and in variance."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 from jax import random
 import jax.numpy as jnp
@@ -7,11 +10,12 @@ import jax.numpy as jnp
 from numpyro.infer import ELBO
 
 from numpyro_sumo import SUMO
-from numpyro_sumo.losses.base import Draws
-from numpyro_sumo.ragged import evaluate_log_weights
+from numpyro_sumo.losses.objectives import SampleViews
+from numpyro_sumo.ragged import Layout, Particle, evaluate_fixed
 from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
 
 
+@dataclass(kw_only=True, eq=False)
 class FixedSUMO(SUMO):
     """SUMO that evaluates a fixed number of draws for each datum, whatever its stopping time.
 
@@ -19,28 +23,28 @@ class FixedSUMO(SUMO):
     :param times: the stopping time of all data; None draws them.
     """
 
-    def __init__(self, num_particles: int, num_tail: int, times: int | None = None):
-        super().__init__(num_particles, data_axes=0)
-        self.num_tail, self.times = num_tail, times
+    num_tail: int
+    times: int | None = None
+    data_axes: Any = 0
 
-    def draw(self, rng_key, particle, num_data=1, given=None, fresh_only=()):
+    def sample(
+        self,
+        rng_key: jax.Array,
+        particle: Particle,
+        num_data: int = 1,
+        generating: dict[str, jax.Array] | None = None,
+        fixed_only: tuple[str, ...] = (),
+    ) -> SampleViews:
         """The stopping times, and the log-weights of the fixed number of draws."""
         if self.times is None:
-            times = super().draw(rng_key, particle, num_data, given, fresh_only).stopping_times
+            times = self.sample_stopping_times(rng_key, num_data)
         else:
             times = jnp.full(num_data, self.times)
         count = self.num_fresh + self.num_tail
-        rows = evaluate_log_weights(
-            particle,
-            rng_key,
-            jnp.full(num_data, count),
-            max_count=count,
-            num_head=count,
-            chunk_size=1,
-        )
-        missing = self.num_particles + self.stopping_time.cap - count
+        kept = evaluate_fixed(rng_key, particle, num_data, Layout(count))
+        missing = self.num_fresh + self.stopping_time.cap - count
         pad = lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
-        return Draws(jax.tree.map(pad, rows), times, given or {})
+        return SampleViews(jax.tree.map(pad, kept), times, generating or {})
 
 
 class Lockstep(ELBO):

@@ -112,7 +112,7 @@ def wasteful_ratios(repeats: int, quick: bool) -> dict[str, Any]:
     program = autoencoder(16 if quick else 64)
     loss = SUMO(data_axes=0)
     cap = loss.stopping_time.cap
-    cases = {"ragged": (program, loss), "padded": (program, FixedSUMO(4, cap))}
+    cases = {"ragged": (program, loss), "padded": (program, FixedSUMO(4, num_tail=cap))}
     times = timed(cases, min(repeats, 5))
     num_steps = 5 if quick else 30
     drawn = np.asarray(loss.stopping_time.sample(random.key(0), (num_steps,)))
@@ -121,7 +121,7 @@ def wasteful_ratios(repeats: int, quick: bool) -> dict[str, Any]:
     programs: dict[int, Any] = {}
     for k in drawn.tolist():
         if k not in programs:
-            programs[k] = compile_steps(one_step, FixedSUMO(4, k, times=k))
+            programs[k] = compile_steps(one_step, FixedSUMO(4, num_tail=k, times=k))
         jax.block_until_ready(programs[k].run(programs[k].state))
     static_seconds = time.perf_counter() - started
     ragged = times["ragged"]
@@ -193,7 +193,7 @@ def value_of_own_times(repeats: int, quick: bool) -> list[dict[str, Any]]:
     """Variance times time, with one stopping time for all data or one for each."""
     tail = ReciprocalTail(knee=80, decay=0.0)
     ways: dict[str, ELBO] = {
-        "shared": SUMO(stopping_time=tail),
+        "shared": SUMO(stopping_time=tail, share_stopping_times=True),
         "lockstep": Lockstep(SUMO(stopping_time=tail)),
         "ragged": SUMO(stopping_time=tail, data_axes=0),
     }

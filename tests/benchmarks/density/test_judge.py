@@ -12,6 +12,7 @@ from benchmarks.density.judge import Judge, _bound_over, _error_of_bound
 from benchmarks.density.models import Data, Task
 from benchmarks.density.plans import FEW_BLOCKS, SHORT_TAIL, Arm
 from numpyro_sumo import SUMO, MultilevelSUMO
+from numpyro_sumo.programs.programs import Programs
 from tests.helpers.compiling import quick_jit
 
 
@@ -70,8 +71,9 @@ def test_the_bound_is_the_mean_of_the_estimates_in_training(loss, quick_compilat
     log_weights = Judge(task, 1, 1, {})._log_weights({}, points, 5_000)
     longest = Arm("", loss).config()["longest"]
     expected, expected_error = _bound_over(longest, log_weights)
-    args = {}, linear_model, wider_guide, (points,), {}
-    estimates = quick_jit(lambda key: loss.estimates(key, *args, 2_000)[0])(random.key(0))
+    programs = Programs(linear_model, wider_guide, args=(points,))
+    sample = quick_jit(lambda key: loss.sample_estimates(key, programs, 2_000)[0])
+    estimates = sample(random.key(0))
     error = np.hypot(np.std(estimates) / estimates.size**0.5, expected_error)
     assert abs(float(np.mean(estimates)) - expected) < 4 * error < 0.03
     assert np.isnan(_bound_over(5_001, log_weights)[0])

@@ -8,6 +8,8 @@ from benchmarks.density import variants
 from benchmarks.density.plans import arms, plans
 from benchmarks.density.report import report, summary_table
 from benchmarks.density.tables import figures, mean, paired_difference
+from numpyro_sumo.losses.objectives import SampleViews
+from numpyro_sumo.ragged import GUIDE
 
 
 @pytest.mark.parametrize("draws", [5, 15, 50])
@@ -72,8 +74,10 @@ def test_variants_make_as_many_draws_and_are_compared_with_their_own_loss():
 
 def test_the_objective_without_a_baseline_is_the_square_of_the_estimate(monkeypatch):
     loss = variants.PlainSUMO(3, guide_objective="variance")
-    monkeypatch.setattr(loss, "estimate", lambda draws, view: np.array([-3.0, np.inf]))
-    np.testing.assert_array_equal(loss.objective("variance", None, None, None), [9.0, 0.0])
+    estimates = np.array([-3.0, np.inf])
+    monkeypatch.setattr(loss, "estimate", lambda sample: estimates + 0.0 * sample.kept)
+    views = SampleViews({GUIDE: np.zeros(2)}, np.zeros(2, int), {})
+    np.testing.assert_array_equal(loss.guide_value(None, views, None, None), [9.0, 0.0])
 
 
 @pytest.mark.parametrize(

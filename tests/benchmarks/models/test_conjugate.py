@@ -5,6 +5,7 @@ from jax import random
 
 from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
+from numpyro_sumo.programs.programs import Programs
 from tests.helpers.compiling import quick_jit
 
 
@@ -19,8 +20,9 @@ def log_weights(problem):
 
     @quick_jit
     def at(mismatch):
-        args = {"theta": problem.theta}, problem.model, problem.guide, (problem.x, mismatch), {}
-        return IWELBO(1).estimates(random.key(0), *args, 200)[0]
+        params, args = {"theta": problem.theta}, (problem.x, mismatch)
+        programs = Programs(problem.model, problem.guide, params, args)
+        return IWELBO(1).sample_estimates(random.key(0), programs, 200)[0]
 
     return lambda mismatch: np.asarray(at(mismatch)).reshape(200, -1).sum(axis=1)
 

@@ -18,9 +18,11 @@ def test_padded_and_static_draws_give_the_estimates_of_ragged_ones():
     program = linear(2, 4)
     at_keys = lambda loss: losses_at_keys(program, loss, 8)
     cap = SUMO().stopping_time.cap
-    np.testing.assert_allclose(at_keys(FixedSUMO(4, cap)), at_keys(SUMO(data_axes=0)), rtol=1e-5)
+    np.testing.assert_allclose(
+        at_keys(FixedSUMO(4, num_tail=cap)), at_keys(SUMO(data_axes=0)), rtol=1e-5
+    )
     same = SUMO(stopping_time=FixedTime(np.array(3)), data_axes=0)
-    np.testing.assert_allclose(at_keys(FixedSUMO(4, 3, times=3)), at_keys(same), rtol=1e-5)
+    np.testing.assert_allclose(at_keys(FixedSUMO(4, num_tail=3, times=3)), at_keys(same), rtol=1e-5)
 
 
 def test_data_in_lockstep_have_independent_keys():
