@@ -20,10 +20,9 @@ import jax.numpy as jnp
 
 from numpyro_sumo._compat import vary_over, varying_axes
 
-from .accumulator import Accumulator, Chunk
 from .hoisting import hoist
 from .particle import MODEL, Particle, any_of, shared_cotangent
-from .queue import Layout, Queue, Slots
+from .queue import Accumulator, Chunk, Layout, Queue, Slots
 
 
 def evaluate_ragged(
