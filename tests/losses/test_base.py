@@ -117,7 +117,7 @@ def scaled_by_argument(program):
 
 @pytest.mark.parametrize("loss", SHARED_TIMES.values(), ids=SHARED_TIMES.keys())
 def test_scale_of_each_datum_multiplies_its_estimate(loss):
-    """Survey weights, for example: with the posterior as guide the estimate is the weighted evidence."""
+    """With the posterior as guide the estimate is the evidence, each datum's times its weight."""
     problem = plated_problem(4)
     weights = jnp.array([1.0, 0.5, 2.0, 0.0])
 
