@@ -1,7 +1,7 @@
 """Training by epochs that can be interrupted at any time and continued bit for bit.
 
-Made to be copied with ``files.py``: both need NumPyro, optax, flax and tqdm, and no other file of
-this folder.
+Made to be copied together with ``files.py``: it needs NumPyro, optax, flax and tqdm, and no other
+file of this folder.
 """
 
 from collections.abc import Callable, Iterator
