@@ -99,7 +99,7 @@ def log_evidence(
     True
     >>> evidence.per_datum.mean.shape
     (2,)
-    >>> loss = SUMO()
+    >>> loss = SUMO(data_axes=0)
     >>> score = jax.grad(lambda x: -loss.loss(jax.random.key(1), {}, model, guide, x))(x)
     """
     check_sample_size("num_estimates", num_estimates)
