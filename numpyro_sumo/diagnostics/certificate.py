@@ -132,7 +132,7 @@ def certify(
 
     def one_draw(key: jax.Array) -> tuple[Sites, jax.Array, jax.Array]:
         draw = extended.draw(key)
-        sites = extended.with_deterministic(draw.latents)
+        sites = programs.with_deterministic(draw.latents)
         return sites, draw.log_weight, draw.log_target - draw.log_below
 
     draws_key, resampling_key = random.split(rng_key)

@@ -72,7 +72,7 @@ class HierarchicalGuide:
         return latents
 
     def draw(self, rng_key: jax.Array, programs: Programs) -> tuple[Sites, Sites]:
-        """A reparameterised draw (x, u) of the sampler: target sites and auxiliary sites, by name."""
+        """A reparameterised draw (x, u) of the sampler: target sites, and auxiliary sites."""
         sampler = substitute(seed(self.sampler, rng_key), data=programs.params)
         return _split_sites(trace(sampler).get_trace(*programs.args, **programs.kwargs))
 
@@ -89,7 +89,7 @@ class HierarchicalGuide:
         :param auxiliary: values of u to use in place of a draw.
         :param score_free: whether log r is differentiated through u alone.
         """
-        # Substituted inside ``seed``, so that other random sites get the same keys with and without.
+        # Substituted inside ``seed``: other random sites get the same keys with and without u.
         values = {**programs.params, **(auxiliary or {})}
         marginal = self.marginal_programs(programs, latents).replace(params=values)
         return propose(rng_key, marginal, JOINT, score_free)
@@ -187,13 +187,8 @@ def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
             "Expected the sampler to have at least one auxiliary site; it has none. "
             "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
         )
-    if missing := sorted(auxiliary - reverse):
+    if auxiliary != reverse:
         raise ValueError(
-            f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks {missing}. Add "
-            "these sites to it."
-        )
-    if extra := sorted(reverse - auxiliary):
-        raise ValueError(
-            f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has {extra}. "
-            "Remove them, or mark them auxiliary in the sampler."
+            f"Expected the reverse model to sample the auxiliary sites, {sorted(auxiliary)}; it "
+            f"samples {sorted(reverse)}. Give both the same sites."
         )

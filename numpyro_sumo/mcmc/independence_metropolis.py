@@ -176,7 +176,7 @@ class IndependenceMetropolis(MCMCKernel):  # type: ignore[misc]
 
     def postprocess_fn(self, model_args: Args, model_kwargs: Kwargs) -> Callable[[Sites], Sites]:
         """A function that adds the model's deterministic sites to the latent sites."""
-        return self._extended(model_args, model_kwargs).with_deterministic
+        return self._extended(model_args, model_kwargs).programs.with_deterministic
 
     def get_diagnostics_str(self, state: IndependenceMetropolisState) -> str:
         """The acceptance rate, for the progress bar."""
