@@ -47,6 +47,25 @@ class VectorGuide(AutoContinuous, _SortedInitLocs):  # type: ignore[misc]
         raise NotImplementedError("This guide has no posterior in closed form.")
 
 
+def varying_axes(tree: Any) -> frozenset[str]:
+    """The mesh axes over which arrays differ between devices, inside :func:`jax.shard_map`.
+
+    Uses the ``manual_axis_type`` of JAX's abstract arrays.
+    """
+    types = (jax.typeof(leaf).manual_axis_type for leaf in jax.tree.leaves(tree))
+    return frozenset().union(*(kind.varying for kind in types))
+
+
+def vary_over(tree: Any, axes: frozenset[str]) -> Any:
+    """The arrays, marked as differing between devices over these mesh axes."""
+
+    def mark(leaf: jax.Array) -> jax.Array:
+        missing = tuple(axes - varying_axes(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(mark, tree) if axes else tree
+
+
 def collectable_key(rng_key: jax.Array) -> jax.Array:
     """Keys in the old style, which MCMC can collect as an extra field; random numbers stay equal.
 

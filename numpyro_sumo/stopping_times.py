@@ -74,7 +74,7 @@ class StoppingTime(ABC):
         u = _uniform_fine_near_zero(rng_key, shape)
         # The number of k with S(k) >= u; searchsorted needs an ascending table.
         table = -jnp.asarray(self.survival, u.dtype)
-        return jnp.searchsorted(table, -u, side="right", method="scan_unrolled").astype(jnp.int32)
+        return jnp.searchsorted(table, -u, side="right", method="compare_all").astype(jnp.int32)
 
 
 def _uniform_fine_near_zero(rng_key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -83,11 +83,11 @@ def _uniform_fine_near_zero(rng_key: jax.Array, shape: tuple[int, ...]) -> jax.A
     ``random.uniform`` gives multiples of 2⁻²³ in float32. Probabilities of 10⁻⁶, whose events have
     the largest weights, would be wrong by ten per cent.
     """
-    coarse_key, fine_key = random.split(rng_key)
     dtype = jnp.result_type(float)
+    # Both in one call: every call of the generator costs compilation.
+    coarse, fine = jax.vmap(lambda key: random.uniform(key, shape, dtype))(random.split(rng_key))
     cells = 2.0 ** np.finfo(dtype).nmant
-    cell = jnp.floor(random.uniform(coarse_key, shape, dtype) * cells)
-    return (cell + (1.0 - random.uniform(fine_key, shape, dtype))) / cells
+    return (jnp.floor(coarse * cells) + (1.0 - fine)) / cells
 
 
 @dataclass(frozen=True)

@@ -45,16 +45,8 @@ UNKNOWN_OPTIONS = {
         r"guide_objective to be one of \('iwelbo', 'forward_kl'\); got 'variance'",
     ),
     "sumo_objective": (
-        lambda: SUMO(guide_objective="iwhvi"),
-        r"guide_objective to be one of \('iwelbo', 'variance', 'forward_kl'\); got 'iwhvi'",
-    ),
-    "iwhvi_objective": (
-        lambda: IWHVI(guide_objective="elbo"),
-        r"guide_objective to be one of \('iwhvi', 'forward_kl'\); got 'elbo'",
-    ),
-    "truncation": (
-        lambda: MultilevelSUMO(truncation="double"),
-        r"truncation to be one of \('roulette', 'single'\); got 'double'",
+        lambda: SUMO(guide_objective="elbo"),
+        r"guide_objective to be one of \('iwelbo', 'variance', 'forward_kl'\); got 'elbo'",
     ),
     "one_particle_from_above": (
         lambda: MultilevelSUMO(1, from_above=True),

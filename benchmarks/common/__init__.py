@@ -1,1 +1,1 @@
-"""The common benchmark."""
+"""Code shared by the benchmarks: command line, training, judging, tables, pictures, reports."""

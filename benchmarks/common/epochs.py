@@ -1,6 +1,6 @@
-"""Training by epochs that may be stopped at any moment, and goes on bit for bit where it was.
+"""Training by epochs that can be interrupted at any time and continued bit for bit.
 
-Made to be copied: it needs NumPyro, optax, flax and tqdm, and nothing else of this folder.
+Made to be copied: it needs NumPyro, optax, flax and tqdm, and no other file of this folder.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,20 +21,20 @@ import jax.numpy as jnp
 
 from numpyro.infer import SVI
 
-#: What a gradient's norm is called in the optimiser's state; see :func:`optimiser`.
+#: The name of the gradient norms in the optimiser's state; see :func:`optimiser`.
 _GRADIENT_NORM = "gradient_norm"
 
 
 class Training(NamedTuple):
-    """Where a training stands: all that it takes to go on.
+    """The complete state of a training run.
 
-    :param state: of SVI, after the last epoch that is done.
-    :param average: the parameters, averaged over steps with a weight that falls exponentially.
-    :param losses: of each step, shape ``(epochs, steps)``.
-    :param gradient_norms: before clipping, shape ``(epochs, steps, groups)``, the groups of
-        parameters in the order of their names' beginnings, the rest first.
-    :param validation: numbers of epochs, and what ``validate`` said after them: ``(times, 2)``.
-    :param seconds: spent in epochs.
+    :param state: the state of SVI after the last finished epoch.
+    :param average: exponentially weighted average of the parameters over steps.
+    :param losses: the loss of each step, shape ``(epochs, steps)``.
+    :param gradient_norms: norms before clipping, shape ``(epochs, steps, groups)``; the groups are
+        those of :func:`optimiser` in the order of their prefixes, the default group first.
+    :param validation: rows (number of epochs, value of ``validate``), shape ``(rows, 2)``.
+    :param seconds: time spent in epochs.
     """
 
     state: Any
@@ -46,18 +46,18 @@ class Training(NamedTuple):
 
     @property
     def num_epochs(self) -> int:
-        """How many are done."""
+        """The number of finished epochs."""
         return len(self.losses)
 
 
 def optimiser(
     schedule: optax.Schedule, max_gradient_norm: float, factors: dict[str, float] | None = None
 ) -> optax.GradientTransformation:
-    """Adam on clipped gradients, which remembers the norms that they had before.
+    """Adam on clipped gradients; its state keeps the gradient norms from before clipping.
 
-    :param factors: on the learning rate, by the beginning of a parameter's name. The parameters of
-        each are clipped by themselves, so that no gradient of a guide drowns a model's; and so are
-        all others, whose factor is 1.
+    :param factors: factors on the learning rate by parameter-name prefix. Each group is clipped on
+        its own, so that a large guide gradient does not shrink the model's; parameters without a
+        prefix form one more group, with factor 1.
     """
     factors = {"": 1.0, **(factors or {})}
     label = lambda name: max((start for start in factors if name.startswith(start)), key=len)
@@ -73,28 +73,29 @@ def optimiser(
 
 
 def gradient_norms(optim_state: Any) -> jax.Array:
-    """What :func:`optimiser` remembers of the last step, shape ``(groups,)``."""
+    """The norms of the last step's gradients, shape ``(groups,)``; see :func:`optimiser`."""
     norms = optax.tree.get_all_with_path(optim_state, _GRADIENT_NORM)
     return jnp.stack([norm for _, norm in norms])
 
 
-def begun(svi: SVI, state: Any, num_steps: int) -> Training:
-    """A training before its first epoch, of ``num_steps`` steps each.
+def new_training(svi: SVI, state: Any, num_steps: int) -> Training:
+    """A training run before its first epoch.
 
-    :param state: from ``svi.init``, which compiles far quicker in one piece, inside ``jax.jit``.
+    :param state: from ``svi.init``, which compiles much faster as a whole, inside ``jax.jit``.
+    :param num_steps: steps of an epoch.
     """
-    # Of a type that steps do not change: the second epoch would be compiled anew, and rounded so.
-    strong = lambda leaf: leaf if _is_typed(leaf) else leaf.astype(leaf.dtype)
+    # A step returns strongly typed arrays: with weak ones the second epoch would compile again.
+    strong = lambda leaf: leaf if _is_typed_key(leaf) else leaf.astype(leaf.dtype)
     state, average = jax.tree.map(strong, (state, svi.get_params(state)))
-    none = np.zeros((0, num_steps), np.float32)
+    losses = np.zeros((0, num_steps), np.float32)
     norms = np.zeros((0, num_steps, len(gradient_norms(state.optim_state))), np.float32)
-    return Training(state, average, none, norms, np.zeros((0, 2)), 0.0)
+    return Training(state, average, losses, norms, np.zeros((0, 2)), 0.0)
 
 
-def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> Any:
-    """Some steps in one program: maps a state, the average and the data to new ones.
+def make_epoch(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> Any:
+    """Compile ``num_steps`` steps together: maps (state, average, *data) to new ones and steps.
 
-    The data are an argument, so that every epoch may have its own and nothing compiles anew.
+    The data are arguments, so that each epoch may use its own without compiling again.
     """
 
     @jax.jit
@@ -103,7 +104,7 @@ def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> A
             state, average = carry
             state, loss = svi.update(state, *args, **kwargs)
             params = svi.get_params(state)
-            # At first all steps count alike, and the start not at all.
+            # A plain mean over the first steps, so that the start has no weight.
             rate = jnp.maximum(1.0 - average_decay, 1.0 / state.optim_state[0])
             average = optax.incremental_update(params, average, rate)
             return (state, average), (loss, gradient_norms(state.optim_state))
@@ -113,58 +114,116 @@ def epoch_of(svi: SVI, num_steps: int, average_decay: float, **kwargs: Any) -> A
     return run_epoch
 
 
+class CheckpointError(ValueError):
+    """A file is no complete checkpoint of this training; the message is one line."""
+
+
+class Checkpoint(NamedTuple):
+    """The file that a training run is saved in.
+
+    :param configuration: describes the training; a checkpoint with another one is refused.
+    """
+
+    file: Path
+    configuration: str
+
+    def save(self, training: Training) -> None:
+        """Write the file completely or not at all."""
+        tree = training._replace(state=_without_typed_key(training.state))
+        content = {
+            "configuration": self.configuration,
+            "training": serialization.to_state_dict(tree),
+        }
+        partial = self.file.with_name(f"{self.file.name}.partial")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            stream.write(serialization.msgpack_serialize(jax.tree.map(_to_numpy, content)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, self.file)
+
+    def load(self, like: Training) -> Training:
+        """Read the training run.
+
+        :param like: a training run of the same configuration.
+        :raises CheckpointError: if the file is not a complete checkpoint of this configuration.
+        """
+        like_data = like._replace(state=_without_typed_key(like.state))
+        with self._checked():
+            tree = serialization.from_state_dict(like_data, self._content())
+            # Arrays on the device, as steps return them: host arrays would compile again.
+            state, average = jax.tree.map(jnp.asarray, (tree.state, tree.average))
+            tree = tree._replace(state=state, average=average)
+            shapes = lambda of: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), of)
+            if shapes((state, average)) != shapes((like_data.state, like.average)):
+                raise TypeError("arrays of other shapes")
+        key = like.state.rng_key
+        if _is_typed_key(key):
+            key = random.wrap_key_data(tree.state.rng_key, impl=random.key_impl(key))
+            tree = tree._replace(state=tree.state._replace(rng_key=key))
+        return tree
+
+    def load_average(self) -> tuple[Any, int]:
+        """Read the averaged parameters and the number of finished epochs.
+
+        :raises CheckpointError: as :meth:`load` does.
+        """
+        with self._checked():
+            content = self._content()
+            return content["average"], len(content["losses"])
+
+    def _content(self) -> dict[str, Any]:
+        """The training in the file, as plain arrays."""
+        content = serialization.msgpack_restore(self.file.read_bytes())
+        if (found := content["configuration"]) != self.configuration:
+            raise CheckpointError(
+                f"Expected a checkpoint of {self.configuration} in '{self.file}'; got one of "
+                f"{found}. Choose another folder, or move it away to start again."
+            )
+        return content["training"]
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Turn every error of reading the file into a :class:`CheckpointError`."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # msgpack raises errors of many types for other bytes
+            raise CheckpointError(
+                f"Expected a checkpoint in '{self.file}'; got an incomplete or other file "
+                f"({type(error).__name__}). Move it away to start again."
+            ) from None
+
+
 def train(
     run_epoch: Callable,
     training: Training,
     num_epochs: int,
     args_of: Callable[[int], tuple],
+    checkpoint: Checkpoint,
     *,
-    checkpoint: Path,
-    configuration: str,
     every: int = 10,
     validate: Callable[[Training], float] | None = None,
     title: str | None = None,
 ) -> Training:
-    """Trains until ``num_epochs`` are done, from the checkpoint if there is one.
+    """Train until ``num_epochs`` are finished, starting from the checkpoint if there is one.
 
-    Whatever ends the process, no more is lost than the epochs since the last checkpoint, and none
-    but the unfinished one with Ctrl-C, which is passed on. What follows is the same bit for bit,
-    for an epoch depends on the state and on its own number alone.
+    If the process dies, the epochs since the last checkpoint are lost; Ctrl-C saves a checkpoint
+    first, and is raised again. A continued run has the same result bit for bit, for an epoch
+    depends on the state and its own number only.
 
-    :param run_epoch: from :func:`epoch_of`, compiled or not.
-    :param training: from :func:`begun`.
-    :param args_of: the arguments of model and guide in an epoch, by its number.
-    :param checkpoint: the file to go on from, and to write after every ``every`` epochs.
-    :param configuration: what the training is of: a checkpoint of another one is refused.
-    :param validate: a figure to note whenever a checkpoint is written; one is, too, at the start.
-    :param title: of the progress bar; None for none.
-    :raises ValueError: in one line, for a checkpoint that is not of this training, or not whole.
+    :param run_epoch: from :func:`make_epoch`, compiled or not.
+    :param training: from :func:`new_training`.
+    :param args_of: maps the number of an epoch to the arguments of model and guide.
+    :param every: write a checkpoint after so many epochs, and before the first.
+    :param validate: computes a number to record at each checkpoint.
+    :param title: of the progress bar; None shows none.
+    :raises CheckpointError: if the checkpoint is not a complete one of this training.
     """
-    if checkpoint.exists():
-        training = loaded(checkpoint, training, configuration)
+    if checkpoint.file.exists():
+        training = checkpoint.load(training)
     saved_at = training.num_epochs
-
-    def noted(training):
-        """With a figure for the checkpoint that is due."""
-        if validate is None or training.num_epochs in training.validation[:, 0]:
-            return training
-        row = [[training.num_epochs, validate(training)]]
-        return training._replace(validation=np.concatenate([training.validation, row]))
-
-    def followed(training):
-        """With an epoch more."""
-        args = args_of(training.num_epochs)
-        started = time.perf_counter()
-        (state, average), steps = jax.block_until_ready(
-            run_epoch(training.state, training.average, *args)
-        )
-        seconds = training.seconds + time.perf_counter() - started
-        losses, norms = (
-            np.concatenate([earlier, np.asarray(now)[None]])
-            for earlier, now in zip((training.losses, training.gradient_norms), steps)
-        )
-        return Training(state, average, losses, norms, training.validation, seconds)
-
     with tqdm(
         total=num_epochs,
         initial=saved_at,
@@ -175,111 +234,60 @@ def train(
     ) as bar:
         try:
             while True:
-                if training.num_epochs % every == 0 or training.num_epochs >= num_epochs:
-                    training = noted(training)
-                    save(checkpoint, training, configuration)
+                is_done = training.num_epochs >= num_epochs
+                if is_done or training.num_epochs % every == 0:
+                    training = _validated(training, validate)
+                    checkpoint.save(training)
                     saved_at = training.num_epochs
-                if training.num_epochs >= num_epochs:
+                if is_done:
                     return training
-                training = followed(training)
+                training = _next_epoch(run_epoch, training, args_of(training.num_epochs))
                 bar.set_postfix_str(running_mean(training.losses), refresh=False)
                 bar.update()
         except KeyboardInterrupt:
             if training.num_epochs > saved_at:
-                save(checkpoint, training, configuration)
+                checkpoint.save(training)
             raise
 
 
+def _validated(training: Training, validate: Callable[[Training], float] | None) -> Training:
+    """The training with a row of validation for its current epoch."""
+    if validate is None or training.num_epochs in training.validation[:, 0]:
+        return training
+    row = [[training.num_epochs, validate(training)]]
+    return training._replace(validation=np.concatenate([training.validation, row]))
+
+
+def _next_epoch(run_epoch: Callable, training: Training, args: tuple) -> Training:
+    """The training after one more epoch."""
+    started = time.perf_counter()
+    (state, average), steps = jax.block_until_ready(
+        run_epoch(training.state, training.average, *args)
+    )
+    seconds = training.seconds + time.perf_counter() - started
+    losses, norms = (
+        np.concatenate([earlier, np.asarray(now)[None]])
+        for earlier, now in zip((training.losses, training.gradient_norms), steps)
+    )
+    return Training(state, average, losses, norms, training.validation, seconds)
+
+
 def running_mean(losses: np.ndarray, window: int = 10) -> str:
-    """Mean and standard error over the last epochs, in words."""
+    """Mean and standard error of the loss over the last epochs, as text."""
     last = losses[-window:].ravel().astype(np.float64)
     return f"loss {last.mean():.3f} ± {last.std() / len(last) ** 0.5:.3f}"
 
 
-def save(file: Path, training: Training, configuration: str) -> None:
-    """Writes a checkpoint, whole or not at all."""
-    tree = training._replace(state=_as_data(training.state))
-    content = {"configuration": configuration, "training": serialization.to_state_dict(tree)}
-    partial = file.with_name(f"{file.name}.partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as stream:
-        stream.write(serialization.msgpack_serialize(jax.tree.map(_on_host, content)))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
-
-
-def loaded(file: Path, like: Training, configuration: str) -> Training:
-    """The training of a checkpoint.
-
-    :param like: one of the same configuration.
-    :raises ValueError: in one line, for a file that is not a whole checkpoint of it.
-    """
-    like_data = like._replace(state=_as_data(like.state))
-    with _told_in_one_line(file):
-        tree = serialization.from_state_dict(like_data, _content(file, configuration))
-        # On the device, as steps leave them: a program is compiled anew for arrays of the host.
-        state, average = jax.tree.map(jnp.asarray, (tree.state, tree.average))
-        tree = tree._replace(state=state, average=average)
-        shapes = lambda of: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), of)
-        if shapes((state, average)) != shapes((like_data.state, like.average)):
-            raise TypeError("arrays of other shapes")
-    key = like.state.rng_key
-    if _is_typed(key):
-        key = random.wrap_key_data(tree.state.rng_key, impl=random.key_impl(key))
-        tree = tree._replace(state=tree.state._replace(rng_key=key))
-    return tree
-
-
-def loaded_average(file: Path, configuration: str) -> tuple[Any, int]:
-    """The averaged parameters of a checkpoint, and how many epochs are done.
-
-    :raises ValueError: as :func:`loaded` does.
-    """
-    with _told_in_one_line(file):
-        content = _content(file, configuration)
-        return content["average"], len(content["losses"])
-
-
-def _content(file: Path, configuration: str) -> dict[str, Any]:
-    """What a checkpoint has of a training, as plain arrays."""
-    content = serialization.msgpack_restore(file.read_bytes())
-    if (found := content["configuration"]) != configuration:
-        raise _Another(
-            f"Expected a checkpoint of {configuration} in '{file}'; it is of {found}. "
-            "Choose another folder, or move it away to begin anew."
-        )
-    return content["training"]
-
-
-class _Another(ValueError):
-    """A checkpoint of another training."""
-
-
-@contextmanager
-def _told_in_one_line(file: Path) -> Iterator[None]:
-    """Says so where a file is no whole checkpoint."""
-    try:
-        yield
-    except _Another:
-        raise
-    except Exception as error:  # whatever msgpack makes of bytes that it did not write
-        raise ValueError(
-            f"Expected a checkpoint in '{file}'; it is cut short or something else "
-            f"({type(error).__name__}). Move it away to begin anew."
-        ) from None
-
-
-def _as_data(state: Any) -> Any:
-    """The state with its key as plain numbers."""
+def _without_typed_key(state: Any) -> Any:
+    """The state with its random key as plain numbers."""
     key = state.rng_key
-    return state._replace(rng_key=random.key_data(key)) if _is_typed(key) else state
+    return state._replace(rng_key=random.key_data(key)) if _is_typed_key(key) else state
 
 
-def _is_typed(key: jax.Array) -> bool:
-    """Whether it is a new-style key."""
+def _is_typed_key(key: jax.Array) -> bool:
+    """Whether it is a new-style random key."""
     return jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
-def _on_host(leaf: Any) -> Any:
+def _to_numpy(leaf: Any) -> Any:
     return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf

@@ -1,4 +1,4 @@
-"""Compilation in haste: of what runs briefly, compiling is most of its time."""
+"""Compile quickly and run slowly, for programs that run too briefly to repay optimisation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ _OPTIONS = {
 
 
 def hasty_options() -> dict[str, object]:
-    """Compiler options, as far as this version of XLA knows them: compiled sooner, run slower."""
+    """Compiler options for ``jax.jit`` that skip optimisation; unknown to this XLA: left out."""
     return {name: value for name, value in _OPTIONS.items() if _is_known(name, value)}
 
 
 @contextmanager
-def in_haste() -> Iterator[None]:
-    """Compiles in haste here, as far as that can still be set, and in processes begun meanwhile."""
+def hasty_compilation() -> Iterator[None]:
+    """Skip compiler optimisation in the block, and in processes started within it."""
     flags = " ".join(f"--{name}={value}".lower() for name, value in hasty_options().items())
     old_flags = os.environ.get("XLA_FLAGS")
     old_setting = jax.config.read("jax_disable_most_optimizations")

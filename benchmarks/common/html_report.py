@@ -1,16 +1,17 @@
-"""A page beside each report: the same text, its pictures inside, its tables to be sorted.
+"""HTML pages of reports: one self-contained file with pictures and sortable tables.
 
-Run ``python -m benchmarks.html_report`` to make the page of every report anew from what is there; a
-test holds each against its report.
+Run ``python -m benchmarks.common.html_report`` to write the page of every report in
+``benchmarks/results``. Pages are not committed.
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 import re
 import struct
 import sys
+from typing import Any
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
@@ -18,38 +19,57 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+from benchmarks.common.plots import DOTS_PER_INCH
+from benchmarks.common.results import RESULTS, write_json, written_whole
 
-#: Pixels of our pictures to each of the page's, of which there are 96 to the inch.
-_SHARPNESS = 130 / 96
+HERE = Path(__file__).parent
+
+#: Pixels of a picture per pixel of the page, which has 96 per inch.
+_SHARPNESS = DOTS_PER_INCH / 96
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def write_report(folder: Path, text: str) -> None:
-    """Writes ``report.md`` and ``report.html`` into a folder where the report's pictures are.
+    """Write ``report.md`` and ``report.html`` into the folder that holds the report's pictures.
 
-    :param text: in Markdown, its title first.
-    :raises ValueError: in one line, where there is no title, or a picture is missing.
+    :param text: the report in Markdown, starting with its title.
+    :raises ValueError: if the title or a picture is missing; one line.
     """
-    made = page(text, folder)
+    html = page(text, folder)
     (folder / "report.md").write_text(text)
-    (folder / "report.html").write_text(made)
+    (folder / "report.html").write_text(html)
+
+
+def write_results(
+    file: Path,
+    results: dict[str, Any],
+    report: Callable[[dict[str, Any]], str],
+    draw_pictures: Callable[[Path], None] | None = None,
+) -> None:
+    """Write results as JSON with their pictures and report beside it, all files or none.
+
+    :param draw_pictures: draws the report's pictures into a folder.
+    """
+    with written_whole(file.parent) as folder:
+        write_json(folder / file.name, results)
+        if draw_pictures is not None:
+            draw_pictures(folder)
+        write_report(folder, report(results))
 
 
 def page(text: str, folder: Path) -> str:
-    """The report as one HTML file that needs no other.
+    """The report as one self-contained HTML file.
 
-    :param text: in Markdown, its title first.
-    :param folder: where its pictures are, as PNG.
-    :raises ValueError: in one line, where there is no title, or a picture is missing.
+    :param text: the report in Markdown, starting with its title.
+    :param folder: holds its pictures, as PNG.
+    :raises ValueError: if the title or a picture is missing; one line.
     """
     markdown = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     tokens = markdown.parse(text)
     if not tokens or tokens[0].tag != "h1":
-        begin = text.strip().partition("\n")[0][:40]
+        start = text.strip().partition("\n")[0][:40]
         raise ValueError(
-            f"Expected a report that begins with its title; got '{begin}'. Put '# …' before it."
+            f"Expected a report that starts with its title; got '{start}'. Put '# …' before it."
         )
     render = lambda part: markdown.renderer.render(part, markdown.options, {"folder": folder})
     heading, rest = tokens[:3], tokens[3:]
@@ -77,10 +97,10 @@ style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 
 
 class _Renderer(RendererHTML):
-    """HTML of Markdown; a method for each kind of token that is not rendered as usual."""
+    """Renders Markdown as HTML; one method for each kind of token that is rendered differently."""
 
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        """The picture itself, in a button that enlarges it."""
+        """The picture as base64, in a button that enlarges it."""
         token = tokens[idx]
         data = _picture(env["folder"] / unquote(str(token.attrs["src"])))
         width, height = (round(size / _SHARPNESS) for size in struct.unpack(">2I", data[16:24]))
@@ -94,13 +114,13 @@ class _Renderer(RendererHTML):
     def code_inline(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
-        """A long call may be broken where an argument begins."""
+        """Inline code that may be wrapped after an opening parenthesis."""
         return f"<code>{escape(tokens[idx].content).replace('(', '(<wbr>')}</code>"
 
     def heading_open(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
-        """With a name for the contents to refer to."""
+        """A section heading with an id, to which the table of contents links."""
         if tokens[idx].tag == "h2":
             tokens[idx].attrSet("id", _name(tokens[idx + 1]))
         return self.renderToken(tokens, idx, options, env)
@@ -108,32 +128,32 @@ class _Renderer(RendererHTML):
     def link_open(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
-        """From page to page, where the report refers to another report."""
+        """A link to another report.md becomes a link to its page."""
         href = str(tokens[idx].attrs["href"])
         tokens[idx].attrSet("href", re.sub(r"(^|/)report\.md(?=#|$)", r"\1report.html", href))
         return self.renderToken(tokens, idx, options, env)
 
     def table_open(self, *_: object) -> str:
-        """In a box of its own, which scrolls sideways."""
+        """A table in a box that scrolls horizontally."""
         return '<div class="table"><table>\n'
 
     def table_close(self, *_: object) -> str:
-        """The end of table and box."""
+        """The end of the table and its box."""
         return "</table></div>\n"
 
     def th_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        """A header is a button that sorts."""
+        """A header cell with a button that sorts the column."""
         tokens[idx].attrSet("scope", "col")
         label = "" if tokens[idx + 1].content else ' aria-label="first column"'
         return self.renderToken(tokens, idx, options, env) + f'<button type="button"{label}>'
 
     def th_close(self, *_: object) -> str:
-        """The end of button and header."""
+        """The end of the button and the header cell."""
         return "</button></th>\n"
 
 
 def _picture(file: Path) -> bytes:
-    """What a PNG file holds."""
+    """The bytes of a PNG file."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -147,7 +167,7 @@ def _picture(file: Path) -> bytes:
 
 
 def _contents(tokens: Sequence[Token]) -> str:
-    """Links to the sections, where there are several."""
+    """A table of contents, for a report with three sections or more."""
     headings = [tokens[i + 1] for i, token in enumerate(tokens) if _opens_section(token)]
     if len(headings) < 3:
         return ""
@@ -163,24 +183,24 @@ def _opens_section(token: Token) -> bool:
 
 
 def _plain(heading: Token) -> str:
-    """The words of a heading, without marks."""
+    """The text of a heading without markup."""
     return "".join(child.content for child in heading.children or [])
 
 
 def _name(heading: Token) -> str:
-    """The words of a heading as a link can have them."""
+    """The id of a heading: its words in lower case, joined by hyphens."""
     return re.sub(r"\W+", "-", _plain(heading).lower()).strip("-")
 
 
 def main() -> int:
-    """Makes all pages anew; returns the exit status."""
+    """Write the page of every report; return the exit status."""
     for file in sorted(RESULTS.glob("*/report.md")):
         try:
-            made = page(file.read_text(), file.parent)
+            html = page(file.read_text(), file.parent)
         except ValueError as error:
             print(f"html_report: {error}", file=sys.stderr)
             return 2
-        (file.parent / "report.html").write_text(made)
+        file.with_suffix(".html").write_text(html)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A folder of results that is written whole or not at all."""
+"""Results folders: checked before a run, written completely or not at all, continued later."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,24 @@ import sys
 import tempfile
 from typing import Any
 
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+class InputError(ValueError):
+    """A file or folder that the user named cannot be used; the message is one line."""
+
 
 def check_writable(folder: Path) -> None:
-    """Refuses, before any work, a folder that could not be written at the end.
+    """Create the folder, and check before a run that files can be written to it.
 
-    :raises ValueError: one line naming the folder and the reason.
+    :raises InputError: if they cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"Expected a folder that can be written; got '{folder}' ({error.strerror}). "
             "Choose another with --out."
         ) from None
@@ -38,38 +44,40 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Writes plain values, with null for numbers that are not finite."""
-    file.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
+    """Write plain values as JSON, completely or not at all; null is a number that is not finite."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
+    os.replace(partial, file)
 
 
-def resumed(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:
-    """The results of an earlier run, to go on with; or ``fresh`` ones if there are none.
+def start_or_resume(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:
+    """Results of an earlier run in ``file``, or ``fresh`` if there are none to continue.
 
-    Those of a run that was made otherwise are not lost: their file gets another name.
+    Results of another configuration are kept: their file is renamed.
 
-    :param same: the entry that says how the run was made: it must be that of ``fresh``.
-    :raises ValueError: in one line, for a file that is not whole.
+    :param same: the key whose value must equal that of ``fresh`` for the run to be continued.
+    :raises InputError: if the file is not complete JSON.
     """
     if file.exists():
         try:
             earlier = json.loads(file.read_text())
         except ValueError as error:
-            raise ValueError(
-                f"Expected results in '{file}'; it is cut short or something else ({error}). "
-                "Move it away to begin anew."
+            raise InputError(
+                f"Expected JSON results in '{file}'; got a file that cannot be read ({error}). "
+                "Move it away to start again."
             ) from None
-        # As it would be read again.
+        # Compared as JSON would return it: tuples are lists, infinities null.
         if earlier.get(same) == json.loads(json.dumps(_finite(fresh[same]))):
             return earlier
         names = (file.with_suffix(f".earlier-{number}.json") for number in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        os.replace(file, aside)
-        print(f"'{file}' is of another configuration; it is '{aside.name}' now.", file=sys.stderr)
+        renamed = next(name for name in names if not name.exists())
+        os.replace(file, renamed)
+        print(f"'{file}' has another configuration; renamed to '{renamed.name}'.", file=sys.stderr)
     return fresh
 
 
 def _finite(values: Any) -> Any:
-    """The same, with null for what JSON cannot say."""
+    """The same values, with None for numbers that JSON cannot hold."""
     if isinstance(values, dict):
         return {str(key): _finite(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):

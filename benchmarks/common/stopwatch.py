@@ -1,4 +1,4 @@
-"""Seconds that work takes, those in which JAX compiles apart."""
+"""Measure the seconds a block takes, with JAX's compilation counted separately."""
 
 import time
 from typing import Any
@@ -7,10 +7,11 @@ from jax import monitoring
 
 
 class Stopwatch:
-    """Takes the time of a ``with`` block; the block waits for what it computes.
+    """Measures the time of a ``with`` block; the block must wait for its own results.
 
-    ``seconds`` are those without compilation, ``compile_seconds`` those of JAX's tracing, lowering
-    and compiling, which happen at a first call, and with NumPyro's MCMC at every call.
+    ``compile_seconds`` is the time JAX spent on tracing, lowering and compiling, which happens at
+    the first call of a jitted function and at every call of NumPyro's MCMC; ``seconds`` is the
+    rest.
 
     >>> import jax
     >>> from benchmarks.common.stopwatch import Stopwatch
@@ -23,20 +24,20 @@ class Stopwatch:
     def __enter__(self) -> "Stopwatch":
         self.seconds = self.compile_seconds = 0.0
         self._spans: list[tuple[float, float]] = []
-        monitoring.register_event_time_span_listener(self._note)
+        monitoring.register_event_time_span_listener(self._record)
         self._began = time.time()  # the clock of JAX's spans
         return self
 
     def __exit__(self, *_: Any) -> None:
-        whole = time.time() - self._began
-        monitoring.unregister_event_time_span_listener(self._note)
-        # Spans lie within one another: where a function that is traced calls one that is, too.
+        total = time.time() - self._began
+        monitoring.unregister_event_time_span_listener(self._record)
+        # Spans overlap where a traced function calls another jitted function: count the union.
         end = self._began
         for start, stop in sorted(self._spans):
             self.compile_seconds += max(0.0, stop - max(start, end))
             end = max(end, stop)
-        self.seconds = whole - self.compile_seconds
+        self.seconds = total - self.compile_seconds
 
-    def _note(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
+    def _record(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
             self._spans.append((start_time, end_time))

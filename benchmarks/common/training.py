@@ -1,4 +1,4 @@
-"""A training loop with a progress bar, snapshots along the way, and a graceful Ctrl-C."""
+"""A training loop with a progress bar and snapshots of the parameters; Ctrl-C ends it early."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ from numpyro.infer import SVI
 
 @dataclass
 class TrainingRun:
-    """What a training run left behind.
+    """The result of a training run.
 
     :param params: constrained parameters at the end.
-    :param snapshots: parameters by the step at which they were taken, the first and last included.
+    :param snapshots: parameters by number of steps, the start and the end included.
     :param losses: mean loss of each block of ``block_size`` steps, in nats.
     :param loss_errors: standard errors of those means.
-    :param seconds: training time without compilation; ``compile_seconds`` is apart.
-    :param interrupted: whether Ctrl-C ended it before its last step.
+    :param seconds: training time without compilation, which is ``compile_seconds``.
+    :param interrupted: whether Ctrl-C ended the run early.
     """
 
     params: dict[str, Any]
@@ -37,6 +37,14 @@ class TrainingRun:
     compile_seconds: float = 0.0
     interrupted: bool = False
 
+    def add_block(self, losses: np.ndarray, seconds: float) -> None:
+        """Record the losses of one more block."""
+        losses = np.asarray(losses, np.float64)
+        self.steps += self.block_size
+        self.seconds += seconds
+        self.losses.append(float(losses.mean()))
+        self.loss_errors.append(float(losses.std() / np.sqrt(self.block_size)))
+
 
 def train(
     svi: SVI,
@@ -48,20 +56,21 @@ def train(
     num_blocks: int = 100,
     schedule: Callable[[jax.Array | int], dict[str, Any]] = lambda step: {},
 ) -> TrainingRun:
-    """Trains for ``num_steps`` in blocks; Ctrl-C ends it early and keeps what is done.
+    """Train for ``num_steps``; Ctrl-C ends the run early and keeps the finished steps.
 
-    The block is compiled once, ahead of the first step: a program that cannot compile again.
+    The steps run in blocks, compiled once before the first.
 
+    :param name: shown by the progress bar.
     :param snapshot_steps: steps after which to keep the parameters; rounded up to whole blocks.
-    :param num_blocks: about how many blocks; their size divides ``num_steps``.
-    :param schedule: keyword arguments of model and guide, by step.
+    :param num_blocks: the approximate number of blocks; their size divides ``num_steps``.
+    :param schedule: maps the step to keyword arguments of model and guide.
     """
     largest = max(1, num_steps // num_blocks)
     block_size = next(size for size in range(largest, 0, -1) if num_steps % size == 0)
 
     state = svi.init(rng_key, *args, **schedule(0))
     run = TrainingRun(svi.get_params(state), {0: svi.get_params(state)}, block_size)
-    due = sorted(step for step in snapshot_steps if step > 0)
+    snapshots_due = sorted(step for step in snapshot_steps if step > 0)
 
     @jax.jit
     def train_block(state, begin):
@@ -78,18 +87,12 @@ def train(
             while run.steps < num_steps:
                 started = time.perf_counter()
                 state, losses = jax.block_until_ready(compiled(state, run.steps))
-                run.seconds += time.perf_counter() - started
-                run.steps += block_size
-                losses = np.asarray(losses, np.float64)
-                run.losses.append(float(losses.mean()))
-                run.loss_errors.append(float(losses.std() / np.sqrt(block_size)))
-                bar.set_postfix_str(
-                    f"loss {run.losses[-1]:.4f} ± {run.loss_errors[-1]:.4f}", refresh=False
-                )
+                run.add_block(losses, time.perf_counter() - started)
+                progress = f"loss {run.losses[-1]:.4f} ± {run.loss_errors[-1]:.4f}"
+                bar.set_postfix_str(progress, refresh=False)
                 bar.update(block_size)
-                if due and run.steps >= due[0]:
-                    while due and run.steps >= due[0]:
-                        del due[0]
+                if snapshots_due and run.steps >= snapshots_due[0]:
+                    snapshots_due = [step for step in snapshots_due if step > run.steps]
                     run.snapshots[run.steps] = svi.get_params(state)
         except KeyboardInterrupt:
             run.interrupted = True

@@ -1,4 +1,4 @@
-"""Long jobs side by side, each in one of a few processes that has a core of its own."""
+"""Run long jobs in parallel, in a few processes with one core each."""
 
 from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -10,44 +10,44 @@ import signal
 import threading
 from typing import Any
 
-#: What a worker process does of a job; made once, when it starts.
+#: Runs a job in a worker process; set once, when the process starts.
 _work: Callable[[Any], Any]
 
 
-def side_by_side(
-    begin: Callable[..., Callable[[Any], Any]],
+def run_parallel(
+    prepare: Callable[..., Callable[[Any], Any]],
     args: tuple,
     jobs: Sequence[Any],
     kind: Callable[[Any], Hashable],
     num_workers: int,
 ) -> Generator[tuple[Any, Any]]:
-    """Does the jobs; yields each with what came of it, as they end.
+    """Run the jobs; yield each (job, result) when it finishes.
 
-    Ctrl-C, and whatever a job raises, interrupts the jobs that are under way, waits until they are
-    out, and is passed on; so does closing the generator. With one worker all is done here, in this
-    process.
+    Ctrl-C, an error raised by a job, and closing the generator interrupt the running jobs, wait
+    for their processes to end, and are raised again. With one worker, jobs run in this process.
 
-    :param begin: called in each worker with ``args``, gives what does a job. All are pickled.
-    :param kind: of a job: those of one kind go to the same worker, for what it has compiled serves
-        them all.
+    :param prepare: called once in each worker with ``args``; returns the function that runs a job.
+        All of them are pickled.
+    :param kind: maps a job to its kind; jobs of one kind go to the same worker and share what it
+        has compiled.
     """
     waiting = [(kind(job), job) for job in jobs]
     num_workers = min(num_workers, len({kind_of for kind_of, _ in waiting}))
     if num_workers == 0:
         return
     if num_workers == 1:
-        work = begin(*args)
+        work = prepare(*args)
         yield from ((job, work(job)) for job in jobs)
         return
     spawn = multiprocessing.get_context("spawn")
     workers = [
-        ProcessPoolExecutor(1, spawn, _start, (begin, args, index)) for index in range(num_workers)
+        ProcessPoolExecutor(1, spawn, _start, (prepare, args, core)) for core in range(num_workers)
     ]
     owners: dict[Hashable, int] = {}
     running: dict[Future, tuple[int, Any]] = {}
 
     def give(index: int) -> None:
-        """The next job to a worker that has none."""
+        """Give an idle worker its next job."""
         own = (entry for entry in waiting if owners.get(entry[0], index) == index)
         if (entry := next(own, None)) is not None:
             waiting.remove(entry)
@@ -78,14 +78,14 @@ def side_by_side(
 
 
 def num_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(begin: Callable, args: tuple, index: int) -> None:
-    """What a worker does first."""
+def _start(prepare: Callable, args: tuple, index: int) -> None:
+    """Set up a worker process."""
     global _work
-    # Ctrl-C comes by way of the parent alone, and once.
+    # The terminal would send Ctrl-C to every process; the parent passes it on once.
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -93,11 +93,11 @@ def _start(begin: Callable, args: tuple, index: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})
-    _work = begin(*args)
+    _work = prepare(*args)
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, in whatever way."""
+    """End this process when its parent has ended, even if the parent was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

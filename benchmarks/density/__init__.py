@@ -1,1 +1,1 @@
-"""The density benchmark."""
+"""Density benchmark: latent-variable models trained on bounds and on unbiased estimates."""

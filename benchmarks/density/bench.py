@@ -1,11 +1,8 @@
-"""The trainings of the density benchmark, and what becomes of them."""
+"""Train and judge every model of the density benchmark; an interrupted run can be continued."""
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
-import sys
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,112 +12,32 @@ from tqdm import tqdm
 import jax
 from jax import random
 
-from numpyro.infer import ELBO, SVI, Trace_ELBO
+from numpyro.infer import SVI
 
-from benchmarks.common.epochs import Training, begun, epoch_of, loaded_average, optimiser, train
-from benchmarks.common.results import resumed, write_json, written_whole
-from benchmarks.common.workers import side_by_side
+from benchmarks.common.cli import add_finished
+from benchmarks.common.epochs import (
+    Checkpoint,
+    CheckpointError,
+    Training,
+    make_epoch,
+    new_training,
+    optimiser,
+    train,
+)
+from benchmarks.common.results import InputError, start_or_resume
+from benchmarks.common.workers import run_parallel
 from benchmarks.density.judge import VALIDATION_DRAWS, Judge
-from benchmarks.density.models import Task
-from numpyro_sumo import MultilevelSUMO
+from benchmarks.density.plans import Arm, Cell, Plan
 
-#: The average of the parameters forgets in so many steps.
+#: The average of the parameters covers about so many steps.
 _AVERAGE_STEPS = 200
 
-#: Sets the keys of observations apart from those that SVI makes of the same seed.
+#: Separates the keys of observations from those that SVI makes from the same seed.
 _DATA = 2**32 - 2
 
 
-class Arm(NamedTuple):
-    """A way to train.
-
-    :param title: in words.
-    :param max_gradient_norm: gradients are clipped to it.
-    :param guide_rate: the guide's learning rate beside the model's.
-    :param averaged: whether the parameters that are judged are an average over the last steps.
-    """
-
-    title: str
-    loss: ELBO
-    max_gradient_norm: float = 30.0
-    guide_rate: float = 1.0
-    averaged: bool = True
-
-    def told(self) -> dict[str, Any]:
-        """In plain values, among them expected draws, and those of a baseline.
-
-        The estimate is unbiased for the bound over ``longest`` draws.
-        """
-        told, loss = self._asdict(), self.loss
-        if isinstance(loss, Trace_ELBO):
-            count = loss.num_particles
-            here = {"loss": f"Trace_ELBO({count})", "draws": float(count), "longest": 1}
-            return told | here | {"baseline_draws": 0}
-        tail = 0 if loss.stopping_time is None else loss.stopping_time.cap
-        multilevel = isinstance(loss, MultilevelSUMO)
-        return told | {
-            "loss": repr(loss),
-            "draws": loss.mean_draws,
-            "longest": loss.num_particles * 2**tail if multilevel else loss.num_particles + tail,
-            "baseline_draws": round(loss.draws_per_step - loss.mean_draws),
-        }
-
-
-class Plan(NamedTuple):
-    """How one task is trained and judged.
-
-    :param arms: by expected draws of each datum, those of a baseline apart, and by name.
-    :param epochs: of ``batches`` steps each.
-    :param judged_draws: of each test point, for the bound that they are judged by.
-    :param judged_particles: of MultilevelSUMO, for the unbiased estimate of each test point.
-    """
-
-    task: Task
-    arms: dict[int, dict[str, Arm]]
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    judged_draws: int
-    judged_particles: int
-
-    @property
-    def batches(self) -> int:
-        """Steps of an epoch."""
-        return -(-len(self.task.data.train) // self.batch_size)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Points to train on, to validate with, and to test with."""
-        return [len(part) for part in self.task.data]
-
-    def told(self) -> dict[str, Any]:
-        """In plain values."""
-        values = {
-            key: value for key, value in self._asdict().items() if key not in ("task", "arms")
-        }
-        values["network"] = self.task.network
-        values["sizes"] = self.sizes
-        arms = {
-            str(draws): {name: arm.told() for name, arm in by_name.items()}
-            for draws, by_name in self.arms.items()
-        }
-        return values | {"arms": arms}
-
-
-class Cell(NamedTuple):
-    """One training among all: which plan, how many draws, which arm, which seed."""
-
-    plan: str
-    draws: int
-    arm: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.plan}-{self.draws}-{self.arm}-{self.seed}"
-
-
 class Program(NamedTuple):
-    """What trains cells of a kind: SVI, its ``init``, and an epoch of it; see :func:`epoch_of`."""
+    """Compiled training: SVI, its ``init``, and one epoch; see :func:`.epochs.make_epoch`."""
 
     svi: SVI
     init: Callable
@@ -128,10 +45,10 @@ class Program(NamedTuple):
 
 
 class Bench:
-    """Trains and judges the cells of some plans; what is compiled once serves all seeds.
+    """Trains and judges the cells of some plans; all seeds share what is compiled.
 
     :param plans: by name.
-    :param folder: where results are, and checkpoints, one for each training: they stay.
+    :param folder: for results, and for one checkpoint of each training, which is kept.
     """
 
     def __init__(self, plans: dict[str, Plan], num_seeds: int, folder: Path):
@@ -144,7 +61,7 @@ class Bench:
         self._programs: dict[Hashable, Program] = {}
 
     def cells(self) -> Iterator[Cell]:
-        """All trainings, seed by seed, so that what is there after a while can be compared."""
+        """All training runs, seed by seed, so that an interrupted benchmark compares all losses."""
         for seed in range(self.num_seeds):
             for name, plan in self.plans.items():
                 for draws, arms in plan.arms.items():
@@ -152,89 +69,80 @@ class Bench:
                         yield Cell(name, draws, arm, seed)
 
     def run_all(self, file: Path, num_workers: int) -> dict[str, Any]:
-        """Trains and judges all cells that ``file`` does not have yet, and keeps it up to date.
+        """Train and judge the cells that are missing in ``file``, and update it after each.
 
         Ctrl-C ends it early.
 
-        :param num_workers: how many are trained side by side.
-        :return: configuration, seconds in all, and by name what came of each run.
-        :raises ValueError: in one line, for a checkpoint that is of something else or not whole.
+        :param num_workers: how many cells are trained in parallel.
+        :return: configuration, seconds in total, and the figures of each run by name.
+        :raises InputError: if the file, or a checkpoint, is incomplete or of something else.
         """
-        told = {name: plan.told() for name, plan in self.plans.items()}
         cells = list(self.cells())
         for cell in cells:
             self.average(cell)  # refuses a bad checkpoint before any work
-        fresh = {"configuration": {"plans": told}, "seconds": 0.0, "runs": {}}
-        results = resumed(file, fresh, "configuration")
-        spent, started = results["seconds"], time.perf_counter()
+        config = {"plans": {name: plan.config() for name, plan in self.plans.items()}}
+        fresh = {"configuration": config, "seconds": 0.0, "runs": {}}
+        results = start_or_resume(file, fresh, "configuration")
         missing = [cell for cell in cells if str(cell) not in results["runs"]]
-        made_of = self.plans, self.num_seeds, self.folder
-        ended = side_by_side(_runner, made_of, missing, self.kind, num_workers)
+        args = self.plans, self.num_seeds, self.folder
+        finished = run_parallel(_make_runner, args, missing, self.kind, num_workers)
+        bar = tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run")
 
-        def keep():
-            with written_whole(self.folder) as folder:
-                write_json(folder / file.name, results)
+        def add(cell: Cell, run: dict[str, Any]) -> None:
+            results["runs"][str(cell)] = {**run, "workers": num_workers}
 
-        try:
-            with (
-                closing(ended),
-                tqdm(total=len(cells), initial=len(cells) - len(missing), unit="run") as bar,
-            ):
-                for cell, run in ended:
-                    results["runs"][str(cell)] = {**run, "workers": num_workers}
-                    results["seconds"] = spent + time.perf_counter() - started
-                    keep()
-                    bar.set_postfix_str(f"{cell}: {run['nll']:.3f}")
-                    bar.update()
-        except KeyboardInterrupt:
-            keep()
-            print("Interrupted; the report is on what is there.", file=sys.stderr)
+        add_finished("density", file, results, finished, add, bar)
         return results
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Trains and judges one."""
+        """Train and judge one cell."""
         arm, training = self._arm(cell), self.trained(cell)
         params = self._judged_params(cell, training)
+        norms_by_part = np.moveaxis(training.gradient_norms, -1, 0)
         return {
             **cell._asdict(),
-            **self.judges[cell.plan].verdict(params, arm.told()["longest"]),
+            **self.judges[cell.plan].figures(params, arm.config()["longest"]),
             "seconds": training.seconds,
             "validation": training.validation.tolist(),
             "gradient_norms": {
-                name: {
+                part: {
                     "median": float(np.median(norms)),
                     "99.9 %": float(np.quantile(norms, 0.999)),
                     "clipped": float(np.mean(~(norms <= arm.max_gradient_norm))),
                 }
-                for name, norms in zip(
-                    ("model", "guide"), np.moveaxis(training.gradient_norms, -1, 0)
-                )
+                for part, norms in zip(("model", "guide"), norms_by_part)
             },
         }
 
     def trained(self, cell: Cell) -> Training:
-        """The training of a cell, from its checkpoint as far as that goes."""
+        """The finished training of a cell, continued from its checkpoint if there is one."""
         plan, judge, program = self.plans[cell.plan], self.judges[cell.plan], self._program(cell)
         return train(
             program.run_epoch,
             self._start(cell, program),
             plan.epochs,
             lambda epoch: self._args(cell, epoch),
-            checkpoint=self._checkpoint(cell),
-            configuration=self._told(cell),
+            self._checkpoint(cell),
             validate=lambda training: judge.validation(self._judged_params(cell, training)),
         )
 
     def kind(self, cell: Cell) -> Hashable:
-        """The same for cells that share their compiled programs: their data alone may differ."""
+        """Equal for cells that share compiled programs and differ in data or seed only."""
         plan = self.plans[cell.plan]
-        return plan.task.model.__name__, repr(plan.told()), cell.draws, cell.arm
+        return plan.task.model.__name__, repr(plan.config()), cell.draws, cell.arm
 
     def average(self, cell: Cell) -> Any:
-        """The averaged parameters, or None where no finished training is to be found."""
-        if not self._checkpoint(cell).exists():
+        """The averaged parameters of a finished training, or None.
+
+        :raises InputError: if the checkpoint is incomplete or of something else.
+        """
+        checkpoint = self._checkpoint(cell)
+        if not checkpoint.file.exists():
             return None
-        params, num_epochs = loaded_average(self._checkpoint(cell), self._told(cell))
+        try:
+            params, num_epochs = checkpoint.load_average()
+        except CheckpointError as error:
+            raise InputError(str(error)) from None
         return params if num_epochs == self.plans[cell.plan].epochs else None
 
     def _arm(self, cell: Cell) -> Arm:
@@ -245,24 +153,25 @@ class Bench:
         return training.average if self._arm(cell).averaged else svi.get_params(training.state)
 
     def _start(self, cell: Cell, program: Program) -> Training:
-        """The same for all losses."""
+        """The training before its first epoch: the same for all losses."""
         state = program.init(random.key(cell.seed), *self._args(cell, 0))
-        return begun(program.svi, state, self.plans[cell.plan].batches)
+        return new_training(program.svi, state, self.plans[cell.plan].batches)
 
     def _args(self, cell: Cell, epoch: int) -> tuple[np.ndarray]:
         task = self.plans[cell.plan].task
         key = random.fold_in(random.fold_in(random.key(cell.seed), _DATA), epoch)
         return (task.observations(key, task.data.train),)
 
-    def _checkpoint(self, cell: Cell) -> Path:
-        return self.folder / "checkpoints" / f"{cell}.msgpack"
+    def _checkpoint(self, cell: Cell) -> Checkpoint:
+        file = self.folder / "checkpoints" / f"{cell}.msgpack"
+        return Checkpoint(file, self._description(cell))
 
-    def _told(self, cell: Cell) -> str:
-        """In a line, all that the outcome of a training depends on."""
+    def _description(self, cell: Cell) -> str:
+        """Everything that the result of a training depends on, in one line."""
         plan, arm = self.plans[cell.plan], self._arm(cell)
         network, data = (" and ".join(map(str, of)) for of in (plan.task.network, plan.sizes))
         return (
-            f"{cell}: {arm.told()['loss']}, network of {network} units, {data} points, "
+            f"{cell}: {arm.config()['loss']}, network of {network} units, {data} points, "
             f"validated by {VALIDATION_DRAWS} draws, {plan.epochs} epochs of {plan.batches} "
             f"batches of {plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, "
             f"gradients up to {arm.max_gradient_norm}, "
@@ -270,7 +179,7 @@ class Bench:
         )
 
     def _program(self, cell: Cell) -> Program:
-        """What trains a cell, made once for all of its kind."""
+        """The compiled training of a cell, shared by all of its kind."""
         plan, arm, kind = self.plans[cell.plan], self._arm(cell), self.kind(cell)
         if kind not in self._programs:
             rate = optax.cosine_decay_schedule(plan.learning_rate, plan.epochs * plan.batches)
@@ -278,38 +187,14 @@ class Bench:
             svi = SVI(plan.task.model, plan.task.guide, optim, arm.loss)
             init = jax.jit(partial(svi.init, batch_size=plan.batch_size))
             decay = 1.0 - 1.0 / _AVERAGE_STEPS
-            run_epoch = epoch_of(svi, plan.batches, decay, batch_size=plan.batch_size)
+            run_epoch = make_epoch(svi, plan.batches, decay, batch_size=plan.batch_size)
             start = self._start(cell, Program(svi, init, run_epoch))
-            # Compiled here, apart from the clock of the first training.
+            # Compiled here, so that the time of the first training does not include it.
             lowered = run_epoch.lower(start.state, start.average, *self._args(cell, 0))
             self._programs[kind] = Program(svi, init, lowered.compile())
         return self._programs[kind]
 
 
-def run_bench(
-    name: str,
-    bench: Bench,
-    file: Path,
-    num_workers: int,
-    write: Callable[[Path, dict[str, Any]], None],
-) -> int:
-    """Runs a bench for the command line, and has its report written; returns the exit status.
-
-    :param name: of the benchmark.
-    :param file: where results are.
-    :param write: writes the report of results into a folder.
-    """
-    try:
-        results = bench.run_all(file, num_workers)
-        with written_whole(file.parent) as folder:
-            write(folder, results)
-    except ValueError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    print(f"Wrote {file.parent / 'report.md'} after {results['seconds']:.0f} s in all.")
-    return 0
-
-
-def _runner(*args: Any) -> Callable[[Cell], dict[str, Any]]:
-    """What trains and judges a cell, with a bench of its own."""
+def _make_runner(*args: Any) -> Callable[[Cell], dict[str, Any]]:
+    """The function that trains and judges a cell in a worker process."""
     return Bench(*args).run

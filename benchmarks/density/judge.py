@@ -1,7 +1,7 @@
-"""How good a trained model is: log p(x) of points it has not seen."""
+"""Judge a trained model by log p(x) of test points."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -13,32 +13,42 @@ import jax.numpy as jnp
 from benchmarks.density.models import Task
 from numpyro_sumo import IWELBO, MultilevelSUMO
 from numpyro_sumo.diagnostics.arviz import pareto_k
+from numpyro_sumo.losses.base import ImportanceLoss
+from numpyro_sumo.programs.programs import Programs
 
-#: Seed of what judges: it is the same for all trainings.
+#: The seed of all judging, the same for all trainings.
 _SEED = 2**31
 
-#: Draws that are evaluated together.
+#: Draws evaluated together.
 _CHUNK = 16_384
 
-#: Draws of each point behind a single log-weight matrix.
+#: Draws of each point in one call.
 _ROWS = 50
 
 #: Draws of each validation point.
 VALIDATION_DRAWS = 100
 
-#: Independent unbiased estimates of log p(x) of each point.
+#: Independent unbiased estimates of log p(x) for each point.
 _NUM_ESTIMATES = 2
 
-#: Draws of each point of a picture, and points that are evaluated together.
+#: For pictures: draws of each point, and points evaluated together.
 _PICTURED, _PART = 2_000, 400
 
 
-class Judge:
-    """Judges parameters for one task.
+class Batch(NamedTuple):
+    """A number of independent estimates by one loss."""
 
-    :param num_draws: of each test point, for the bound.
-    :param num_particles: of MultilevelSUMO for each unbiased estimate, of which there are two.
-    :param compiled: what was compiled, by judges of the same model of other data too.
+    loss: ImportanceLoss
+    num_estimates: int
+    seed: int
+
+
+class Judge:
+    """Judges the parameters of one task.
+
+    :param num_draws: draws of each test point for the bound.
+    :param num_particles: particles of MultilevelSUMO for each of two unbiased estimates.
+    :param compiled: compiled functions, shared by judges of one model and several data sets.
     """
 
     def __init__(
@@ -49,20 +59,20 @@ class Judge:
         self._test, self._validation = map(self.observed, (task.data.test, task.data.validation))
 
     def observed(self, points: np.ndarray) -> np.ndarray:
-        """Observations of points."""
+        """The observations that the model receives for these points."""
         return self.task.observations(random.key(_SEED), points)
 
-    def verdict(self, params: Any, longest: int) -> dict[str, float]:
-        """Negative log-likelihood of the test points, and the bias of what was trained on.
+    def figures(self, params: Any, longest: int) -> dict[str, float]:
+        """Negative log-likelihood of the test points, and the bias of the training objective.
 
         All in nats per point, with Monte Carlo standard errors.
 
-        :param longest: the objective was the bound over so many draws, in expectation.
+        :param longest: the number of draws of the bound that the objective estimates.
         """
         log_weights = self._log_weights(params, self._test, self.num_draws)
         bound = _log_mean(log_weights)
         unbiased = MultilevelSUMO(self.num_particles, data_axes=0, chunk_size=_CHUNK)
-        estimates = self._estimates(params, unbiased, _NUM_ESTIMATES, self._test, 1)
+        estimates = self._estimates(params, Batch(unbiased, _NUM_ESTIMATES, 1), self._test)
         evidence, error = _mean_and_error(estimates)
         objective, objective_error = _bound_over(longest, log_weights)
         return {
@@ -76,36 +86,41 @@ class Judge:
         }
 
     def validation(self, params: Any) -> float:
-        """Negative log-likelihood of the validation points, by a bound over few draws."""
+        """Negative log-likelihood of the validation points, by a bound; nats per point."""
         return float(
             -_log_mean(self._log_weights(params, self._validation, VALIDATION_DRAWS)).mean()
         )
 
     def log_density(self, params: Any, points: np.ndarray, guide: Callable) -> np.ndarray:
-        """log p(x) of each point by a bound, with a guide of its own: for pictures.
+        """log p(x) of each point by a bound, for pictures.
 
-        Far from the data, where it was never trained, the task's own guide is of no use.
+        :param guide: replaces the task's guide, which is not trained far from the data.
         """
         parts = np.split(points, range(_PART, len(points), _PART))
         draws = (self._log_weights(params, part, _PICTURED, guide) for part in parts)
         return np.concatenate([_log_mean(log_weights) for log_weights in draws])
 
-    def _log_weights(self, params, points, num_draws, guide=None):
+    def _log_weights(
+        self, params: Any, points: np.ndarray, num_draws: int, guide: Callable | None = None
+    ) -> np.ndarray:
         """Log-weights of shape ``(num_draws, points)``."""
         parts = [
-            self._estimates(params, IWELBO(1), _ROWS, points, 1_000 + index, guide)
+            self._estimates(params, Batch(IWELBO(1), _ROWS, 1_000 + index), points, guide)
             for index in range(-(-num_draws // _ROWS))
         ]
         return np.concatenate(parts)[:num_draws]
 
-    def _estimates(self, params, loss, num_estimates, points, seed, guide=None):
+    def _estimates(
+        self, params: Any, batch: Batch, points: np.ndarray, guide: Callable | None = None
+    ) -> np.ndarray:
         """Estimates of log p(x) of each point, shape ``(num_estimates, points)``."""
+        loss, num_estimates, seed = batch
         model, guide = self.task.model, guide or self.task.guide
         kind = (model, guide, repr(loss), num_estimates)
         if kind not in self._compiled:
             self._compiled[kind] = jax.jit(
-                lambda key, params, points: loss.estimates(
-                    key, params, model, guide, (points,), {}, num_estimates
+                lambda key, params, points: loss.sample_estimates(
+                    key, Programs(model, guide, params, (points,)), num_estimates
                 )[0]
             )
         key = random.fold_in(random.key(_SEED + 1), seed)
@@ -118,10 +133,9 @@ def _log_mean(log_weights: np.ndarray) -> np.ndarray:
 
 
 def _bound_over(num_draws: int, log_weights: np.ndarray) -> tuple[float, float]:
-    """The bound over so many draws, mean over points, and its error; NaN if there are fewer.
+    """The bound over ``num_draws``, mean over points, and its error; NaN if there are fewer.
 
-    SUMO and MultilevelSUMO have it as their mean exactly, with the number of draws that there may
-    be at the most.
+    With the largest possible number of draws, it is the exact mean of SUMO and MultilevelSUMO.
     """
     num_groups = len(log_weights) // num_draws
     if num_groups == 0:
@@ -134,7 +148,7 @@ def _bound_over(num_draws: int, log_weights: np.ndarray) -> tuple[float, float]:
 
 
 def _error_of_bound(log_weights: np.ndarray) -> float:
-    """Standard error of the mean over points of such bounds, by the delta method."""
+    """Standard error of the mean of :func:`_log_mean` over points, by the delta method."""
     size = len(log_weights)
     log_moments = (logsumexp(power * log_weights, axis=0) - np.log(size) for power in (1, 2))
     first, second = log_moments
@@ -143,6 +157,6 @@ def _error_of_bound(log_weights: np.ndarray) -> float:
 
 
 def _mean_and_error(estimates: np.ndarray) -> tuple[float, float]:
-    """Mean over points of independent estimates ``(estimates, points)``, and its error."""
+    """Mean of independent estimates, shape ``(estimates, points)``, and its standard error."""
     variances = estimates.var(axis=0, ddof=1) / len(estimates)
     return float(estimates.mean()), float(np.sqrt(variances.sum()) / estimates.shape[1])

@@ -1,4 +1,4 @@
-"""What the density benchmark trains: an autoencoder of digits, and a small one of the plane."""
+"""Models and data of the density benchmark: autoencoders of digits and of points in the plane."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from numpyro.contrib.module import flax_module
 import numpyro.distributions as dist
 
 PIXELS, LATENTS, HIDDEN = 64, 16, 200
-#: Images to train on, to validate with, and to test with.
+#: Training, validation and test images.
 DIGITS_SPLIT = (1_257, 180, 360)
 PLANE_LATENTS, PLANE_HIDDEN = 2, 64
 PLANE_SPLIT = (2_000, 500, 1_000)
 
 
 class Data(NamedTuple):
-    """Points to train on, to validate with, and to test with: shape ``(size, features)``."""
+    """Training, validation and test points, each of shape ``(size, features)``."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -31,15 +31,14 @@ class Data(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A model of some data, and its guide.
+    """A data set with a model and a guide.
 
-    Both are called with points of shape ``(size, features)`` and the size of a batch, None for all,
-    and scaled such that a loss on the training points is in nats per point.
+    Model and guide take points of shape ``(size, features)`` and a batch size (None for all
+    points); they are scaled so that a loss on the training points is in nats per point.
 
-    :param title: in words.
-    :param binary: whether points are grey levels in [0, 1], of which observations are draws of 0
-        and 1.
-    :param network: latents, and units of each of two hidden layers.
+    :param title: its name in reports.
+    :param binary: whether points are grey levels in [0, 1], observed as random 0s and 1s.
+    :param network: number of latents, and units of each of two hidden layers.
     """
 
     title: str
@@ -50,7 +49,7 @@ class Task(NamedTuple):
     network: tuple[int, int]
 
     def observations(self, rng_key: jax.Array, points: np.ndarray) -> np.ndarray:
-        """What the model is given of points."""
+        """The observations that the model receives for these points."""
         points = checked(points, self.data.train.shape[1])
         if self.binary:
             if points.min() < 0.0 or points.max() > 1.0:
@@ -63,14 +62,14 @@ class Task(NamedTuple):
 
 
 def digits() -> Task:
-    """Handwritten digits in 8 × 8 grey levels, made binary anew in every epoch."""
+    """Handwritten digits, 8 × 8 pixels, binarised at random in every epoch."""
     grey = checked(load_digits().data / 16.0, PIXELS)
     data = _split(grey, DIGITS_SPLIT)
     return Task("digits", image_model, image_guide, data, True, (LATENTS, HIDDEN))
 
 
 def plane(name: str) -> Task:
-    """One of :data:`PLANES`."""
+    """A data set of :data:`PLANES`."""
     points = PLANES[name](np.random.default_rng(0), sum(PLANE_SPLIT))
     points = checked((points - points.mean(axis=0)) / points.std(axis=0), 2)
     data = _split(points, PLANE_SPLIT)
@@ -78,9 +77,9 @@ def plane(name: str) -> Task:
 
 
 def checked(points: Any, num_features: int) -> np.ndarray:
-    """The points in float32, if that is what they are.
+    """The points in float32, after checking their shape and values.
 
-    :raises ValueError: in one line, for another shape, and for NaN and ∞.
+    :raises ValueError: for another shape, and for values that are not finite; one line.
     """
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != num_features or not len(points):
@@ -114,13 +113,13 @@ def image_guide(images: jax.Array, batch_size: int | None = None) -> None:
 
 
 def plane_model(points: jax.Array, batch_size: int | None = None) -> None:
-    """Points of the plane, each from a normal whose place and widths follow its latents."""
+    """Points of the plane, each from a normal whose mean and scales depend on its latents."""
     decode = flax_module("decoder", _network(PLANE_HIDDEN, 4), input_shape=(1, PLANE_LATENTS))
     with _per_point(PLANE_SPLIT), _batches(points, batch_size):
         batch = numpyro.subsample(points, event_dim=1)
         z = numpyro.sample("z", dist.Normal().expand([PLANE_LATENTS]).to_event(1))
         loc, width = jnp.split(decode(z), 2, axis=-1)
-        # A floor under the widths, or a point alone could have all the density it likes.
+        # Without a lower limit, a scale could shrink to zero about a single training point.
         scale = 0.03 + jax.nn.softplus(width)
         numpyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=batch)
 
@@ -133,18 +132,18 @@ def plane_guide(points: jax.Array, batch_size: int | None = None) -> None:
 
 
 def plane_prior(points: jax.Array, batch_size: int | None = None) -> None:
-    """Latents as they are without the points: a guide that is nowhere too narrow."""
+    """The prior as a guide, wide enough at every point."""
     with _per_point(PLANE_SPLIT), _batches(points, batch_size):
         numpyro.sample("z", dist.Normal().expand([PLANE_LATENTS]).to_event(1))
 
 
 def moons(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Two half circles that reach into each other."""
+    """Two interlocking half circles."""
     return make_moons(size, noise=0.07, random_state=generator.integers(2**31))[0]
 
 
 def pinwheel(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Five arms, each bent the more the farther out."""
+    """Five spiral arms."""
     arm = generator.integers(5, size=size)
     radius = 1.0 + 0.3 * generator.normal(size=size)
     across = 0.1 * generator.normal(size=size)
@@ -154,7 +153,7 @@ def pinwheel(generator: np.random.Generator, size: int) -> np.ndarray:
 
 
 def checkerboard(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Eight of sixteen squares, with nothing between."""
+    """Eight of sixteen squares, uniformly filled."""
     column, half = generator.integers(4, size=size), generator.integers(2, size=size)
     corner = np.stack([column, 2 * half + column % 2], axis=1)
     return corner + generator.uniform(size=(size, 2))
@@ -178,7 +177,7 @@ def _batches(points: jax.Array, batch_size: int | None) -> numpyro.plate:
 
 
 def _per_point(split: tuple[int, int, int]) -> numpyro.handlers.scale:
-    """What makes a loss over the training points one in nats per point."""
+    """A handler that divides the log-density by the number of training points."""
     return numpyro.handlers.scale(scale=1 / split[0])
 
 
@@ -188,6 +187,6 @@ def _propose(outputs: jax.Array) -> None:
 
 
 def _split(points: np.ndarray, sizes: tuple[int, int, int]) -> Data:
-    """The points in an order of their own, cut in three."""
+    """The points, shuffled and split in three."""
     order = np.random.default_rng(0).permutation(len(points))
     return Data(*np.split(points[order[: sum(sizes)]], np.cumsum(sizes)[:2]))

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -16,18 +14,19 @@ import jax.numpy as jnp
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import Predictive
 
-from benchmarks.density.bench import Bench, Cell
-from benchmarks.density.models import PIXELS, plane_prior
-from benchmarks.density.report import groups, mean
+from benchmarks.common import plots
+from benchmarks.density.bench import Bench
+from benchmarks.density.models import PIXELS, Task, plane_prior
+from benchmarks.density.plans import Cell
+from benchmarks.density.tables import groups, mean
 
-#: Okabe and Ito's palette, safe for colour blindness.
 COLOURS = {
-    "elbo": "#56B4E9",
-    "iwelbo": "#009E73",
-    "sumo": "#D55E00",
-    "sumo_variance": "#E69F00",
-    "multilevel": "#7B3294",
-    "multilevel_variance": "#CC79A7",
+    "elbo": plots.SKY,
+    "iwelbo": plots.GREEN,
+    "sumo": plots.VERMILION,
+    "sumo_variance": plots.ORANGE,
+    "multilevel": plots.PURPLE,
+    "multilevel_variance": plots.PINK,
 }
 SHOWN = ("elbo", "iwelbo", "sumo", "multilevel")
 NUM_IMAGES = 14
@@ -35,13 +34,13 @@ GRID = 80
 
 
 def draw_training(file: Path, results: dict[str, Any]) -> None:
-    """Validation along the training of the digits: mean over seeds, and its standard error."""
+    """Validation loss during training on the digits: mean over seeds and its standard error."""
     panels = [group for group in groups(results) if group[0] == "digits"]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.0), squeeze=False)
     lowest, highest = np.inf, -np.inf
     for axis, (_, draws, runs) in zip(axes[0], panels):
         arms = results["configuration"]["plans"]["digits"]["arms"][str(draws)]
-        titles = {arm: told["title"] for arm, told in arms.items()}
+        titles = {arm: config["title"] for arm, config in arms.items()}
         for arm, by_seed in runs.items():
             curves = np.array([run["validation"] for run in by_seed.values()], float)
             epochs, values = curves[0, 1:, 0], curves[:, 1:, 1]
@@ -53,20 +52,20 @@ def draw_training(file: Path, results: dict[str, Any]) -> None:
                 lowest, highest = min(lowest, at.min()), max(highest, np.quantile(at, 0.9))
         axis.set_title(f"{draws} draws")
         axis.set_xlabel("epoch")
-        axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[0] if lowest < highest else []:
         axis.set_ylim(lowest - 0.1 * (highest - lowest), highest + 0.1 * (highest - lowest))
     axes[0, 0].set_ylabel("validation NLL, nats per image")
     axes[0, -1].legend(frameon=False, fontsize=8)
-    _finish(figure, file)
+    plots.save(figure, file)
 
 
 def draw_images(
     file: Path, images: np.ndarray, rows: list[tuple[str, np.ndarray, np.ndarray]]
 ) -> None:
-    """Test images; and for each arm reconstructions of them, and draws from the prior.
+    """Test images; for each arm, their reconstructions and draws from the prior.
 
-    :param rows: title, probabilities of reconstructions, and of prior draws: ``(NUM_IMAGES, 64)``.
+    :param rows: title, then probabilities of reconstructions and of prior draws, each of shape
+        ``(NUM_IMAGES, 64)``.
     """
     figure, axes = plt.subplots(1 + len(rows), 1, figsize=(11, 0.5 * (1 + len(rows)) + 0.4))
     blank = np.full((8, 6), np.nan)
@@ -83,7 +82,7 @@ def draw_images(
     first = np.atleast_1d(axes)[0]
     first.text(0, -1.5, "test images, and reconstructions", fontsize=10)
     first.text(width + 6, -1.5, "draws from the prior", fontsize=10)
-    _finish(figure, file)
+    plots.save(figure, file, boxed=True)
 
 
 def draw_plane(
@@ -92,7 +91,7 @@ def draw_plane(
     panels: list[tuple[str, np.ndarray]],
     extent: tuple[float, float, float, float],
 ) -> None:
-    """Data, and learned densities on a grid."""
+    """The data, and each learned density on a grid."""
     figure, axes = plt.subplots(1, 1 + len(panels), figsize=(3.0 * (1 + len(panels)), 3.3))
     axes[0].scatter(*points.T, s=2, color="#333333", linewidth=0)
     axes[0].set_title("data")
@@ -107,11 +106,11 @@ def draw_plane(
         axis.set_aspect("equal")
         axis.set_xticks([])
         axis.set_yticks([])
-    _finish(figure, file)
+    plots.save(figure, file, boxed=True)
 
 
 def draw_pictures(folder: Path, results: dict[str, Any], bench: Bench) -> None:
-    """All pictures for which there are trainings, into ``folder``."""
+    """Draw all pictures for which there are finished trainings into ``folder``."""
     if any(group[0] == "digits" for group in groups(results)):
         draw_training(folder / "training.png", results)
     for name, plan in bench.plans.items():
@@ -133,8 +132,8 @@ def draw_pictures(folder: Path, results: dict[str, Any], bench: Bench) -> None:
             draw_plane(folder / f"plane_{name}.png", plan.task.data.train, panels, extent)
 
 
-def _decoded(task: Any, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of pixels given a draw of the guide, and given one of the prior."""
+def _decoded(task: Task, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel probabilities given latents drawn from the guide, and given latents of the prior."""
     key = random.key(0)
     guided = Predictive(task.guide, params=params, num_samples=1)(key, jnp.asarray(images))
     prior = random.normal(key, guided["z"][0].shape)
@@ -142,26 +141,20 @@ def _decoded(task: Any, params: Any, images: np.ndarray) -> tuple[np.ndarray, np
     return np.asarray(reconstructed), np.asarray(drawn)
 
 
-def _probabilities(task: Any, params: Any, z: jax.Array) -> jax.Array:
-    """Mean of each pixel given latents."""
+def _probabilities(task: Task, params: Any, z: jax.Array) -> jax.Array:
+    """The mean of each pixel given latents."""
     model = seed(substitute(substitute(task.model, params), {"z": z}), 0)
     return trace(model).get_trace(jnp.zeros((len(z), PIXELS)))["x"]["fn"].mean
 
 
 def _strip(images: np.ndarray) -> np.ndarray:
-    """Images side by side, a column apart."""
-    apart = np.full((8, 1), np.nan)
+    """Images in a row, separated by a blank column."""
+    gap = np.full((8, 1), np.nan)
     side = int(PIXELS**0.5)
-    return np.concatenate([part for i in images for part in (i.reshape(side, side), apart)], axis=1)
+    return np.concatenate([part for i in images for part in (i.reshape(side, side), gap)], axis=1)
 
 
 def _grid() -> tuple[np.ndarray, tuple[float, float, float, float]]:
     ends = np.linspace(-2.4, 2.4, GRID)
     across, up = np.meshgrid(ends, ends)
     return np.stack([across.ravel(), up.ravel()], axis=1).astype(np.float32), (-2.4, 2.4, -2.4, 2.4)
-
-
-def _finish(figure, file: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)

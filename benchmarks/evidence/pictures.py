@@ -3,62 +3,64 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
+from matplotlib.axes import Axes
 import matplotlib.pyplot as plt
 import numpy as np
 
-#: Okabe and Ito's palette, safe for colour blindness.
-COLOURS = {"iwelbo": "#009E73", "sumo": "#D55E00", "roulette": "#7B3294", "single": "#0072B2"}
+from benchmarks.common import plots
+from benchmarks.evidence.report import TITLES
+
+COLOURS = {
+    "iwelbo": plots.GREEN,
+    "sumo": plots.VERMILION,
+    "multilevel": plots.PURPLE,
+}
 
 
-def draw_biases(file: Path, results: dict[str, Any], titles: dict[str, str]) -> None:
-    """Bias of each estimator against mismatch, with four standard errors either side."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.4), sharex=True)
-    for axis, entry in zip(axes.flat, results["models"].values()):
-        for offset, name in zip((-0.012, -0.004, 0.004, 0.012), titles):
-            mismatch, values = _curve(entry, name)
-            bias = np.array([v["bias"] for v in values])
-            error = 4.0 * np.array([v["bias_se"] for v in values])
-            style = {"color": COLOURS[name], "label": titles[name]}
-            axis.errorbar(mismatch + offset, bias, error, fmt="o", markersize=4, capsize=2, **style)
-        axis.axhline(0.0, color="#999999", linewidth=0.8)
+def draw_biases(file: Path, results: dict[str, Any]) -> None:
+    """Bias of each estimator against the mismatch, ± four standard errors."""
+
+    def draw(axis: Axes, name: str, mismatch: np.ndarray, figures: list[dict[str, float]]) -> None:
+        bias = np.array([of["bias"] for of in figures])
+        error = 4.0 * np.array([of["bias_se"] for of in figures])
+        x = mismatch + 0.008 * (list(TITLES).index(name) - 1)
+        style: dict[str, Any] = {"markersize": 4, "color": COLOURS[name], "label": TITLES[name]}
+        axis.errorbar(x, bias, error, fmt="o", capsize=2, **style)
+        if name == next(iter(TITLES)):
+            axis.axhline(0.0, color=plots.LIGHT_GREY, linewidth=0.8)
         axis.set_yscale("symlog", linthresh=0.01)
-        axis.set_title(entry["title"])
-    for axis in axes[:, 0]:
-        axis.set_ylabel("bias ± 4 standard errors, nats\n(linear within ± 0.01)")
-    _finish(figure, axes, file, "lower left")
+
+    _draw_by_model(
+        file, results, draw, "bias ± 4 standard errors, nats\n(linear within ± 0.01)", "lower left"
+    )
 
 
-def draw_costs(file: Path, results: dict[str, Any], titles: dict[str, str]) -> None:
-    """Variance times mean draws against mismatch."""
+def draw_costs(file: Path, results: dict[str, Any]) -> None:
+    """Variance times mean draws of each estimator against the mismatch."""
+
+    def draw(axis: Axes, name: str, mismatch: np.ndarray, figures: list[dict[str, float]]) -> None:
+        cost = np.array([of["variance_times_draws"] for of in figures])
+        shown = mismatch > 0.0  # at the exact posterior the variance is zero but for rounding
+        style: dict[str, Any] = {"markersize": 4, "color": COLOURS[name], "label": TITLES[name]}
+        axis.plot(mismatch[shown], cost[shown], "o-", **style)
+        axis.set_yscale("log")
+
+    _draw_by_model(file, results, draw, "variance × draws, nats²", "upper left")
+
+
+def _draw_by_model(file: Path, results: dict[str, Any], draw: Any, label: str, legend: str) -> None:
+    """One panel per model, with the curve of each estimator by ``draw``."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.4), sharex=True)
     for axis, entry in zip(axes.flat, results["models"].values()):
-        for name in titles:
-            mismatch, values = _curve(entry, name)
-            cost = np.array([v["variance_times_draws"] for v in values])
-            shown = mismatch > 0.0  # at the exact posterior there is none, but for rounding
-            style = {"color": COLOURS[name], "label": titles[name]}
-            axis.plot(mismatch[shown], cost[shown], "o-", markersize=4, **style)
-        axis.set_yscale("log")
         axis.set_title(entry["title"])
+        for name in TITLES:
+            cells = [cell for cell in entry["cells"] if name in cell["estimators"]]
+            if cells:
+                mismatch = np.array([cell["mismatch"] for cell in cells])
+                draw(axis, name, mismatch, [cell["estimators"][name] for cell in cells])
     for axis in axes[:, 0]:
-        axis.set_ylabel("variance × draws, nats²")
-    _finish(figure, axes, file, "upper left")
-
-
-def _curve(entry: dict[str, Any], name: str) -> tuple[np.ndarray, list[dict[str, float]]]:
-    cells = [cell for cell in entry["cells"] if name in cell["estimators"]]
-    return np.array([c["mismatch"] for c in cells]), [c["estimators"][name] for c in cells]
-
-
-def _finish(figure, axes, file: Path, legend: str) -> None:
+        axis.set_ylabel(label)
     for axis in axes[-1]:
         axis.set_xlabel("mismatch of the guide")
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False, fontsize=8, loc=legend)
-    figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    plots.save(figure, file)

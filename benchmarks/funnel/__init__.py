@@ -1,1 +1,1 @@
-"""The funnel benchmark."""
+"""Funnel benchmark: learned samplers of a funnel, trained with each loss, beside NUTS."""

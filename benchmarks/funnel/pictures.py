@@ -1,55 +1,91 @@
 """The pictures of the funnel benchmark."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 from scipy.stats import norm
 
-#: One colour per sampler in every picture (Okabe and Ito's palette, safe for colour blindness).
+import jax
+import jax.numpy as jnp
+
+from benchmarks.common import plots
+from benchmarks.funnel.models import GUIDE, SCALE_OF_V, TITLES, log_target
+from benchmarks.funnel.run import Outcome, Scale, draw_learned
+from numpyro_sumo import log_marginal
+
+#: One colour per sampler in every picture.
 COLOURS = {
-    "sumo": "#D55E00",
-    "multilevel": "#7B3294",
-    "iwhvi": "#0072B2",
-    "iwelbo": "#009E73",
-    "iwelbo_standard": "#CC79A7",
-    "iwelbo_few": "#E69F00",
-    "nuts_centred": "#000000",
-    "nuts_noncentred": "#56B4E9",
-    "exact": "#777777",
+    "sumo": plots.VERMILION,
+    "multilevel": plots.PURPLE,
+    "iwhvi": plots.BLUE,
+    "iwelbo": plots.GREEN,
+    "iwelbo_standard": plots.PINK,
+    "iwelbo_few": plots.ORANGE,
+    "nuts_centred": plots.BLACK,
+    "nuts_noncentred": plots.SKY,
+    "exact": plots.GREY,
 }
+#: The samplers shown side by side by :func:`draw_pairs`, as far as there are any.
+SIDE_BY_SIDE = ("nuts_centred", "sumo", "multilevel", "iwhvi", "exact")
 X_LIMIT, V_LIMIT = 12.0, 4.4
 LOG_DENSITY_LEVELS = [-12.0, -9.0, -7.0, -5.0, -3.5, -2.0, -0.5]
 
 Points = dict[str, np.ndarray]
 
 
+def draw_pictures(folder: Path, outcome: Outcome, rng_key: jax.Array, scale: Scale) -> None:
+    """Draw all pictures into ``folder``."""
+    points = jax.tree.map(jnp.asarray, grid()[2])
+
+    @jax.jit
+    def log_q(params):
+        num_particles = scale.contour_particles
+        return log_marginal(rng_key, GUIDE, params, points, num_particles=num_particles)
+
+    for name, run in outcome.runs.items():
+        panels = []
+        for step, params in every_fifth(run.snapshots).items():
+            draws = draw_learned(rng_key, params, scale.draws)
+            few = {site: draws[site][:1_500] for site in ("v", "x")}
+            panels.append((f"step {step}", np.asarray(log_q(params)), few))
+        draw_contours(folder / f"contours_{name}.png", name, panels)
+    samplers = outcome.results["samplers"]
+    draw_training(folder / "training.png", {name: samplers[name] for name in outcome.runs})
+    draws_of = {
+        name: {site: data.posterior[site].values.ravel() for site in ("v", "x")}
+        for name, data in outcome.data.items()
+    }
+    diverging = outcome.data["nuts_centred"].sample_stats["diverging"].values.ravel()
+    shown = {name: draws_of[name] for name in SIDE_BY_SIDE if name in draws_of}
+    draw_pairs(folder / "pairs.png", shown, {"nuts_centred": diverging})
+    draw_quantiles(folder / "quantiles.png", {name: of["v"] for name, of in draws_of.items()})
+
+
+def every_fifth(snapshots: dict[int, Any]) -> dict[int, Any]:
+    """The snapshots nearest to 0 %, 20 % … 100 % of the training."""
+    steps = np.array(list(snapshots))
+    wanted = steps[-1] * np.linspace(0, 1, 6)
+    return {int(s): snapshots[int(s)] for s in steps[np.abs(steps[:, None] - wanted).argmin(0)]}
+
+
 def grid(size: int = 72) -> tuple[np.ndarray, np.ndarray, Points]:
-    """Axes and points of the picture plane; x is spaced finely about the neck of the funnel."""
+    """Axes and points of the contour plots; x is spaced finely about zero."""
     x = np.sinh(np.linspace(-1, 1, size) * np.arcsinh(X_LIMIT / 0.05)) * 0.05
     v = np.linspace(-V_LIMIT, V_LIMIT, size)
     x_grid, v_grid = np.meshgrid(x, v)
     return x, v, {"x": x_grid.ravel(), "v": v_grid.ravel()}
 
 
-def draw_contours(
-    file: Path,
-    title: str,
-    colour: str,
-    log_target: Callable[[Points], np.ndarray],
-    panels: list[tuple[str, np.ndarray, Points]],
-) -> None:
-    """Target and learned density along the training, draws laid over.
+def draw_contours(file: Path, name: str, panels: list[tuple[str, np.ndarray, Points]]) -> None:
+    """Contours of the target and of the learned density during training, with draws.
 
-    :param panels: for each, its heading, the learned log-density on :func:`grid`, and some draws.
+    :param panels: heading, learned log-density on :func:`grid`, and some draws of each panel.
     """
     x, v, points = grid()
+    colour = COLOURS[name]
     exact = log_target(points).reshape(v.size, x.size)
     figure, axes = plt.subplots(2, 3, figsize=(11, 7.4), sharex=True, sharey=True)
     for axis in axes.flat[len(panels) :]:
@@ -57,7 +93,7 @@ def draw_contours(
     for axis, (heading, log_q, draws) in zip(axes.flat, panels):
         axis.scatter(draws["x"], draws["v"], s=3, color=colour, alpha=0.25, linewidths=0)
         contour = {"levels": LOG_DENSITY_LEVELS, "linestyles": "solid"}
-        axis.contour(x, v, exact, colors="#999999", linewidths=1.6, **contour)
+        axis.contour(x, v, exact, colors=plots.LIGHT_GREY, linewidths=1.6, **contour)
         if np.isfinite(log_q).any():
             learned = np.nan_to_num(log_q, nan=-1e3, neginf=-1e3).reshape(exact.shape)
             if learned.max() > LOG_DENSITY_LEVELS[0]:
@@ -69,12 +105,12 @@ def draw_contours(
         axis.set_xlabel("x")
     for axis in axes[:, 0]:
         axis.set_ylabel("v")
-    figure.suptitle(f"{title}: learned density (coloured) and target (grey)")
-    _save(figure, file)
+    figure.suptitle(f"{TITLES[name]}: learned density (coloured) and target (grey)")
+    plots.save(figure, file)
 
 
 def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
-    """Objective of each arm along its training, with the KL divergence evaluated apart."""
+    """Objective of each loss during training, and the KL divergence from separate draws."""
     rows = -(-len(verdicts) // 3)
     figure, axes = plt.subplots(rows, 3, figsize=(11, 3.4 * rows), sharey=True, squeeze=False)
     for axis in axes.flat[len(verdicts) :]:
@@ -89,10 +125,10 @@ def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
         axis.plot(
             curve["kl_steps"], upper, "k.-", linewidth=1, markersize=5, label="KL, upper bound"
         )
-        axis.axhline(0.0, color="#999999", linewidth=0.8)
+        axis.axhline(0.0, color=plots.LIGHT_GREY, linewidth=0.8)
         if not np.isfinite(objective).all():
             first = steps[~np.isfinite(objective)][0]
-            axis.axvline(first, color="#999999", linestyle=":")
+            axis.axvline(first, color=plots.LIGHT_GREY, linestyle=":")
             axis.text(first, 0.02, f"not finite\nby step {first} ", ha="right", va="center")
         axis.set_yscale("symlog", linthresh=0.01)
         axis.set(title=verdict["title"], ylim=(-5, 20))
@@ -102,36 +138,35 @@ def draw_training(file: Path, verdicts: dict[str, Any]) -> None:
         axis.set_xlabel("step")
     for axis in axes[:, 0]:
         axis.set_ylabel("nats (linear within ± 0.01)")
-    _save(figure, file)
+    plots.save(figure, file)
 
 
 def draw_pairs(
-    file: Path, panels: list[tuple[str, str, Points]], diverging: dict[str, np.ndarray]
+    file: Path, samplers: dict[str, Points], diverging: dict[str, np.ndarray], most: int = 4_000
 ) -> None:
-    """Draws of several samplers side by side in the plane, divergent transitions marked."""
+    """Draws of x against v of several samplers side by side, divergent transitions marked."""
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 4.6), sharex=True, sharey=True
+        1, len(samplers), figsize=(4.2 * len(samplers), 4.6), sharex=True, sharey=True
     )
-    for axis, (name, title, draws) in zip(axes, panels):
-        x, v = draws["x"].ravel(), draws["v"].ravel()
+    for axis, (name, draws) in zip(axes, samplers.items()):
+        x, v = draws["x"][:most], draws["v"][:most]
         axis.scatter(x, v, s=4, color=COLOURS[name], alpha=0.3, linewidths=0)
-        heading = title
+        heading = TITLES[name]
         if name in diverging:
-            hit = diverging[name].ravel()
-            axis.scatter(x[hit], v[hit], s=9, color="#D55E00", linewidths=0, label="divergent")
+            hit = diverging[name][:most]
+            style = {"color": plots.VERMILION, "linewidths": 0, "label": "divergent"}
+            axis.scatter(x[hit], v[hit], s=9, **style)
             axis.legend(loc="lower right", frameon=False, markerscale=2)
-            heading = f"{title}: {hit.sum()} divergent of {hit.size}"
+            heading += f": {hit.sum()} divergent of {hit.size}"
         axis.set(title=heading, xlabel="x", xlim=(-X_LIMIT, X_LIMIT), ylim=(-5, 5))
     axes[0].set_ylabel("v")
-    _save(figure, file)
+    plots.save(figure, file)
 
 
-def draw_quantiles(
-    file: Path, scale: float, draws: dict[str, np.ndarray], titles: dict[str, str]
-) -> None:
-    """Quantiles of v of all samplers against the exact ones, and their differences."""
+def draw_quantiles(file: Path, draws: dict[str, np.ndarray]) -> None:
+    """Quantiles of v of each sampler against the exact ones, and their differences."""
     probabilities = norm.cdf(np.linspace(-3.1, 3.1, 80))
-    exact = norm.ppf(probabilities, scale=scale)
+    exact = norm.ppf(probabilities, scale=SCALE_OF_V)
     figure, (both, difference) = plt.subplots(1, 2, figsize=(11, 4.8))
     both.plot(exact, exact, color="#bbbbbb", linewidth=4)
     difference.axhline(0.0, color="#bbbbbb", linewidth=4)
@@ -140,18 +175,10 @@ def draw_quantiles(
         if values.size == 0:
             continue
         empirical = np.quantile(values, probabilities)
-        style = {"color": COLOURS[name], "linewidth": 1.4, "label": titles[name]}
+        style = {"color": COLOURS[name], "linewidth": 1.4, "label": TITLES[name]}
         both.plot(exact, empirical, **style)
         difference.plot(exact, empirical - exact, **style)
     both.set(xlabel="exact quantile of v", ylabel="quantile of the draws", ylim=(-6, 6))
     difference.set(xlabel="exact quantile of v", ylabel="difference", ylim=(-1.5, 1.5))
     difference.legend(frameon=False, fontsize=8, ncols=2)
-    _save(figure, file)
-
-
-def _save(figure, file: Path) -> None:
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    plots.save(figure, file)

@@ -1,49 +1,42 @@
-"""What the funnel benchmark writes: report, JSON, netCDF files and pictures."""
+"""Report of the funnel benchmark: every figure comes from its JSON."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from scipy.stats import norm
 
-from benchmarks.common.results import write_json
-from benchmarks.common.tables import markdown_table, number
+from benchmarks.common.tables import bold, count, markdown_table, number, with_error
 
 Results = dict[str, Any]
 
-
-def write_results(folder: Path, results: Results, data: dict[str, Any]) -> None:
-    """Writes ``funnel.json`` and one netCDF file per sampler."""
-    for name, draws in data.items():
-        draws.to_netcdf(folder / f"{name}.nc")
-    write_json(folder / "funnel.json", results)
+#: The samplers of :func:`short_table`.
+MAIN_SAMPLERS = ("sumo", "multilevel", "iwhvi", "iwelbo", "nuts_centred", "nuts_noncentred")
 
 
 def report(results: Results) -> str:
-    """The report in Markdown, every figure from ``results``."""
+    """The report in Markdown."""
     samplers = results["samplers"]
-    arms = {name: verdict for name, verdict in samplers.items() if "kl" in verdict}
-    interrupted = [verdict["title"] for verdict in arms.values() if verdict["interrupted"]]
+    arms = {name: sampler for name, sampler in samplers.items() if "kl" in sampler}
+    interrupted = [sampler["title"] for sampler in arms.values() if sampler["interrupted"]]
     note = f"Interrupted while training: {', '.join(interrupted)}.\n" if interrupted else ""
     contours = "\n".join(
-        f"### {verdict['title']}\n\n![Contours of {verdict['title']}](contours_{name}.png)\n"
-        for name, verdict in arms.items()
+        f"### {sampler['title']}\n\n![Contours of {sampler['title']}](contours_{name}.png)\n"
+        for name, sampler in arms.items()
     )
     return f"""# The funnel: a learned sampler beside NUTS
 
-Target: v ~ N(0, {results["scale_of_v"]}), x ~ N(0, exp(v)), the second argument a standard
-deviation. Each learned sampler was trained by reverse KL for {results["steps"]} steps of
-{results["draws_per_step"]} draws of x, seed {results["seed"]}, all from the same start. The run
-took {results["seconds"]:.0f} s.
+Target: v ~ N(0, {results["scale_of_v"]}²), x ~ N(0, exp(2v)). Each learned sampler was trained by
+reverse KL for {results["steps"]} steps of {results["draws_per_step"]} draws of x, seed
+{results["seed"]}, all from the same start. The run took {results["seconds"]:.0f} s.
 {note}
-## Distance to the truth
+## Distance to the target
 
 {distance_table(results)}
 
-KL(q ‖ target) lies between the two figures (importance-weighted bounds from below and above, with
-the standard error of the upper one); of a sampler that ran away, the parameters are no longer
-finite. KS is the Kolmogorov–Smirnov distance to the exact law; the
-last line shows what chance alone does to exact draws.
+KL(q ‖ target) lies between the two figures: importance-weighted bounds from below and above, with
+the standard error of the upper one. The parameters of a sampler that diverged are not finite. KS is
+the Kolmogorov–Smirnov distance to the exact distribution; the last row shows how far chance alone
+moves exact draws.
 
 ![Quantiles of v against the exact ones](quantiles.png)
 
@@ -53,111 +46,124 @@ last line shows what chance alone does to exact draws.
 
 {_training_table(arms)}
 
-![Objective and KL along the training](training.png)
+![Objective and KL divergence during training](training.png)
 
-An objective below the KL divergence is bias being optimised: the sampler has found where the
-bound is loose.
+An objective below the KL divergence means that the loss is optimising its own bias: the sampler
+moves to where the bound on log q(x) is loose.
 
 ## ArviZ
 
 {_summary_table(samplers)}
 
-ESS and R-hat of independent draws are perfect by construction; they say how well the sampler's own
-distribution is known, not whether it is the target.
+ESS and R-hat of independent draws are perfect by construction: they measure how well the sampler's
+own distribution is known, not whether it is the target.
 
-## Contours along the training
+## Contours during training
 
-Grey: the target. Coloured: the learned density, from an importance-weighted bound. Dots: draws.
+Grey: the target. Coloured: the learned density, by an importance-weighted bound. Dots: draws.
 
 {contours}"""
 
 
 def distance_table(results: Results) -> str:
-    """Distances of every sampler to the target, and what it took."""
+    """Distance of every sampler to the target, and its cost."""
     header = ["sampler", "KL between, nats", "KS of v", "KS of x·exp(−v)"]
-    header += [
-        "0.1 % of v",
-        "1 % of v",
-        "99 % of v",
-        "divergences",
-        "s to train or warm up",
-        "s / 10⁴ draws",
-    ]
-    rows = [_exact_row(results["scale_of_v"])]
-    for verdict in results["samplers"].values():
-        ks, of_v = verdict["ks"], verdict["quantiles"]["v"]
+    header += ["0.1 % of v", "1 % of v", "99 % of v", "divergences"]
+    header += ["s to train or warm up", "s / 10⁴ draws"]
+    exact = [exact_quantile(results, p) for p in (0.001, 0.01, 0.99)]
+    rows = [["*the target itself*", "0", "0", "0", *exact, "–", "–", "–"]]
+    for sampler in results["samplers"].values():
+        ks, of_v = sampler["ks"], sampler["quantiles"]["v"]
         rows.append(
             [
-                verdict["title"],
-                _kl(verdict.get("kl")),
+                sampler["title"],
+                kl_between(sampler),
                 *(number(ks[marginal], 4) for marginal in ("v", "x·exp(−v)")),
                 *(number(of_v[p], 2) for p in ("0.001", "0.01", "0.99")),
-                str(verdict.get("divergences", "–")),
-                number(verdict.get("seconds_to_train"), 0),
-                number(verdict.get("seconds_per_10000_draws"), 3),
+                str(sampler.get("divergences", "–")),
+                number(sampler.get("seconds_to_train"), 0),
+                number(sampler.get("seconds_per_10000_draws"), 3),
             ]
         )
     return markdown_table(header, rows)
 
 
-def _exact_row(scale_of_v: float) -> list[str]:
-    law = norm(scale=scale_of_v)
-    exact = [number(float(law.ppf(p)), 2) for p in (0.001, 0.01, 0.99)]
-    return ["*the target itself*", "0", "0", "0", *exact, "–", "–", "–"]
+def short_table(results: Results) -> str:
+    """KL divergence, one quantile, and training time of the main samplers."""
+    header = [
+        "sampler",
+        "KL between, nats",
+        f"1 % quantile of v (exact {exact_quantile(results, 0.01)})",
+        "seconds to train",
+    ]
+    rows = [
+        [
+            sampler["title"],
+            kl_between(sampler),
+            number(sampler["quantiles"]["v"]["0.01"], 2),
+            number(sampler.get("seconds_to_train"), 0),
+        ]
+        for name, sampler in results["samplers"].items()
+        if name in MAIN_SAMPLERS
+    ]
+    return markdown_table(header, rows)
 
 
-def _kl(kl: dict[str, float] | None) -> str:
+def exact_quantile(results: Results, probability: float) -> str:
+    """The quantile of v under the target."""
+    return number(float(norm(scale=results["scale_of_v"]).ppf(probability)), 2)
+
+
+def kl_between(sampler: Results) -> str:
+    """Bounds on the KL divergence of a learned sampler from the target."""
+    kl = sampler.get("kl")
     if kl is None:
         return "–"
     if kl["upper"] is None or not math.isfinite(kl["upper"]):
-        return "**ran away**"
-    return f"{number(kl['lower'], 4)} … {number(kl['upper'], 4)} ± {number(kl['upper_se'], 4)}"
+        return bold("diverged")
+    return f"{number(kl['lower'], 4)} … {with_error(kl['upper'], kl['upper_se'], 4)}"
 
 
 def _training_table(arms: Results) -> str:
-    header = ["arm", "draws of u per x", "steps", "steps / s", "compile, s", "last objective"]
+    header = ["loss", "draws of u per x", "steps", "steps / s", "compile, s", "last objective"]
     rows = [
         [
-            verdict["title"],
-            number(verdict["mean_draws"], 1),
-            str(verdict["steps"]),
-            number(verdict["steps_per_second"], 0),
-            number(verdict["seconds_to_compile"], 1),
-            _mean_of_last(verdict["curve"]),
+            sampler["title"],
+            number(sampler["mean_draws"], 1),
+            str(sampler["steps"]),
+            number(sampler["steps_per_second"], 0),
+            number(sampler["seconds_to_compile"], 1),
+            _mean_of_last(sampler["curve"]),
         ]
-        for verdict in arms.values()
+        for sampler in arms.values()
     ]
-    losses = "\n".join(f"- {verdict['title']}: `{verdict['loss']}`" for verdict in arms.values())
+    losses = "\n".join(f"- {sampler['title']}: `{sampler['loss']}`" for sampler in arms.values())
     return markdown_table(header, rows) + "\n\n" + losses
 
 
 def _mean_of_last(curve: dict[str, list[float]]) -> str:
-    """The objective over the last block of steps, or where it ceased to be a number."""
+    """The mean objective over the last block of steps, or the first step where it is not finite."""
     for step, objective in zip(curve["objective_steps"], curve["objective"]):
         if objective is None or not math.isfinite(objective):
             return f"not finite by step {step}"
-    return f"{number(curve['objective'][-1], 4)} ± {number(curve['objective_se'][-1], 4)}"
+    return with_error(curve["objective"][-1], curve["objective_se"][-1], 4)
 
 
 def _summary_table(samplers: Results) -> str:
     header = ["sampler", "site", "mean", "MCSE", "sd", "MCSE of sd", "5 %", "50 %", "95 %"]
     header += ["ESS bulk", "ESS tail", "R-hat"]
     rows = []
-    for verdict in samplers.values():
-        for site, line in verdict["summary"].items():
-            of_site = verdict["quantiles"][site]
+    for sampler in samplers.values():
+        for site, line in sampler["summary"].items():
+            of_site = sampler["quantiles"][site]
             rows.append(
                 [
-                    verdict["title"],
+                    sampler["title"],
                     site,
                     *(number(line[c]) for c in ("mean", "mcse_mean", "sd", "mcse_sd")),
                     *(number(of_site[p], 2) for p in ("0.05", "0.5", "0.95")),
-                    *(_count(line[c]) for c in ("ess_bulk", "ess_tail")),
+                    *(count(line[c]) for c in ("ess_bulk", "ess_tail")),
                     number(line["r_hat"], 2),
                 ]
             )
     return markdown_table(header, rows)
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.0f}"

@@ -1,1 +1,1 @@
-"""The models benchmark."""
+"""Models used by two benchmarks or more, all with a known log p(x)."""

@@ -1,4 +1,4 @@
-"""Models that people fit, small enough for quadrature to say what their evidence is."""
+"""Common models, small enough to compute log p(x) by quadrature, each with an AutoGuide."""
 
 from collections.abc import Callable
 from functools import cache
@@ -17,12 +17,13 @@ from numpyro.handlers import reparam
 from numpyro.infer import autoguide
 from numpyro.infer.reparam import LocScaleReparam
 
+from benchmarks.funnel.models import target
 
-class Everyday(NamedTuple):
-    """A model without arguments, and a guide for it.
 
-    :param title: in words.
-    :param model: the model.
+class QuadratureModel(NamedTuple):
+    """A model without arguments whose log-evidence is computed by quadrature.
+
+    :param title: its name in reports.
     :param make_guide: maps the model to a guide.
     :param log_evidence: maps the values of the model's param sites to log p(x), in nats.
     """
@@ -55,7 +56,7 @@ ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def eight_schools():
-    """The model as it is written, centred."""
+    """The centred parameterisation."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("schools", 8):
@@ -72,7 +73,7 @@ def _eight_schools_evidence(params):
 
 @cache
 def _eight_schools_integral():
-    """mu and theta by hand, tau by the trapezium rule in log tau."""
+    """Integrates theta and mu in closed form, tau by the trapezoidal rule in log tau."""
     log_tau = np.linspace(-14.0, 12.0, 20_001)
     tau = np.exp(log_tau)[:, None]
     precision = 1.0 / (ERRORS**2 + tau**2)
@@ -99,7 +100,7 @@ RADII, BENIGN = _cell_radii()
 
 
 def logistic_regression():
-    """Whether a tumour is benign, by its mean radius."""
+    """Logistic regression of whether a tumour is benign on its mean radius."""
     intercept = numpyro.sample("intercept", dist.Normal(0.0, 3.0))
     slope = numpyro.sample("slope", dist.Normal(0.0, 3.0))
     logits = intercept + slope * jnp.asarray(RADII)
@@ -112,7 +113,7 @@ def _logistic_evidence(params):
 
 @cache
 def _logistic_integral():
-    """A grid of 240 × 240 points over more than the posterior."""
+    """A sum over a grid of 240 × 240 points that covers the posterior."""
     intercepts, slopes = np.linspace(-1.0, 3.0, 240), np.linspace(-7.0, -1.0, 240)
     grid = np.stack(np.meshgrid(intercepts, slopes, indexing="ij")).reshape(2, -1, 1)
     signs = 2.0 * BENIGN - 1.0
@@ -122,13 +123,13 @@ def _logistic_integral():
     return float(logsumexp(log_likelihood + log_prior) + np.log(area))
 
 
-# Counts with a latent log-rate each, and two parameters to be learned.
+# Poisson counts, each with a latent log-rate; two parameters are learned.
 
 COUNTS = np.array([0, 3, 1, 0, 7, 2, 2, 14, 0, 1, 5, 0, 2, 1, 31, 0, 4, 1, 0, 2, 9, 1, 3, 0])
 
 
 def counts():
-    """A log-normal mixture of Poisson counts, one rate each."""
+    """Poisson counts with log-normal rates."""
     loc = numpyro.param("loc", 0.0)
     scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
     with numpyro.plate("data", len(COUNTS)):
@@ -137,7 +138,7 @@ def counts():
 
 
 def _counts_evidence(params):
-    """A sum over 4,001 points of z for each datum."""
+    """A sum over 4,001 values of z for each count."""
     loc, scale = float(params["loc"]), float(params["scale"])
     z = loc + scale * np.linspace(-9.0, 9.0, 4_001)[:, None]
     log_factorials = np.array([np.log(np.arange(1, n + 1)).sum() for n in COUNTS])
@@ -145,34 +146,28 @@ def _counts_evidence(params):
     return float((logsumexp(log_joint, axis=0) + np.log(z[1, 0] - z[0, 0])).sum())
 
 
-# Neal's funnel in the plane; there are no data, and so the evidence is 1.
-
-
-def funnel():
-    """The funnel as a person would write it."""
-    v = numpyro.sample("v", dist.Normal(0.0, 1.35))
-    numpyro.sample("x", dist.Normal(0.0, jnp.exp(v)))
-
-
-MODELS: dict[str, Everyday] = {
-    "gaussian": Everyday(
+MODELS: dict[str, QuadratureModel] = {
+    "gaussian": QuadratureModel(
         "linear-Gaussian, 20 dimensions", gaussian, autoguide.AutoNormal, _gaussian_evidence
     ),
-    "eight_schools": Everyday(
+    "eight_schools": QuadratureModel(
         "eight schools, centred",
         eight_schools,
         autoguide.AutoMultivariateNormal,
         _eight_schools_evidence,
     ),
-    "eight_schools_non_centred": Everyday(
+    "eight_schools_non_centred": QuadratureModel(
         "eight schools, non-centred",
         eight_schools_non_centred,
         autoguide.AutoNormal,
         _eight_schools_evidence,
     ),
-    "logistic": Everyday(
+    "logistic": QuadratureModel(
         "logistic regression", logistic_regression, autoguide.AutoNormal, _logistic_evidence
     ),
-    "counts": Everyday("counts with a latent each", counts, autoguide.AutoNormal, _counts_evidence),
-    "funnel": Everyday("funnel", funnel, autoguide.AutoIAFNormal, lambda params: 0.0),
+    "counts": QuadratureModel(
+        "counts with latent rates", counts, autoguide.AutoNormal, _counts_evidence
+    ),
+    # Without data the log-evidence is zero.
+    "funnel": QuadratureModel("funnel", target, autoguide.AutoIAFNormal, lambda params: 0.0),
 }

@@ -1,4 +1,4 @@
-"""Models whose evidence is known in closed form, each with a guide that misses by a set amount."""
+"""Models with a closed-form log p(x), each with a guide at a given distance from the posterior."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,15 +11,15 @@ import numpyro
 import numpyro.distributions as dist
 
 
-class Tractable(NamedTuple):
-    """A model of data x with one parameter ``theta``.
+class ConjugateModel(NamedTuple):
+    """A model of data x with one parameter ``theta`` and a closed-form log-evidence.
 
-    :param title: in words.
-    :param model: ``model(x, mismatch)``.
-    :param guide: ``guide(x, mismatch)``: the exact posterior at mismatch 0.
+    :param title: its name in reports.
+    :param model: called as ``model(x, mismatch)``; ignores the mismatch.
+    :param guide: called as ``guide(x, mismatch)``; the exact posterior at mismatch 0.
     :param x: the data.
-    :param theta: value of the parameter.
-    :param log_evidence: maps (theta, x) to log p(x) of all data together, in nats.
+    :param theta: the value of the parameter.
+    :param log_evidence: maps (theta, x) to log p(x) of all data, in nats.
     """
 
     title: str
@@ -34,7 +34,7 @@ def _theta(value: float) -> jax.Array:
     return numpyro.param("theta", value)
 
 
-# z ~ N(theta, 1) and x | z ~ N(z, 1) in each of 20 dimensions, one weight for all.
+# z ~ N(theta, 1) and x | z ~ N(z, 1) in each of 20 dimensions, without a plate.
 
 LOC = 0.3
 
@@ -53,7 +53,7 @@ def _gaussian_evidence(theta, x):
     return dist.Normal(theta, 2.0**0.5).log_prob(x).sum()
 
 
-# A probability z ~ Beta(theta, 2), and 12 tosses of which 9 came up.
+# A probability z ~ Beta(theta, 2), and 12 Bernoulli draws with 9 ones.
 
 SHAPE = 1.5
 
@@ -91,7 +91,8 @@ def _gamma_evidence(theta, x):
     return log_integral - gammaln(x + 1.0).sum()
 
 
-# A precision z ~ Gamma(2, 2) for each of 5 data x | z ~ N(theta, 1/z): Student's t, 4 degrees.
+# A precision z ~ Gamma(2, 2) for each of 5 data x | z ~ N(theta, 1/z): Student's t with 4 degrees
+# of freedom.
 
 
 def _student_model(x, mismatch):
@@ -111,8 +112,8 @@ def _student_evidence(theta, x):
     return dist.StudentT(4.0, theta, 1.0).log_prob(x).sum()
 
 
-MODELS: dict[str, Tractable] = {
-    "gaussian": Tractable(
+MODELS: dict[str, ConjugateModel] = {
+    "gaussian": ConjugateModel(
         "linear-Gaussian, 20 dimensions",
         _gaussian_model,
         _gaussian_guide,
@@ -120,7 +121,7 @@ MODELS: dict[str, Tractable] = {
         LOC,
         _gaussian_evidence,
     ),
-    "beta": Tractable(
+    "beta": ConjugateModel(
         "beta-Bernoulli",
         _beta_model,
         _beta_guide,
@@ -128,7 +129,7 @@ MODELS: dict[str, Tractable] = {
         SHAPE,
         _beta_evidence,
     ),
-    "gamma": Tractable(
+    "gamma": ConjugateModel(
         "gamma-Poisson",
         _gamma_model,
         _gamma_guide,
@@ -136,7 +137,7 @@ MODELS: dict[str, Tractable] = {
         SHAPE,
         _gamma_evidence,
     ),
-    "student": Tractable(
+    "student": ConjugateModel(
         "normal scale mixture, 5 data in a plate",
         _student_model,
         _student_guide,

@@ -1,1 +1,1 @@
-"""The posterior benchmark."""
+"""Posterior benchmark: learned samplers beside NUTS on posteriors that are hard for MCMC."""

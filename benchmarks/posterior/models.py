@@ -1,8 +1,6 @@
-"""Seven targets that are hard for a chain, each as a person would write it."""
+"""Seven models with posteriors that are hard for MCMC, each in its usual form."""
 
 from collections.abc import Callable
-import math
-from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import norm
@@ -17,117 +15,11 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, Transform
-from numpyro.handlers import reparam, seed, trace
+from numpyro.handlers import reparam
 from numpyro.infer.reparam import LocScaleReparam, TransformReparam
-from numpyro.infer.util import log_density
 
-from benchmarks.common.distributions import Law, MixtureOfNormals, mixed_over_normal
-from numpyro_sumo.programs.sites import latent_sites
-
-Draws = dict[str, np.ndarray]
-
-
-class Effort(NamedTuple):
-    """How a learned sampler is trained.
-
-    :param guide: options of AutoHierarchicalNormal.
-    :param particles: draws of x a step, and draws of u for each of them.
-    :param inverse_temperature: what the log-density is multiplied by at first; it rises to one, in
-        equal ratios, over the first 70 % of the steps.
-    :param alternated: whether proposals of Metropolis take turns with steps of NUTS.
-    """
-
-    steps: int
-    learning_rate: float = 2e-3
-    guide: dict[str, Any] = {}
-    particles: tuple[int, int] = (64, 16)
-    max_gradient_norm: float = 100.0
-    #: Forgets in 100 steps, so that a rare large gradient does not shrink those that follow.
-    second_moment_decay: float = 0.99
-    inverse_temperature: float = 1.0
-    alternated: bool = False
-
-
-class Chains(NamedTuple):
-    """How NUTS makes the reference: four chains of a model with other coordinates.
-
-    :param model: with the latent sites of the model as written, some of them deterministic.
-    :param more: draws of each chain between two looks at R-hat and ESS, of which there are ``most``
-        at the most.
-    """
-
-    model: Callable
-    target_accept: float = 0.95
-    dense_mass: bool | list[tuple[str, ...]] = False
-    warmup: int = 1_000
-    more: int = 4_000
-    most: int = 40
-
-
-class Problem(NamedTuple):
-    """A target and what is known of it.
-
-    :param model: as written; its latent sites are what is judged, coordinate by coordinate.
-    :param labels: names of the sites in tables, where they differ.
-    :param logged: sites that are judged on the scale of logarithms.
-    :param telling: the quantities that are shown; tails are those of the first.
-    :param pair: two that are shown against each other.
-    :param laws: of all quantities, where they are known; such a model can be drawn from as it is.
-    :param chains: what makes the reference where there are none.
-    :param log_evidence: in nats, where it is known.
-    """
-
-    name: str
-    title: str
-    model: Callable
-    effort: Effort
-    telling: tuple[str, ...]
-    pair: tuple[str, str]
-    args: tuple = ()
-    labels: dict[str, str] = {}
-    logged: frozenset[str] = frozenset()
-    laws: dict[str, Law] | None = None
-    chains: Chains | None = None
-    log_evidence: float | None = None
-
-    def quantities(self, draws: Draws) -> Draws:
-        """What is judged: every coordinate of every latent site by its name.
-
-        :param draws: arrays of shape ``(chain, draw, ...)`` by site.
-        :return: arrays of shape ``(chain, draw)``.
-        """
-        named: Draws = {}
-        for site in self.shapes():
-            values = np.asarray(draws[site])
-            values = values.reshape(*values.shape[:2], *(n for n in values.shape[2:] if n > 1))
-            name = self.labels.get(site, site)
-            if site in self.logged:
-                # Zero in single precision is next to the smallest number there is.
-                values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
-                name = f"log {name}"
-            for index in np.ndindex(values.shape[2:]):
-                where = f"[{','.join(map(str, index))}]" if index else ""
-                named[name + where] = values[(..., *index)]
-        return named
-
-    def dimension(self) -> int:
-        """How many coordinates the latent sites have."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the latent sites of the model as written, by name."""
-
-        def latents():
-            sites = latent_sites(trace(seed(self.model, 0)).get_trace(*self.args))
-            return {name: site["value"] for name, site in sites.items()}
-
-        return {name: value.shape for name, value in jax.eval_shape(latents).items()}
-
-
-def log_joint(model: Callable, args: tuple) -> float:
-    """The log-density at a draw from the prior: another model or other data, another figure."""
-    value = jax.jit(lambda: log_density(seed(model, 0), args, {}, {})[0])()
-    return float(f"{value:.5g}")  # the rest is rounding
+from benchmarks.common.distributions import MixtureOfNormals, normal_given_normal
+from benchmarks.posterior.problems import Chains, Effort, Problem
 
 
 def funnel10() -> Problem:
@@ -137,21 +29,21 @@ def funnel10() -> Problem:
         v = numpyro.sample("v", dist.Normal(0.0, 3.0))
         numpyro.sample("x", dist.Normal(0.0, jnp.exp(v / 2)).expand([9]).to_event(1))
 
-    of_x = mixed_over_normal(lambda z: 0.0, lambda z: np.exp(1.5 * z))
+    of_x = normal_given_normal(lambda z: 0.0, lambda z: np.exp(1.5 * z))
     return Problem(
         name="funnel10",
         title="Neal's funnel, 10 dimensions",
         model=model,
         effort=Effort(steps=20_000, learning_rate=1e-3),
-        telling=("v", "x[0]"),
+        shown=("v", "x[0]"),
         pair=("x[0]", "v"),
-        laws={"v": norm(scale=3.0), **{f"x[{i}]": of_x for i in range(9)}},
+        exact={"v": norm(scale=3.0), **{f"x[{i}]": of_x for i in range(9)}},
         log_evidence=0.0,
     )
 
 
 def eight_schools() -> Problem:
-    """Coaching in eight schools (Rubin 1981)."""
+    """Effects of coaching in eight schools (Rubin 1981)."""
     effects = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
     errors = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
@@ -168,7 +60,7 @@ def eight_schools() -> Problem:
         model=model,
         args=(errors, effects),
         effort=Effort(steps=40_000),
-        telling=("log τ", "μ", "θ[0]"),
+        shown=("log τ", "μ", "θ[0]"),
         pair=("θ[0]", "log τ"),
         labels={"mu": "μ", "tau": "τ", "theta": "θ"},
         logged=frozenset(["tau"]),
@@ -177,7 +69,7 @@ def eight_schools() -> Problem:
 
 
 def banana() -> Problem:
-    """A twisted normal (Haario et al. 1999)."""
+    """A curved normal distribution (Haario et al. 1999)."""
 
     def model():
         x = numpyro.sample("x", dist.Normal(0.0, 10.0))
@@ -188,11 +80,11 @@ def banana() -> Problem:
         title="Banana",
         model=model,
         effort=Effort(steps=30_000, learning_rate=3e-3),
-        telling=("y", "x"),
+        shown=("y", "x"),
         pair=("x", "y"),
-        laws={
+        exact={
             "x": norm(scale=10.0),
-            "y": mixed_over_normal(lambda z: 3.0 * (1.0 - z**2), lambda z: 1.0),
+            "y": normal_given_normal(lambda z: 3.0 * (1.0 - z**2), lambda z: 1.0),
         },
         log_evidence=0.0,
     )
@@ -208,21 +100,22 @@ def mixture25() -> Problem:
         parts = dist.Normal(jnp.asarray(centres), scale).to_event(1)
         numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(jnp.full(25, 1 / 25)), parts))
 
-    law = MixtureOfNormals(ticks, scale)
+    marginal = MixtureOfNormals(ticks, scale)
     return Problem(
         name="mixture25",
         title="25 modes in the plane",
         model=model,
         effort=Effort(steps=20_000, inverse_temperature=0.005),
-        telling=("x[0]", "x[1]"),
+        shown=("x[0]", "x[1]"),
         pair=("x[0]", "x[1]"),
-        laws={"x[0]": law, "x[1]": law},
+        exact={"x[0]": marginal, "x[1]": marginal},
         log_evidence=0.0,
     )
 
 
 def _conditionally_centred_horseshoe(features: jax.Array, progress: jax.Array) -> None:
-    """The horseshoe in z = C⁻¹ (β − m), with m and C Cᵀ mean and covariance of β given all else.
+    """The horseshoe in coordinates z = C⁻¹ (β − m), where m and C Cᵀ are mean and covariance of β
+    given y and all other latents.
 
     With D = diag(τλ) and B = I + D Xᵀ X D / σ², these are D B⁻¹ D Xᵀ y / σ² and D B⁻¹ D.
     """
@@ -235,14 +128,14 @@ def _conditionally_centred_horseshoe(features: jax.Array, progress: jax.Array) -
     root = jnp.linalg.cholesky(jnp.eye(z.size) + scaled.T @ scaled)
     half = solve_triangular(root, scaled.T @ progress / sigma, lower=True)
     numpyro.deterministic("beta", tau * lam * solve_triangular(root.T, half + z))
-    # The density of y with β integrated out.
+    # The density of y given σ, τ and λ: β is integrated out.
     log_scale = len(progress) * jnp.log(sigma) + jnp.log(jnp.diagonal(root)).sum()
     square = progress @ progress / sigma**2 - half @ half
     numpyro.factor("y", -log_scale - 0.5 * (square + len(progress) * jnp.log(2 * jnp.pi)))
 
 
 def horseshoe() -> Problem:
-    """Linear regression with a horseshoe prior (Carvalho et al. 2010): progress of diabetes."""
+    """Linear regression of diabetes progression with a horseshoe prior (Carvalho et al. 2010)."""
     features, progress = load_diabetes(return_X_y=True)
 
     def model(features, progress):
@@ -259,7 +152,7 @@ def horseshoe() -> Problem:
         model=model,
         args=(_standardised(features), _standardised(progress)),
         effort=Effort(steps=30_000, alternated=True),
-        telling=("log τ", "β[0]", "log λ[0]"),
+        shown=("log τ", "β[0]", "log λ[0]"),
         pair=("β[0]", "log λ[0]"),
         labels={"sigma": "σ", "tau": "τ", "lambda": "λ", "beta": "β"},
         logged=frozenset(["sigma", "tau", "lambda"]),
@@ -268,7 +161,7 @@ def horseshoe() -> Problem:
 
 
 def logistic() -> Problem:
-    """Which of three statistics of ten measurements tell malignant tumours, and how much?"""
+    """Logistic regression of malignancy on 30 measurements, in three groups of ten."""
     measured, benign = load_breast_cancer(return_X_y=True)
 
     def model(measured, malignant):
@@ -286,7 +179,7 @@ def logistic() -> Problem:
         model=model,
         args=(_standardised(measured), jnp.asarray(1.0 - benign, jnp.float32)),
         effort=Effort(steps=40_000, alternated=True),
-        telling=("log τ[0]", "log τ[1]", "β[2,7]"),
+        shown=("log τ[0]", "log τ[1]", "β[2,7]"),
         pair=("β[0,0]", "log τ[0]"),
         labels={"tau": "τ", "beta": "β"},
         logged=frozenset(["tau"]),
@@ -304,22 +197,22 @@ class Autoregression(Transform):
         self.coefficient = coefficient
 
     def __call__(self, x):
-        """From shocks to levels."""
+        """The levels h of the shocks x."""
         return _levels(self.coefficient, x)
 
     def _inverse(self, y):
         return y.at[..., 1:].add(-self.coefficient * y[..., :-1])
 
     def log_abs_det_jacobian(self, x, y, intermediates=None):
-        """Zero: each level has its own shock added."""
+        """Zero: the Jacobian is triangular with ones on the diagonal."""
         return jnp.zeros_like(x[..., 0])
 
     def tree_flatten(self):
-        """For JAX."""
+        """Register the coefficient with JAX."""
         return (self.coefficient,), (("coefficient",), {})
 
 
-@jax.jit  # else every slice is compiled apart where the model runs as it stands
+@jax.jit  # outside jit, the scan would compile every slice separately
 def _levels(coefficient: jax.Array, shocks: jax.Array) -> jax.Array:
     def compose(first, then):
         (a, b), (c, d) = first, then
@@ -330,7 +223,7 @@ def _levels(coefficient: jax.Array, shocks: jax.Array) -> jax.Array:
 
 
 def volatility(days: int = 500) -> Problem:
-    """Stochastic volatility (Kim, Shephard and Chib 1998) of a simulated series."""
+    """Stochastic volatility (Kim, Shephard and Chib 1998) of simulated returns."""
 
     def model(returns):
         mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
@@ -339,10 +232,10 @@ def volatility(days: int = 500) -> Problem:
         steady = sigma / jnp.sqrt(1.0 - phi**2)
         scales = jnp.full(len(returns), sigma).at[0].set(steady)
         shocks = dist.Normal().expand([len(returns)]).to_event(1)
-        law = dist.TransformedDistribution(
+        levels = dist.TransformedDistribution(
             shocks, [AffineTransform(0.0, scales), Autoregression(phi), AffineTransform(mu, 1.0)]
         )
-        h = numpyro.sample("h", law)
+        h = numpyro.sample("h", levels)
         numpyro.sample("y", dist.Normal(0.0, jnp.exp(h / 2)).to_event(1), obs=returns)
 
     return Problem(
@@ -357,7 +250,7 @@ def volatility(days: int = 500) -> Problem:
             particles=(32, 4),
             alternated=True,
         ),
-        telling=("log σ", "φ", "μ"),
+        shown=("log σ", "φ", "μ"),
         pair=("φ", "log σ"),
         labels={"mu": "μ", "phi": "φ", "sigma": "σ"},
         logged=frozenset(["sigma"]),
@@ -368,7 +261,7 @@ def volatility(days: int = 500) -> Problem:
 
 
 def simulated_returns(days: int) -> jax.Array:
-    """Returns whose log-variance wanders about −1, with persistence 0.97 and shocks of 0.2."""
+    """Returns whose log-variance is an AR(1): mean −1, coefficient 0.97, innovation sd 0.2."""
     rng = np.random.default_rng(500)
     h = np.empty(days)
     h[0] = -1.0 + rng.normal() * 0.2 / (1.0 - 0.97**2) ** 0.5
@@ -381,7 +274,7 @@ def _standardised(values: np.ndarray) -> jax.Array:
     return jnp.asarray((values - values.mean(axis=0)) / values.std(axis=0), jnp.float32)
 
 
-#: Made when they are asked for, by name.
+#: Functions that make the problems, by name.
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     make.__name__: make
     for make in (funnel10, eight_schools, banana, mixture25, horseshoe, logistic, volatility)

@@ -1,44 +1,33 @@
 """The pictures of the posterior benchmark: marginals, pairs and ranks of each model."""
 
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from benchmarks.posterior.models import Problem
+from benchmarks.common import plots
+from benchmarks.posterior.problems import Problem
 from benchmarks.posterior.reference import Reference
+from benchmarks.posterior.samplers import TITLES, Samples
 
-#: One colour per sampler in every picture (Okabe and Ito's palette, safe for colour blindness).
 COLOURS = {
-    "reference": "#777777",
-    "raw": "#E69F00",
-    "resampled": "#56B4E9",
-    "metropolis": "#D55E00",
-    "nuts": "#000000",
+    "reference": plots.GREY,
+    "raw": plots.ORANGE,
+    "metropolis": plots.VERMILION,
+    "nuts": plots.BLACK,
 }
-DIVERGENT = "#56B4E9"
-CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-LABELS = {
-    "reference": "reference",
-    "raw": "learned, raw",
-    "resampled": "learned, resampled",
-    "metropolis": "learned, Metropolis",
-    "nuts": "NUTS, as written",
-}
+DIVERGENT = plots.SKY
+CHAIN_COLOURS = (plots.BLUE, plots.VERMILION, plots.GREEN, plots.PINK)
 NUM_DOTS = 4_000
 
 
 def draw_pictures(
-    folder: Path, problem: Problem, reference: Reference, samples: dict[str, Any]
+    folder: Path, problem: Problem, reference: Reference, samples: dict[str, Samples]
 ) -> None:
-    """All pictures of a problem, into ``folder``.
+    """Draw all pictures of a problem into ``folder``.
 
-    :param samples: by name, with ``draws`` by quantity and ``diverging``.
+    :param samples: by the names of :data:`.samplers.TITLES`.
     """
     draw_marginals(folder / f"marginals_{problem.name}.png", problem, reference, samples)
     draw_pairs(folder / f"pairs_{problem.name}.png", problem, samples)
@@ -46,29 +35,31 @@ def draw_pictures(
 
 
 def draw_marginals(
-    file: Path, problem: Problem, reference: Reference, samples: dict[str, Any]
+    file: Path, problem: Problem, reference: Reference, samples: dict[str, Samples]
 ) -> None:
-    """Densities of the telling quantities; below, errors of their quantiles."""
-    names = problem.telling
+    """Densities of the shown quantities; below, errors of their quantiles."""
+    names = problem.shown
     figure, axes = plt.subplots(2, len(names), figsize=(4.2 * len(names), 6.4), squeeze=False)
     shown = [name for name in ("nuts", "raw", "metropolis") if name in samples]
     for (density, error), quantity in zip(axes.T, names):
-        law = reference.laws[quantity]
-        edges = np.linspace(law.ppf(0.005), law.ppf(0.995), 61)
+        exact = reference.exact[quantity]
+        edges = np.linspace(exact.ppf(0.005), exact.ppf(0.995), 61)
         width = edges[1] - edges[0]
-        style = {"color": COLOURS["reference"], "alpha": 0.35, "label": LABELS["reference"]}
-        density.stairs(np.diff(law.cdf(edges)) / width, edges, fill=True, **style)
+        style = {"color": COLOURS["reference"], "alpha": 0.35, "label": TITLES["reference"]}
+        density.stairs(np.diff(exact.cdf(edges)) / width, edges, fill=True, **style)
         probabilities = np.concatenate([[0.005], norm.cdf(np.linspace(-2.5, 2.5, 51)), [0.995]])
-        exact = np.array([law.ppf(p) for p in probabilities])
+        exact_quantiles = np.array([exact.ppf(p) for p in probabilities])
         error.axhline(0.0, color=COLOURS["reference"], alpha=0.5, linewidth=4)
         for name in shown:
-            values = _finite(samples[name].draws[quantity])
+            values = samples[name].draws[quantity]
+            values = values[np.isfinite(values)]
             if values.size == 0:
                 continue
-            style = {"color": COLOURS[name], "linewidth": 1.3, "label": LABELS[name]}
+            style = {"color": COLOURS[name], "linewidth": 1.3, "label": TITLES[name]}
             shares = np.histogram(values, edges)[0] / values.size
             density.stairs(shares / width, edges, baseline=None, **style)
-            error.plot(exact, (np.quantile(values, probabilities) - exact) / law.std(), **style)
+            errors = (np.quantile(values, probabilities) - exact_quantiles) / exact.std()
+            error.plot(exact_quantiles, errors, **style)
         density.set(title=quantity, yticks=[])
         for axis in (density, error):
             axis.locator_params(axis="x", nbins=6)
@@ -79,11 +70,11 @@ def draw_marginals(
     axes[1, 0].set_ylabel("error of the quantile, in sds")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
-    _save(figure, file, top=0.94)
+    plots.save(figure, file, top=0.94)
 
 
-def draw_pairs(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
-    """Two quantities against each other, for each sampler, divergent transitions marked."""
+def draw_pairs(file: Path, problem: Problem, samples: dict[str, Samples]) -> None:
+    """Two quantities against each other for each sampler, divergent transitions marked."""
     across, up = problem.pair
     shown = [n for n in ("reference", "raw", "metropolis", "nuts") if n in samples]
     figure, axes = plt.subplots(
@@ -95,28 +86,29 @@ def draw_pairs(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
         every = max(1, draws[up].size // NUM_DOTS)
         style = {"s": 3, "alpha": 0.3, "linewidths": 0, "rasterized": True}
         axis.scatter(draws[across][::every], draws[up][::every], color=COLOURS[name], **style)
-        heading = LABELS[name]
-        seen = [_share_within(draws[key], limits[key]) for key in (across, up)]
-        if min(seen) < 0.9:
-            heading += f": {100 * min(seen):.0f} % in view"
-        if name == "nuts":
-            hit = samples[name].diverging.ravel()
+        heading = TITLES[name]
+        in_view = min(_share_within(draws[key], limits[key]) for key in (across, up))
+        if in_view < 0.9:
+            heading += f": {100 * in_view:.0f} % in view"
+        diverging = samples[name].diverging
+        if name == "nuts" and diverging is not None:
+            hit = diverging.ravel()
             axis.scatter(draws[across][hit], draws[up][hit], s=9, color=DIVERGENT, linewidths=0)
             heading += f": {hit.sum()} divergent (blue)" if hit.any() else ": none divergent"
         axis.set(title=heading, xlabel=across, xlim=limits[across], ylim=limits[up])
         axis.title.set_fontsize(10)
     axes[0].set_ylabel(up)
-    _save(figure, file)
+    plots.save(figure, file)
 
 
 def _share_within(values: np.ndarray, limits: tuple[float, float]) -> float:
     return float(((values >= limits[0]) & (values <= limits[1])).mean())
 
 
-def draw_ranks(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
-    """How often each chain has ranks of each twentieth of all: even where chains agree."""
+def draw_ranks(file: Path, problem: Problem, samples: dict[str, Samples]) -> None:
+    """Rank histograms of each chain: flat where the chains agree."""
     shown = [name for name in ("metropolis", "nuts") if name in samples]
-    names = problem.telling[:2]
+    names = problem.shown[:2]
     figure, axes = plt.subplots(
         len(names), len(shown), figsize=(5.2 * len(shown), 2.6 * len(names)), squeeze=False
     )
@@ -131,16 +123,16 @@ def draw_ranks(file: Path, problem: Problem, samples: dict[str, Any]) -> None:
                 axis.stairs(share / even, edges, baseline=None, **style)
             spread = 2.0 * ((1.0 - even) / (even * draws.shape[1])) ** 0.5
             axis.axhspan(1.0 - spread, 1.0 + spread, color="#777777", alpha=0.2, linewidth=0)
-            axis.set(title=f"{quantity}: {LABELS[name]}", xlim=(0.0, 1.0), ylim=(0.0, 2.5))
-        row[0].set_ylabel("frequency / even")
+            axis.set(title=f"{quantity}: {TITLES[name]}", xlim=(0.0, 1.0), ylim=(0.0, 2.5))
+        row[0].set_ylabel("frequency / uniform")
     for axis in axes[-1]:
         axis.set_xlabel("rank among the draws of all chains")
     axes[0, -1].legend(title="chain", frameon=False, ncols=4, fontsize=8, title_fontsize=8)
-    _save(figure, file)
+    plots.save(figure, file)
 
 
 def rank_shares(draws: np.ndarray, num_bins: int = 20) -> np.ndarray:
-    """Of each chain, the shares of its draws whose rank among all falls in each bin.
+    """The share of each chain's draws whose rank among all draws falls in each bin.
 
     :param draws: shape ``(chain, draw)``.
     :return: shape ``(chain, bin)``; rows sum to one.
@@ -151,19 +143,7 @@ def rank_shares(draws: np.ndarray, num_bins: int = 20) -> np.ndarray:
 
 
 def _limits(draws: np.ndarray) -> tuple[float, float]:
-    """Where nearly all of the reference is, and a little more."""
+    """A range that holds nearly all reference draws, with a margin."""
     low, high = np.quantile(draws, [0.002, 0.998])
     margin = 0.08 * (high - low)
     return float(low - margin), float(high + margin)
-
-
-def _finite(draws: np.ndarray) -> np.ndarray:
-    return draws[np.isfinite(draws)]
-
-
-def _save(figure, file: Path, top: float = 1.0) -> None:
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout(rect=(0.0, 0.0, 1.0, top))
-    figure.savefig(file, dpi=130)
-    plt.close(figure)

@@ -1,4 +1,4 @@
-"""What the samplers of the posterior benchmark are held against: exact draws, or long NUTS."""
+"""The references of the posterior benchmark: exact draws, or long chains of NUTS."""
 
 import json
 from pathlib import Path
@@ -12,73 +12,75 @@ from jax import random
 
 from numpyro.infer import MCMC, NUTS, Predictive
 
-from benchmarks.common.distributions import Empirical, Law
+from benchmarks.common.distributions import Empirical, Univariate
 from benchmarks.common.judge import worst
 from benchmarks.common.stopwatch import Stopwatch
-from benchmarks.posterior.models import Draws, Problem, log_joint
+from benchmarks.posterior.problems import Draws, Problem, log_joint
 from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
 
 NUM_CHAINS = 4
-R_HAT_BAR = 1.01
-#: A reference depends on nothing but its model: not on the seed of the run either.
+R_HAT_LIMIT = 1.01
+#: A reference depends on its model only, not on the seed of the run.
 SEED = 0
-#: Draws that are kept of a long run, those between them left out.
+#: Long chains are thinned to at most so many draws.
 MOST_KEPT = 40_000
 
 
 class Reference(NamedTuple):
-    """Draws by quantity, of shape ``(chain, draw)``, the law of each, and how they came about.
+    """Reference draws and distributions of a problem.
 
-    ``told`` is in plain values: ``title``, ``seconds``, ``draws`` in all before thinning, and of
-    chains their worst ``r_hat`` and ``ess``.
+    :param draws: arrays of shape ``(chain, draw)`` by quantity.
+    :param exact: the distribution of each quantity: exact, or empirical.
+    :param info: plain values: ``title``, ``seconds``, ``draws`` before thinning; for chains also
+        ``divergences`` and their worst ``r_hat`` and ``ess``.
     """
 
     draws: Draws
-    laws: dict[str, Law]
-    told: dict[str, Any]
+    exact: dict[str, Univariate]
+    info: dict[str, Any]
 
 
 def reference_of(
-    problem: Problem, num_exact: int, ess_bar: float | None, folder: Path
+    problem: Problem, num_exact: int, min_ess: float | None, folder: Path
 ) -> Reference:
-    """The reference of a problem; that by NUTS is kept in ``folder`` for the next time.
+    """The reference of a problem; one by NUTS is saved in ``folder`` and read from there.
 
-    :param num_exact: draws of a model that can be drawn from as it is.
-    :param ess_bar: the bulk ESS that chains go on for, in every quantity, with R-hat at its bar;
-        None is a short run that is not kept.
+    :param num_exact: exact draws, where the problem has them.
+    :param min_ess: chains run until every quantity has this bulk ESS and an R-hat within its
+        limit; None makes a short run that is not saved.
     """
-    if problem.laws is not None:
+    if problem.exact is not None:
         return exact_reference(problem, num_exact)
-    if ess_bar is None:
+    if min_ess is None:
         return chains_reference(problem, None)
-    made_so = repr((_told(problem), SEED, ess_bar, R_HAT_BAR, MOST_KEPT))
-    file = folder / "checkpoints" / f"reference_{problem.name}_{ess_bar:.0f}.npz"
+    config = repr((_config(problem), SEED, min_ess, R_HAT_LIMIT, MOST_KEPT))
+    file = folder / "checkpoints" / f"reference_{problem.name}_{min_ess:.0f}.npz"
     if file.exists():
-        with np.load(file) as kept:
-            if str(kept["made_so"]) == made_so:
-                draws = dict(zip(kept["names"].tolist(), kept["draws"]))
-                return _of_chains(draws, json.loads(str(kept["told"])))
-    reference = chains_reference(problem, ess_bar)
+        with np.load(file) as saved:
+            if "config" in saved and str(saved["config"]) == config:
+                draws = dict(zip(saved["names"].tolist(), saved["draws"]))
+                return _of_chains(draws, json.loads(str(saved["info"])))
+    reference = chains_reference(problem, min_ess)
     file.parent.mkdir(parents=True, exist_ok=True)
     names, values = list(reference.draws), np.stack(list(reference.draws.values()))
     partial = file.with_suffix(".partial.npz")
-    np.savez(partial, names=names, draws=values, told=json.dumps(reference.told), made_so=made_so)
+    np.savez(partial, names=names, draws=values, info=json.dumps(reference.info), config=config)
     partial.replace(file)
     return reference
 
 
 def exact_reference(problem: Problem, num_draws: int) -> Reference:
-    """Ancestral draws, and the laws that are known."""
-    assert problem.laws is not None
+    """Exact draws, and the exact distributions."""
+    assert problem.exact is not None
     draw = jax.jit(Predictive(problem.model, num_samples=num_draws, parallel=True))
     with Stopwatch() as watch:
         sites = jax.block_until_ready(draw(random.key(SEED)))
-    told = {"title": "exact draws", "seconds": watch.seconds, "draws": num_draws}
-    return Reference(in_chains(problem, sites), problem.laws, told)
+    info = {"title": "exact draws", "seconds": watch.seconds, "draws": num_draws}
+    return Reference(in_chains(problem, sites), problem.exact, info)
 
 
 def in_chains(problem: Problem, sites: dict[str, jax.Array]) -> Draws:
-    """Quantities of independent draws, as if these were of chains."""
+    """Quantities of independent draws, in the shape ``(chain, draw)`` of MCMC."""
     by_chain = {
         name: np.asarray(values).reshape(NUM_CHAINS, -1, *np.shape(values)[1:])
         for name, values in sites.items()
@@ -86,18 +88,18 @@ def in_chains(problem: Problem, sites: dict[str, jax.Array]) -> Draws:
     return problem.quantities(by_chain)
 
 
-def chains_reference(problem: Problem, ess_bar: float | None) -> Reference:
-    """NUTS on other coordinates, until R-hat and bulk ESS of every quantity are at their bars."""
+def chains_reference(problem: Problem, min_ess: float | None) -> Reference:
+    """NUTS on a reparameterised model, until R-hat and bulk ESS of all quantities suffice."""
     chains = problem.chains
     assert chains is not None
-    hasty = ess_bar is None
-    if hasty:
+    is_quick = min_ess is None
+    if is_quick:
         chains = chains._replace(warmup=100, more=100, most=1)
     kernel = NUTS(
         chains.model,
         target_accept_prob=chains.target_accept,
         dense_mass=chains.dense_mass,
-        max_tree_depth=5 if hasty else 10,
+        max_tree_depth=5 if is_quick else 10,
     )
     mcmc = MCMC(
         kernel,
@@ -105,11 +107,11 @@ def chains_reference(problem: Problem, ess_bar: float | None) -> Reference:
         num_samples=chains.more,
         num_chains=NUM_CHAINS,
         chain_method="vectorized",
-        progress_bar=hasty,  # slower, but warm-up and draws are compiled together
+        progress_bar=is_quick,  # slower steps, but one compilation for warm-up and draws
     )
     parts: list[Draws] = []
     divergences, r_hat, ess = 0, np.inf, 0.0
-    bar = tqdm(total=int(ess_bar or 0), desc=f"{problem.title}: reference", unit="ESS")
+    bar = tqdm(total=int(min_ess or 0), desc=f"{problem.title}: reference", unit="ESS")
     with Stopwatch() as watch, bar:
         mcmc.warmup(random.key(SEED), *problem.args, extra_fields=("diverging",))
         for _ in range(chains.most):
@@ -121,27 +123,27 @@ def chains_reference(problem: Problem, ess_bar: float | None) -> Reference:
             draws = {
                 name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]
             }
-            r_hat, ess = _convergence(draws, problem.telling)
+            r_hat, ess = _convergence(draws, problem.shown)
             bar.set_postfix_str(f"R-hat {r_hat:.3f}", refresh=False)
             bar.update(int(ess) - bar.n)
-            if ess_bar is not None and r_hat <= R_HAT_BAR and ess >= ess_bar:
+            if min_ess is not None and r_hat <= R_HAT_LIMIT and ess >= min_ess:
                 break
-    told: dict[str, Any] = {
-        "title": "NUTS, other coordinates",
+    info: dict[str, Any] = {
+        "title": "NUTS, reparameterised",
         "seconds": watch.seconds,
         "draws": next(iter(draws.values())).size,
         "divergences": divergences,
         "r_hat": r_hat,
         "ess": ess,
     }
-    every = max(1, told["draws"] // MOST_KEPT)
-    return _of_chains({name: values[:, ::every] for name, values in draws.items()}, told)
+    every = max(1, info["draws"] // MOST_KEPT)
+    return _of_chains({name: values[:, ::every] for name, values in draws.items()}, info)
 
 
 def _convergence(draws: Draws, first: tuple[str, ...]) -> tuple[float, float]:
-    """The largest R-hat and the least bulk ESS; only of the ``first`` if those are not well yet."""
+    """The largest R-hat and least bulk ESS; of ``first`` alone while their R-hat is too large."""
     some = _worst_of({name: draws[name] for name in first})
-    return some if some[0] > R_HAT_BAR else _worst_of(draws)
+    return some if some[0] > R_HAT_LIMIT else _worst_of(draws)
 
 
 def _worst_of(draws: Draws) -> tuple[float, float]:
@@ -151,12 +153,12 @@ def _worst_of(draws: Draws) -> tuple[float, float]:
     return worst(r_hats)["value"], worst(sizes, least=True)["value"]
 
 
-def _of_chains(draws: Draws, told: dict[str, Any]) -> Reference:
-    return Reference(draws, {name: Empirical(values) for name, values in draws.items()}, told)
+def _of_chains(draws: Draws, info: dict[str, Any]) -> Reference:
+    return Reference(draws, {name: Empirical(values) for name, values in draws.items()}, info)
 
 
-def _told(problem: Problem) -> str:
-    """All that a reference by chains depends on."""
+def _config(problem: Problem) -> str:
+    """Everything that a reference by chains depends on."""
     assert problem.chains is not None
     options = [value for value in problem.chains if not callable(value)]
     names = problem.labels, sorted(problem.logged)

@@ -1,4 +1,4 @@
-"""The samplers of the posterior benchmark: trained or warmed up, drawn from, and timed."""
+"""Train, warm up, draw from and time the samplers of the posterior benchmark."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,20 +15,30 @@ from numpyro.infer import MCMC, NUTS, SVI
 
 from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.common.training import TrainingRun, train
-from benchmarks.posterior.models import Draws, Problem
+from benchmarks.posterior.problems import Draws, Problem
 from benchmarks.posterior.reference import NUM_CHAINS, in_chains
 from numpyro_sumo import IWHVI, IndependenceMetropolis, ReverseKL, certify
 from numpyro_sumo.guides.auto_hierarchical import AutoHierarchicalNormal
 
-#: The share of steps over which a tempered target cools.
+TITLES = {
+    "reference": "reference",
+    "raw": "learned, raw",
+    "resampled": "learned, resampled",
+    "metropolis": "learned, Metropolis",
+    "nuts": "NUTS",
+}
+
+#: The share of steps after which a tempered target reaches its own density.
 _TEMPERED = 0.7
 
 
 class Samples(NamedTuple):
-    """Draws by quantity, of shape ``(chain, draw)``, and what they took.
+    """Draws of one sampler, and their cost.
 
-    :param seconds_to_train: or to warm up; None where there is nothing of the kind.
-    :param ess: where it is known otherwise than from autocorrelations.
+    :param draws: arrays of shape ``(chain, draw)`` by quantity.
+    :param seconds: time of the draws.
+    :param seconds_to_train: time of training or warm-up; None without either.
+    :param ess: the effective sample size, where it does not come from autocorrelations.
     """
 
     draws: Draws
@@ -39,12 +49,12 @@ class Samples(NamedTuple):
 
 
 def new_guide(problem: Problem) -> AutoHierarchicalNormal:
-    """The guide of a problem; its model has the keyword argument ``power`` besides."""
+    """An untrained guide of the problem; its model takes the keyword argument ``power``."""
     return AutoHierarchicalNormal(tempered(problem.model), **problem.effort.guide)
 
 
 def tempered(model: Callable) -> Callable:
-    """The model to a power, which is the keyword argument ``power``."""
+    """The model with its density raised to the power given by the keyword ``power``."""
 
     def program(*args, power=1.0):
         with scale(scale=power):
@@ -56,7 +66,7 @@ def tempered(model: Callable) -> Callable:
 def train_learned(
     problem: Problem, guide: AutoHierarchicalNormal, rng_key: jax.Array, most_steps: int | None
 ) -> tuple[TrainingRun, Stopwatch]:
-    """Trains the guide of a problem, from its first parameters to its last."""
+    """Train the guide of a problem; also measure its time without compilation."""
     effort = problem.effort
     steps = effort.steps if most_steps is None else min(most_steps, effort.steps)
     adam = optax.adam(
@@ -84,7 +94,7 @@ def train_learned(
 
 
 def power_at(step: jax.Array | int, first: float, num_steps: int) -> jax.Array:
-    """The power that a target is taken to at a step: from ``first`` to one, in equal ratios.
+    """The power of the target's density at a step: rises geometrically from ``first`` to one.
 
     >>> from benchmarks.posterior.samplers import power_at
     >>> [round(float(power_at(step, 0.01, 1_000)), 3) for step in (0, 350, 700, 1_000)]
@@ -94,7 +104,7 @@ def power_at(step: jax.Array | int, first: float, num_steps: int) -> jax.Array:
 
 
 class Learned(NamedTuple):
-    """A trained sampler of a problem."""
+    """A trained guide of a problem."""
 
     problem: Problem
     guide: AutoHierarchicalNormal
@@ -102,7 +112,7 @@ class Learned(NamedTuple):
     seconds_to_train: float
 
     def raw(self, rng_key: jax.Array, num_draws: int) -> Samples:
-        """Draws of the guide as it is."""
+        """Draws from the guide."""
 
         @jax.jit
         def draw(key):
@@ -118,9 +128,9 @@ class Learned(NamedTuple):
     def resampled(
         self, rng_key: jax.Array, num_samples: int, num_particles: int
     ) -> tuple[dict[str, float], Samples]:
-        """The certificate in plain values, and its draws chosen by importance weights."""
+        """The certificate as plain values, and its draws resampled by importance weights."""
         with warnings.catch_warnings(), Stopwatch() as watch:
-            warnings.simplefilter("ignore", UserWarning)  # a large k-hat is in the report
+            warnings.simplefilter("ignore", UserWarning)  # the report shows k-hat
             certificate = certify(
                 rng_key,
                 self.problem.model,
@@ -130,27 +140,27 @@ class Learned(NamedTuple):
                 num_samples=num_samples,
                 num_particles=num_particles,
             )
-        told = {
+        values = {
             name: float(value)
             for name, value in certificate._asdict().items()
             if isinstance(value, float)
         }
         draws = in_chains(self.problem, certificate.resampled)
-        return told, Samples(draws, watch.seconds, self.seconds_to_train, ess=certificate.ess)
+        return values, Samples(draws, watch.seconds, self.seconds_to_train, ess=certificate.ess)
 
     def metropolis(
         self, rng_key: jax.Array, num_warmup: int, num_draws: int, by_step: bool = False
     ) -> tuple[float, Samples]:
-        """Chains that propose from the guide; also the mean acceptance probability.
+        """The mean acceptance probability, and chains that propose from the guide.
 
-        :param num_warmup: of NUTS, where it alternates; its time is part of that of the draws.
+        :param num_warmup: of NUTS, where it alternates; its time counts as time of the draws.
         """
         model = self.problem.model
         alternate = NUTS(model) if self.problem.effort.alternated else None
         kernel = IndependenceMetropolis(model, self.guide, self.params, alternate=alternate)
         mcmc = _chains(kernel, 0 if alternate is None else num_warmup, num_draws, by_step)
         with warnings.catch_warnings(), Stopwatch() as watch:
-            warnings.simplefilter("ignore", UserWarning)  # the acceptance is in the report
+            warnings.simplefilter("ignore", UserWarning)  # the report shows the acceptance
             mcmc.run(rng_key, *self.problem.args, extra_fields=("accept_prob", "diverging"))
             jax.block_until_ready(mcmc.last_state)
         acceptance = float(mcmc.get_extra_fields()["accept_prob"].mean())
@@ -160,7 +170,7 @@ class Learned(NamedTuple):
 def draw_nuts(
     problem: Problem, rng_key: jax.Array, num_warmup: int, num_draws: int, by_step: bool = False
 ) -> Samples:
-    """NUTS on the model as written, with NumPyro's defaults."""
+    """NUTS on the model in its usual form, with NumPyro's defaults."""
     mcmc = _chains(NUTS(problem.model), num_warmup, num_draws, by_step)
     with Stopwatch() as warmup:
         mcmc.warmup(rng_key, *problem.args, extra_fields=("diverging",))
@@ -173,7 +183,7 @@ def draw_nuts(
 
 
 def _chains(kernel: Any, num_warmup: int, num_draws: int, by_step: bool) -> MCMC:
-    """Four chains; ``by_step`` they are slower, but warm-up and draws are compiled together."""
+    """Four chains; with ``by_step`` slower, but compiled once for warm-up and draws."""
     return MCMC(
         kernel,
         num_warmup=num_warmup,

@@ -1,6 +1,7 @@
-"""What the speed benchmark trains: an autoencoder, eight schools, the funnel's sampler."""
+"""Programs of the speed benchmark: autoencoder, eight schools, funnel sampler, linear-Gaussian."""
 
 from collections.abc import Callable
+import time
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -15,17 +16,17 @@ from numpyro.contrib.module import flax_module
 import numpyro.distributions as dist
 from numpyro.infer import ELBO, SVI, autoguide
 
-from benchmarks.funnel import __main__ as funnel
+from benchmarks.funnel.models import GUIDE, target
 from benchmarks.models.by_quadrature import eight_schools
 
 PIXELS, HIDDEN, LATENTS = 64, 200, 16
 
 
 class Program(NamedTuple):
-    """A model and a guide, what they are called with, and how they are trained.
+    """A model and a guide with their arguments.
 
-    :param title: in words.
-    :param steps: training steps that are timed together.
+    :param title: its name in reports.
+    :param steps: training steps that are compiled and timed together.
     """
 
     title: str
@@ -39,7 +40,7 @@ def _network(width: int) -> nn.Module:
     return nn.Sequential([nn.Dense(HIDDEN), nn.tanh, nn.Dense(width)])
 
 
-def vae_model(images: jax.Array) -> None:
+def autoencoder_model(images: jax.Array) -> None:
     """Binary images from normal latents."""
     decode = flax_module("decoder", _network(PIXELS), input_shape=(1, LATENTS))
     with numpyro.plate("images", len(images)):
@@ -47,7 +48,7 @@ def vae_model(images: jax.Array) -> None:
         numpyro.sample("x", dist.Bernoulli(logits=decode(z)).to_event(1), obs=images)
 
 
-def vae_guide(images: jax.Array) -> None:
+def autoencoder_guide(images: jax.Array) -> None:
     """Normal latents from images."""
     encode = flax_module("encoder", _network(2 * LATENTS), input_shape=(1, PIXELS))
     with numpyro.plate("images", len(images)):
@@ -55,26 +56,28 @@ def vae_guide(images: jax.Array) -> None:
         numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
 
 
-def vae(batch_size: int) -> Program:
-    """The autoencoder on a batch of made-up images."""
+def autoencoder(batch_size: int) -> Program:
+    """The autoencoder on a batch of random images."""
     images = (random.uniform(random.key(0), (batch_size, PIXELS)) < 0.3).astype(jnp.float32)
     steps = max(1, 3_200 // batch_size)
-    return Program(f"autoencoder, batch {batch_size}", vae_model, vae_guide, (images,), steps)
+    return Program(
+        f"autoencoder, batch {batch_size}", autoencoder_model, autoencoder_guide, (images,), steps
+    )
 
 
 def schools() -> Program:
-    """Eight schools, whose draws cost next to nothing."""
+    """Eight schools, a model whose draws cost almost nothing."""
     guide = autoguide.AutoNormal(eight_schools)
     return Program("eight schools, AutoNormal", eight_schools, guide, (), 1_000)
 
 
 def funnel_sampler() -> Program:
-    """The sampler of the funnel benchmark: 64 draws of x a step."""
-    return Program("the funnel's sampler", funnel.target, funnel.GUIDE, (), 50)
+    """The sampler of the funnel benchmark, with 64 draws of x in each step."""
+    return Program("the funnel's sampler", target, GUIDE, (), 50)
 
 
 def linear_model(x: jax.Array) -> None:
-    """Normal latents of a batch, in as many dimensions as the data."""
+    """Normal latents and data of the same dimension."""
     loc = numpyro.param("loc", jnp.zeros(x.shape[-1]))
     with numpyro.plate("data", len(x)):
         z = numpyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
@@ -82,14 +85,14 @@ def linear_model(x: jax.Array) -> None:
 
 
 def linear_guide(x: jax.Array) -> None:
-    """Its posterior but for a shift, such that weights spread alike in all dimensions."""
+    """The shifted posterior; the spread of the log-weights is the same in all dimensions."""
     shift = numpyro.param("shift", jnp.asarray(0.6 / x.shape[-1] ** 0.5))
     with numpyro.plate("data", len(x)):
         numpyro.sample("z", dist.Normal(0.5 * x + shift, 0.5**0.5).to_event(1))
 
 
 def linear(dimension: int, batch_size: int) -> Program:
-    """The linear-Gaussian model of a batch."""
+    """The linear-Gaussian model of a random batch."""
     x = random.normal(random.key(0), (batch_size, dimension))
     title = f"linear-Gaussian, dimension {dimension}, batch {batch_size}"
     steps = max(1, 400_000 // (dimension * batch_size))
@@ -97,12 +100,12 @@ def linear(dimension: int, batch_size: int) -> Program:
 
 
 class Compiled(NamedTuple):
-    """Some training steps, compiled together.
+    """Training steps compiled together.
 
-    :param run: maps a state of the training to another and the losses.
-    :param state: to begin from.
-    :param seconds: that compilation took, tracing included.
-    :param temporary_bytes: that the compiled program needs besides its arguments and results.
+    :param run: maps a state of SVI to the state after the steps and their losses.
+    :param state: the initial state.
+    :param seconds: time of compilation, tracing included.
+    :param temporary_bytes: memory of the compiled program without arguments and results.
     """
 
     run: Callable[[Any], tuple[Any, jax.Array]]
@@ -111,8 +114,8 @@ class Compiled(NamedTuple):
     temporary_bytes: int
 
 
-def compiled(program: Program, loss: ELBO, clock: Callable[[], float]) -> Compiled:
-    """The steps of a program under a loss, ready to run."""
+def compile_steps(program: Program, loss: ELBO) -> Compiled:
+    """Compile ``program.steps`` training steps with a loss."""
     svi = SVI(program.model, program.guide, optax.adam(1e-3), loss)
     state = svi.init(random.key(1), *program.args)
 
@@ -120,7 +123,7 @@ def compiled(program: Program, loss: ELBO, clock: Callable[[], float]) -> Compil
         step = lambda state, _: svi.update(state, *program.args)
         return lax.scan(step, state, length=program.steps)
 
-    started = clock()
+    started = time.perf_counter()
     executable: Any = jax.jit(run).lower(state).compile()
-    seconds = clock() - started
+    seconds = time.perf_counter() - started
     return Compiled(executable, state, seconds, executable.memory_analysis().temp_size_in_bytes)

@@ -1,5 +1,18 @@
-"""Diagnostics of trained guides: KL, log-evidence, Pareto k-hat and ArviZ summaries."""
+"""How far to trust a guide: certificates, bounds on KL, log-evidence, and reports under ArviZ."""
 
-from .arviz import pareto_k, pareto_smoothed, summarise, to_arviz
+from .certificate import Certificate, certify
+from .kl_divergence import KLDivergence, kl_divergence
+from .kl_sandwich import KLSandwich, kl_sandwich, log_marginal
+from .log_evidence import LogEvidence, log_evidence
 
-__all__ = ["pareto_k", "pareto_smoothed", "summarise", "to_arviz"]
+__all__ = [
+    "Certificate",
+    "KLDivergence",
+    "KLSandwich",
+    "LogEvidence",
+    "certify",
+    "kl_divergence",
+    "kl_sandwich",
+    "log_evidence",
+    "log_marginal",
+]

@@ -143,9 +143,8 @@ def _batches(
     progress_bar: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimates and their scales, each of shape ``(total, *data)``, evaluated batch by batch."""
-    model, guide, (params, args, kwargs) = programs.model, programs.guide, programs.inputs
     batch = min(batch_size, total)
-    run = jax.jit(lambda key: estimator.estimates(key, params, model, guide, args, kwargs, batch))
+    run = jax.jit(lambda key: estimator.sample_estimates(key, programs, batch))
     found = []
     with tqdm(total=total, desc=description, disable=not progress_bar) as bar:
         for index in range(math.ceil(total / batch)):

@@ -19,7 +19,8 @@ def importance_weighted_bound(log_weights: jax.Array, *, score_free: bool = Fals
         :math:`\partial L_k/\partial\ell_i - \partial^2 L_k/\partial\ell_i^2 = \tilde w_i^2`, the
         square of its share: the doubly reparameterised gradient, for log-weights of independent
         draws that are differentiated along their path alone. Its mean is that of the usual one.
-    :return: the bound, shape ``(*batch)``, in nats; −inf where every weight is zero.
+    :return: the bound, shape ``(*batch)``, in nats; −inf where every weight is zero, +inf
+        where one is infinite.
 
     **References:** Burda et al. 2016, *Importance weighted autoencoders*, eq. (8); for the upper
     bound, Sobolev and Vetrov 2019, *Importance weighted hierarchical variational inference*,
@@ -32,12 +33,14 @@ def importance_weighted_bound(log_weights: jax.Array, *, score_free: bool = Fals
     0.6931471824645996
     """
     all_zero = jnp.all(jnp.isneginf(log_weights), axis=0)
-    # The gradient at weights that are all zero is zero, not 0/0.
-    rows = jnp.where(all_zero, 0.0, log_weights)
+    any_infinite = jnp.any(jnp.isposinf(log_weights), axis=0)
+    # The gradient at weights that are all zero, or infinite, is zero: not 0/0, or ∞/∞.
+    rows = jnp.where(all_zero | any_infinite, 0.0, log_weights)
     log_sum = logsumexp(rows, axis=0)
     if score_free:
         held = stop_gradient(rows)
         log_sum = stop_gradient(log_sum)
         change = jnp.where(jnp.isneginf(rows), 0.0, rows - held)
         log_sum += jnp.sum(jnp.exp(2.0 * (held - log_sum)) * change, axis=0)
-    return jnp.where(all_zero, -jnp.inf, log_sum - math.log(log_weights.shape[0]))
+    bound = jnp.where(all_zero, -jnp.inf, log_sum - math.log(log_weights.shape[0]))
+    return jnp.where(any_infinite, jnp.inf, bound)

@@ -1,4 +1,4 @@
-"""What a bound that contains a given draw is expected to do as fresh ones are added."""
+"""The expected change of a bound that contains the generating draw, as fresh draws are added."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ def expected_increment(
 ) -> jax.Array:
     r"""Expected change of the bound as some fresh draws are added to those that are there.
 
-    Anything that does not depend on the stopping time may be taken from an increment under a
-    random truncation and added back outside it. A given draw counts for less and less as fresh ones
-    of mean weight W are added: with n of them its weight G makes the bound
-    :math:`\log (G + n W)/(n + 1)`, a known path which need not be left to chance.
+    A control variate: what does not depend on the stopping time may be subtracted from the increment
+    under a random truncation and added back outside it. The generating draw counts for less and less
+    as fresh ones of mean weight W are added: with n of them its weight G makes the bound
+    :math:`\log (G + n W)/(n + 1)`.
 
     :param log_ratio: log G/W, W as the first draws have it, in nats; see :func:`log_ratio_of`.
     :param before: fresh draws that are there; broadcasts with the others, as does ``more``.
@@ -26,7 +26,9 @@ def expected_increment(
     return jnp.where(known, expected, 0.0)
 
 
-def log_ratio_of(given: jax.Array, fresh: jax.Array) -> jax.Array:
+def log_ratio_of(generating: jax.Array, fresh: jax.Array) -> jax.Array:
     """log G/W from log G and log W; −∞ where either is not finite."""
-    known = jnp.isfinite(given) & jnp.isfinite(fresh)
-    return jnp.where(known, jnp.where(known, given, 0.0) - jnp.where(known, fresh, 0.0), -jnp.inf)
+    known = jnp.isfinite(generating) & jnp.isfinite(fresh)
+    return jnp.where(
+        known, jnp.where(known, generating, 0.0) - jnp.where(known, fresh, 0.0), -jnp.inf
+    )

@@ -12,9 +12,6 @@ from numpyro_sumo.stopping_times import StoppingTime
 from .control_variate import expected_increment, log_ratio_of
 from .log_sums import log_add
 
-#: How the sum over levels is cut short.
-TRUNCATIONS = ("roulette", "single")
-
 
 def multilevel(
     log_sums: jax.Array,
@@ -23,15 +20,12 @@ def multilevel(
     block_size: int,
     stopping_time: StoppingTime,
     *,
-    truncation: str = "roulette",
-    given: jax.Array | None = None,
+    generating: jax.Array | None = None,
 ) -> jax.Array:
     r"""The multilevel estimate from blocks of m draws, :math:`2^K` of them.
 
     .. math::
-        I_0 + \sum_{k=1}^{K} \frac{\Delta_k}{P(K \ge k)}
-        \quad\text{(roulette)}, \qquad
-        I_0 + \frac{\Delta_K}{P(K = K)} \quad\text{(single)}, \\
+        I_0 + \sum_{k=1}^{K} \frac{\Delta_k}{P(K \ge k)}, \qquad
         \Delta_k = L_{2^k m} - \tfrac12 \big( L'_{2^{k-1} m} + L''_{2^{k-1} m} \big)
 
     :math:`I_0` is the mean of :math:`L_m` over all blocks drawn; :math:`L'` and :math:`L''` are the
@@ -39,18 +33,17 @@ def multilevel(
     order, so that :math:`\Delta_k^2` falls as :math:`4^{-k}`. Unbiased for
     :math:`E[L_{2^c m}]`, c being the largest possible level.
 
-    With ``given``, the weight of the draw that generated x is among the particles of every bound,
+    With ``generating``, the weight of the draw that generated x is among the particles of every bound,
     of both halves too: the same series begun from the upper bound.
 
     :param log_sums: logarithms of sums of weights, in nats, shape ``(1 + c, *batch)``: of block 0,
         then of blocks :math:`2^{k-1} … 2^k - 1` for k = 1 … c. Rows from 1 + K on are never read.
     :param mean_bound: :math:`I_0`, in nats, shape ``batch``.
     :param levels: K, integers that broadcast to ``batch``.
-    :param block_size: m, without the given draw.
+    :param block_size: m, without the generating draw.
     :param stopping_time: the distribution that K was drawn from.
-    :param truncation: "roulette" or "single".
-    :param given: log-weight of the generating draw, shape ``batch``; None leaves it out.
-    :return: the estimate, shape ``batch``, in nats; −inf where :math:`I_0` is.
+    :param generating: log-weight of the generating draw, shape ``batch``; None leaves it out.
+    :return: the estimate, shape ``batch``, in nats; ±inf where :math:`I_0` is.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*.
@@ -64,6 +57,9 @@ def multilevel(
     0.6931
     """
     cap = stopping_time.cap
+    is_infinite = jnp.isposinf(mean_bound)
+    mean_bound = jnp.where(is_infinite, 0.0, mean_bound)
+    log_sums = jnp.where(is_infinite, 0.0, log_sums)
     empty = jnp.isneginf(mean_bound)
     # Relative to the first bound, so that float32 keeps its digits far from zero.
     reference = stop_gradient(jnp.where(empty, 0.0, mean_bound))
@@ -71,40 +67,34 @@ def multilevel(
     drawn = k.reshape(-1, *[1] * mean_bound.ndim) <= levels
     rows = jnp.where(empty | ~drawn, 0.0, log_sums[1:] - reference)
     first = jnp.where(empty, 0.0, log_sums[0] - reference)
-    if given is None:
+    if generating is None:
         expected = jnp.zeros((cap, *first.shape), first.dtype)
     else:
-        given = jnp.where(empty, 0.0, given - reference)
+        generating = jnp.where(empty, 0.0, generating - reference)
         fresh_counts = block_size * 2.0 ** (k - 1).reshape(-1, *[1] * first.ndim)
-        log_ratio = log_ratio_of(given, first - math.log(block_size))
+        log_ratio = log_ratio_of(generating, first - math.log(block_size))
         expected = expected_increment(log_ratio, fresh_counts, fresh_counts)
-
-    if truncation == "roulette":
-        counted, weight = drawn, 1.0 / stopping_time.survival
-    else:
-        counted = k.reshape(-1, *[1] * mean_bound.ndim) == levels
-        weight = 1.0 / stopping_time.probabilities
 
     def add_level(carry, level):
         so_far, tail = carry
-        second, size, drawn, counted, weight, expected = level
-        if given is None:
+        second, size, drawn, weight, expected = level
+        if generating is None:
             surprise = _log_cosh(0.5 * (second - so_far))
         else:
-            one, other = jnp.logaddexp(given, so_far), jnp.logaddexp(given, second)
+            one, other = jnp.logaddexp(generating, so_far), jnp.logaddexp(generating, second)
             # log(1 + e^(second - one)) is what the second half adds to the first.
             whole = one + jax.nn.softplus(second - one)
             surprise = whole - 0.5 * (one + other) - size - expected
-        tail = tail + expected + jnp.where(counted, weight * surprise, 0.0)
+        tail = tail + expected + jnp.where(drawn, weight * surprise, 0.0)
         so_far = jnp.where(drawn, log_add(so_far, second), so_far)
         return (so_far, tail), None
 
-    half_counts = block_size * 2.0 ** (k - 1) + (given is not None)
+    half_counts = block_size * 2.0 ** (k - 1) + (generating is not None)
     sizes = jnp.log((half_counts + block_size * 2.0 ** (k - 1)) / half_counts)
     as_rows = lambda values: jnp.asarray(values, first.dtype)
-    xs = (rows, as_rows(sizes), drawn, counted, as_rows(weight), expected)
+    xs = (rows, as_rows(sizes), drawn, as_rows(1.0 / stopping_time.survival), expected)
     (_, tail), _ = lax.scan(add_level, (first, jnp.zeros_like(first)), xs)
-    return jnp.where(empty, -jnp.inf, mean_bound + tail)
+    return jnp.where(is_infinite, jnp.inf, jnp.where(empty, -jnp.inf, mean_bound + tail))
 
 
 def _log_cosh(x):

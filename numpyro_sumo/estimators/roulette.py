@@ -18,7 +18,7 @@ def russian_roulette(
     stopping_times: jax.Array,
     stopping_time: StoppingTime,
     *,
-    num_given: int = 0,
+    num_generating: int = 0,
     rotations: int = 1,
 ) -> jax.Array:
     r"""The roulette estimate begun from the bound over the first m = ``num_particles`` draws.
@@ -37,10 +37,11 @@ def russian_roulette(
     :param num_particles: m, the draws that are always made.
     :param stopping_times: K, integers that broadcast to ``batch``.
     :param stopping_time: the distribution that K was drawn from.
-    :param num_given: leading rows that are not exchangeable with the rest and stay in their place.
+    :param num_generating: leading rows that are not exchangeable with the rest and stay in their place.
     :param rotations: number of rotations of the other rows' order to average over. Given K, those
         rows are exchangeable, so the mean stays what it was and the variance falls.
-    :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero.
+    :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero,
+        and +inf where a weight that was drawn is infinite.
 
     **Reference:** Luo et al. 2020, *SUMO*, eq. (5).
 
@@ -54,7 +55,11 @@ def russian_roulette(
     """
     if rotations > 1:
         num_draws = num_particles + stopping_times
-        log_weights = _rotate(log_weights, num_draws, num_given, rotations)
+        log_weights = _rotate(log_weights, num_draws, num_generating, rotations)
+    num_rows = num_particles + stopping_times
+    row = jnp.arange(len(log_weights)).reshape(-1, *[1] * (log_weights.ndim - 1))
+    is_infinite = jnp.any(jnp.isposinf(log_weights) & (row < num_rows), axis=0)
+    log_weights = jnp.where(is_infinite, 0.0, log_weights)
     first_bound = importance_weighted_bound(log_weights[:num_particles])
     all_zero = jnp.isneginf(first_bound)
     # Relative to the first bound, so that float32 keeps its digits far from zero.
@@ -62,10 +67,12 @@ def russian_roulette(
 
     cap = stopping_time.cap
     expected, total = None, jnp.zeros(())
-    if num_given not in (0, num_particles):
-        given = importance_weighted_bound(log_weights[:num_given]) + math.log(num_given)
-        fresh = importance_weighted_bound(log_weights[num_given:num_particles])
-        log_ratio, num_fresh = log_ratio_of(given, fresh), num_particles - num_given
+    if num_generating not in (0, num_particles):
+        generating = importance_weighted_bound(log_weights[:num_generating]) + math.log(
+            num_generating
+        )
+        fresh = importance_weighted_bound(log_weights[num_generating:num_particles])
+        log_ratio, num_fresh = log_ratio_of(generating, fresh), num_particles - num_generating
         row = jnp.arange(cap).reshape(-1, *[1] * reference.ndim)
         expected = expected_increment(log_ratio, num_fresh + row, 1)
         total = expected_increment(log_ratio, num_fresh, cap)
@@ -77,6 +84,7 @@ def russian_roulette(
     rows = log_weights[num_particles:]
     tail = _weighted_surprise(inverse_survival, counts, log_sum, rows, reference, expected, times)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail + total)
+    estimate = jnp.where(is_infinite, jnp.inf, estimate)
     return estimate.mean(axis=0) if rotations > 1 else estimate
 
 
@@ -164,16 +172,16 @@ def _with_row(rows, row, j):
     return lax.dynamic_update_index_in_dim(rows, row, j, 0)
 
 
-def _rotate(log_weights, num_draws, num_given, rotations):
+def _rotate(log_weights, num_draws, num_generating, rotations):
     """Rotations of the drawn rows, evenly spaced: shape ``(draws, rotations, *batch)``."""
-    given, fresh = log_weights[:num_given], log_weights[num_given:]
+    generating, fresh = log_weights[:num_generating], log_weights[num_generating:]
     row = jnp.arange(fresh.shape[0]).reshape(-1, *[1] * (fresh.ndim - 1))
-    num_fresh = jnp.broadcast_to(num_draws - num_given, fresh.shape[1:])
+    num_fresh = jnp.broadcast_to(num_draws - num_generating, fresh.shape[1:])
 
     def rotated(index):
         source = (row + (index * num_fresh) // rotations) % num_fresh
         # Rows that were not drawn stay where they are, to be passed over as before.
         source = jnp.where(row < num_fresh, source, row)
-        return jnp.concatenate([given, jnp.take_along_axis(fresh, source, axis=0)])
+        return jnp.concatenate([generating, jnp.take_along_axis(fresh, source, axis=0)])
 
     return jax.vmap(rotated, out_axes=1)(jnp.arange(rotations))

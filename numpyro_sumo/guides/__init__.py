@@ -1,1 +1,6 @@
-"""Hierarchical guides, and what their draws are weighted with."""
+"""Guides with auxiliary variables, and what evaluates their densities."""
+
+from .auto_hierarchical import AutoHierarchicalNormal
+from .hierarchical import HierarchicalGuide
+
+__all__ = ["AutoHierarchicalNormal", "HierarchicalGuide"]

@@ -18,7 +18,7 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.util import potential_energy
 
 from numpyro_sumo._compat import VectorGuide
-from numpyro_sumo.programs.handlers import with_params
+from numpyro_sumo.programs.programs import with_params
 
 #: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2

@@ -1,24 +1,23 @@
 """SUMO's successor with finite variance: levels of doubled draws instead of single ones."""
 
-from collections.abc import Collection
+from dataclasses import dataclass, field
 import math
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
-from numpyro_sumo.checks import check_one_of, check_stopping_time
-from numpyro_sumo.estimators import TRUNCATIONS, multilevel
-from numpyro_sumo.ragged import Particle, evaluate_levels
+from numpyro_sumo.checks import check_stopping_time
+from numpyro_sumo.estimators.multilevel import multilevel
+from numpyro_sumo.ragged.evaluate import evaluate_ragged
+from numpyro_sumo.ragged.levels import Levels
+from numpyro_sumo.ragged.particle import Particle
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
 
-from .base import Draws, ImportanceLoss
-
-#: Where work times variance is least, for each way of cutting the sum short.
-_BEST_TAILS = {"roulette": GeometricTail(0.6340), "single": GeometricTail(1 - 2**-1.5)}
+from .base import ImportanceLoss
+from .objectives import Sample, SampleViews
 
 #: A tail that ends while it is likelier than this was cut short on purpose.
 _NEARLY_IMPOSSIBLE = 2.0**-20
@@ -27,6 +26,7 @@ _NEARLY_IMPOSSIBLE = 2.0**-20
 _MOST_LEVELS = 24
 
 
+@dataclass(kw_only=True, eq=False)
 class MultilevelSUMO(ImportanceLoss):
     r"""The multilevel estimate of log p(x): unbiased, with finite variance at finite cost.
 
@@ -42,35 +42,21 @@ class MultilevelSUMO(ImportanceLoss):
     is, and some higher moments. Where weights can be zero, so does a block of nothing but zeros,
     which makes the estimate −∞ (as it does the mean of :math:`L_m`).
 
-    Data have stopping times of their own, or share one, as in :class:`~numpyro_sumo.SUMO`.
-
-    Number of particles, guide objective and gradient are by default those that did best, or nearly
-    so, draw for draw, on the six models of ``benchmarks/defaults.py``.
+    Data have their own stopping times, or share one, as in :class:`~numpyro_sumo.SUMO`. Defaults
+    are those that did best, or nearly so, draw for draw, on the six models of
+    ``benchmarks/defaults``. Options that are not listed here are those of
+    :class:`~numpyro_sumo.losses.base.ImportanceLoss`; ``guide_objective="iwelbo"`` is here the mean
+    bound over the two blocks that are always drawn, and ``chunk_size`` is rounded down to blocks.
 
     :param num_particles: m, the block size, an integer ≥ 1. The mean number of draws is
         :math:`m\, E[2^K]`, 4.7 m by default.
-    :param truncation: ``"roulette"``, as above; or ``"single"``: :math:`I_0 + \Delta_K / P(K = K)`
-        alone.
     :param stopping_time: the distribution of K; by default the geometric one with the least
         variance times work.
-    :param guide_objective: as in :class:`~numpyro_sumo.SUMO`; ``"iwelbo"`` is the mean bound over
-        the two blocks that are always drawn.
-    :param gradient: how the guide climbs under ``"iwelbo"``: as in :class:`~numpyro_sumo.IWELBO`.
     :param from_above: begin from the upper bound, inside ReverseKL only: the generating draw is one
         of the m particles of each block, and of every bound over several.
-    :param data_axes: the axis of the data in each positional argument of model and guide, with the
-        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
-        then has a stopping time of its own. Programs with a plate over that axis are run for
-        batches of one, others for single data.
-    :param share_stopping_times: one stopping time for all data, where elements of a subsampled
-        plate would have their own: for programs in which they look at each other.
-    :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto;
-        draws that are evaluated together are split over its devices. The numbers stay the same.
-    :param chunk_size: log-weights evaluated at a time, rounded down to blocks, and never less than
-        one; memory is that of two chunks, and of c scalars for each datum. By default the first
-        draws and most of the tails are evaluated together, and the rest by data.
+    :param share_stopping_times: one stopping time for all data, where each would have its own.
     :raises ValueError: for options outside these, for a stopping time under which the mean number
-        of draws is not finite, and in ``loss`` for a guide that does not fit the model.
+        of draws is not finite, and in ``loss`` for a guide that does not match the model.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*; Blanchet and Glynn 2015, *Unbiased Monte Carlo for optimization
@@ -86,43 +72,20 @@ class MultilevelSUMO(ImportanceLoss):
     >>> result = svi.run(jax.random.key(0), 100, 1.5, progress_bar=False)
     """
 
-    stopping_time: StoppingTime
+    guide_objectives: ClassVar[tuple[str, ...]] = ("iwelbo", "variance", "forward_kl")
 
-    guide_objectives = ("iwelbo", "variance", "forward_kl")
+    stopping_time: StoppingTime = field(default_factory=GeometricTail)
+    from_above: bool = False
+    share_stopping_times: bool = False
 
-    def __init__(
-        self,
-        num_particles: int = 4,
-        *,
-        truncation: str = "roulette",
-        stopping_time: StoppingTime | None = None,
-        guide_objective: str | None = None,
-        gradient: str | None = None,
-        from_above: bool = False,
-        data_axes: Any = None,
-        chunk_size: int | None = None,
-        sharding: NamedSharding | None = None,
-        share_stopping_times: bool = False,
-    ):
-        super().__init__(
-            num_particles,
-            guide_objective,
-            chunk_size,
-            gradient,
-            data_axes,
-            sharding,
-            share_stopping_times,
-        )
-        check_one_of("truncation", truncation, TRUNCATIONS)
-        self.truncation = truncation
-        self.stopping_time = _BEST_TAILS[truncation] if stopping_time is None else stopping_time
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_stopping_time(self.stopping_time)
         _check_cost(self.stopping_time)
-        self.from_above = from_above
         if self.num_fresh < 1:
             raise ValueError(
                 "Expected num_particles >= 2, for the generating draw is one of them; "
-                f"got {num_particles}. Pass at least 2."
+                f"got {self.num_particles}. Pass at least 2."
             )
 
     @property
@@ -131,51 +94,40 @@ class MultilevelSUMO(ImportanceLoss):
         mean_blocks = float(np.sum(self.stopping_time.probabilities * 2.0**levels))
         return self.from_above + self.num_fresh * mean_blocks
 
-    def draw(
+    def sample(
         self,
         rng_key: jax.Array,
         particle: Particle,
         num_data: int = 1,
-        given: dict[str, jax.Array] | None = None,
-        fresh_only: Collection[str] = (),
-    ) -> Draws:
-        plan, levels = self.plan(num_data), self.draw_stopping_times(rng_key, num_data)
-        blocks = lambda num_draws: max(1, num_draws // self.num_fresh)
-        sums = evaluate_levels(
-            particle,
-            rng_key,
-            levels,
-            block_size=self.num_fresh,
-            max_level=self.stopping_time.cap,
-            first_chunk=plan.first_chunk // self.num_fresh,
-            chunk_size=blocks(plan.chunk_size),
-            at_once=None if plan.at_once is None else blocks(plan.at_once),
-            given=given,
-            head_only=fresh_only,
-            sharding=self.sharding,
-        )
-        return Draws(sums, levels, given or {})
+        generating: dict[str, jax.Array] | None = None,
+        fixed_only: tuple[str, ...] = (),
+    ) -> SampleViews:
+        layout, levels = self.layout(num_data), self.sample_stopping_times(rng_key, num_data)
+        sums = Levels(self.stopping_time.cap, frozenset(fixed_only))
+        counts = jnp.left_shift(1, levels)
+        kept = evaluate_ragged(rng_key, particle, counts, layout, sums, generating)
+        return SampleViews(kept, levels, generating or {})
 
-    def num_head(self, num_data: int) -> int:
-        return 2 * self.num_fresh
+    def fixed_blocks(self, num_data: int) -> tuple[int, int]:
+        return 2, self.num_fresh
 
-    def estimate(self, draws: Draws, *views: str) -> jax.Array:
-        sums, given = draws.seen(views)
-        bounds = sums.bounds if given is None else sums.bounds_with_given
-        levels = draws.times_for(bounds)
+    def estimate(self, sample: Sample) -> jax.Array:
+        sums, generating = sample.kept, sample.generating
+        bounds = sums.bounds if generating is None else sums.bounds_with_generating
+        levels = sample.times_for(bounds)
         estimate = multilevel(
             sums.log_sums,
             bounds / 2.0**levels,
             levels,
             self.num_fresh,
             self.stopping_time,
-            truncation=self.truncation,
-            given=None if given is None else given - sums.reference,
+            generating=None if generating is None else generating - sums.reference,
         )
         return sums.reference + estimate
 
-    def fresh_bound(self, draws: Draws, view: str) -> jax.Array:
-        sums = draws.kept[view]
+    def fixed_bound(self, sample: Sample, *, score_free: bool = False) -> jax.Array:
+        # The sums of a view PATH are score-free already.
+        sums = sample.kept
         return sums.reference + jnp.mean(sums.log_sums[:2], axis=0) - math.log(self.num_fresh)
 
 

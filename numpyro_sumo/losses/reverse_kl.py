@@ -1,5 +1,10 @@
 """Reverse KL from a hierarchical sampler to an unnormalised target."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
 import jax
 from jax import random
 from jax.lax import stop_gradient
@@ -9,16 +14,22 @@ from numpyro.handlers import seed
 from numpyro.infer import ELBO
 from numpyro.infer.util import log_density
 
-from numpyro_sumo.checks import check_one_of, check_positive_integer, options_repr
-from numpyro_sumo.guides.hierarchical import check_hierarchical
-from numpyro_sumo.programs.handlers import with_fixed_subsample
-from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.ragged import MODEL, PATH, Particle
+from numpyro_sumo.checks import check_one_of, check_positive_integer
+from numpyro_sumo.guides.hierarchical import HierarchicalGuide, check_hierarchical
+from numpyro_sumo.programs.log_weights import TracedGuide
+from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
+from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.ragged.particle import GUIDE, MODEL, PATH, Particle
 
-from .base import ImportanceLoss, fresh_only, gradient_only, key_apart
+from .base import ImportanceLoss, model_key
 from .iwhvi import IWHVI
+from .objectives import OBJECTIVES, SampleViews, gradient_only
+
+#: The view for the sampler's parameters, on which x depends.
+SAMPLER = "sampler"
 
 
+@dataclass(eq=False)
 class ReverseKL(ELBO):
     r"""The reverse Kullback–Leibler divergence of a hierarchical sampler.
 
@@ -29,8 +40,8 @@ class ReverseKL(ELBO):
     ``marginal`` estimates log q(x) with the guide's reverse model as proposal for u. Since log q is
     *minimised*, a lower bound on it (:class:`~numpyro_sumo.IWELBO`) is the wrong way round: the
     optimiser can lower the bound instead of the density, and sooner or later it does. An unbiased
-    estimate (:class:`~numpyro_sumo.SUMO`) or an upper bound (:class:`~numpyro_sumo.IWHVI`) has no
-    such hole. The value of the loss estimates KL(q ‖ p) − log Z (or a bound on it, of the
+    estimate (:class:`~numpyro_sumo.SUMO`) or an upper bound (:class:`~numpyro_sumo.IWHVI`) cannot
+    be lowered so. The value of the loss estimates KL(q ‖ p) − log Z (or a bound on it, of the
     marginal's kind), Z the target's normaliser, in nats.
 
     :param marginal: any loss with importance weights, IWHVI(16) by default;
@@ -66,14 +77,12 @@ class ReverseKL(ELBO):
     >>> result = svi.run(jax.random.key(0), 100, progress_bar=False)
     """
 
-    def __init__(
-        self,
-        marginal: ImportanceLoss | None = None,
-        *,
-        num_particles: int = 64,
-        gradient: str = "path",
-    ):
-        marginal = IWHVI() if marginal is None else marginal
+    marginal: ImportanceLoss = field(default_factory=IWHVI)
+    num_particles: int = field(default=64, kw_only=True)
+    gradient: str = field(default="path", kw_only=True)
+
+    def __post_init__(self) -> None:
+        marginal = self.marginal
         if not isinstance(marginal, ImportanceLoss):
             raise ValueError(
                 f"Expected marginal to be one of the importance-weighted losses; got {marginal!r}. "
@@ -89,102 +98,161 @@ class ReverseKL(ELBO):
                 "Expected no data_axes inside ReverseKL, where every draw of x has its own draws "
                 f"as it is; got {marginal!r}. Leave data_axes out."
             )
-        check_positive_integer("num_particles", num_particles)
-        check_one_of("gradient", gradient, ("path", "standard"))
-        if gradient == "path" and marginal.num_fresh < 1:
+        check_positive_integer("num_particles", self.num_particles)
+        check_one_of("gradient", self.gradient, ("path", "standard"))
+        if self.gradient == "path" and marginal.num_fresh < 1:
             raise ValueError(
                 "Expected a marginal with at least 2 particles for the path gradient from above; "
                 f"got {marginal!r}. Raise num_particles, or choose gradient='standard'."
             )
-        super().__init__(num_particles=num_particles)
-        self.marginal = marginal
-        self.gradient = gradient
+        ELBO.__init__(self, num_particles=self.num_particles)
 
-    def __repr__(self) -> str:
-        return options_repr(self)
-
-    def loss(self, rng_key, param_map, model, guide, *args, **kwargs) -> jax.Array:
+    def loss(
+        self,
+        rng_key: jax.Array,
+        param_map: Params,
+        model: Program,
+        guide: Program,
+        *args: Any,
+        **kwargs: Any,
+    ) -> jax.Array:
         """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
-        marginal, from_above = self.marginal, self.marginal.from_above
-        objective_name = marginal.guide_objective or "forward_kl"
         programs = Programs(model, guide, param_map, args, kwargs)
         check_hierarchical(programs)
         plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
-        model = with_fixed_subsample(plate_key, model)
-
-        def draw(key):
-            return guide.draw(key, programs)
-
-        def log_density_of_target(key, x):
-            return log_density(seed(model, key), args, kwargs, {**param_map, **x})[0]
-
-        x, u = jax.vmap(draw)(random.split(outer_key, self.num_particles))
-        target_keys = random.split(target_key, self.num_particles)
-        log_target = jax.vmap(log_density_of_target)(target_keys, x)
-        x_held, u_held = stop_gradient((x, u))
-        first = guide.marginal_programs(programs, jax.tree.map(lambda leaf: leaf[0], x_held))
-        score_free = marginal.is_score_free(objective_name, first)
-        score_apart = self.gradient == "path"
-
-        has_score = from_above or not score_apart
-        one_view = objective_name == "forward_kl" and not (from_above and score_apart)
-
-        def particle(u=None):
-            """How a log-weight of x_i comes about, at a given u or the reverse model's."""
-
-            def propose(i, key):
-                # Held here, not outside: so all views close over the same arrays, and XLA sees one
-                # computation where there would be several.
-                x_i = jax.tree.map(lambda leaf: leaf[i], x)
-                x_i_held, u_held, held = stop_gradient((x_i, u, param_map))
-
-                def propose_at(x, u, programs, score_free=False):
-                    return x, guide.propose(key, programs, x, u, score_free)
-
-                proposals = {"sampler": propose_at(x_i, u, programs.replace(params=held))}
-                if objective_name != "forward_kl":
-                    on_path = score_free and u is None
-                    of_reverse = programs.detached().replace(params=param_map)
-                    of_guide = propose_at(x_i_held, u_held, of_reverse, on_path)
-                    proposals[PATH if on_path else "guide"] = of_guide
-                return proposals
-
-            def weigh(i, key, proposal, is_held):
-                params = param_map if has_score else stop_gradient(param_map)
-                live = programs.detached() if is_held else programs.replace(params=params)
-                return guide.log_weight(key_apart(key), live, *proposal)
-
-            def weigh_together(i, key, _, is_held):
-                return weigh(i, key, propose(i, key)["sampler"], is_held)
-
-            return Particle(weigh_together) if one_view else Particle(weigh, propose)
-
-        given = {}
-        if from_above:
-            views_of_given = lambda i, key, u: particle(u).views(i, key)
-            given = jax.vmap(views_of_given)(jnp.arange(self.num_particles), target_keys, u)
-        draws = marginal.draw(
-            draws_key, particle(), self.num_particles, given, fresh_only(objective_name)
+        programs = programs.replace(model=with_fixed_subsample(plate_key, model))
+        marginal, number = self.marginal, self.num_particles
+        x, u = jax.vmap(partial(_hierarchical(guide).draw, programs=programs))(
+            random.split(outer_key, number)
         )
-        log_q = marginal.estimate(draws, *([MODEL] if one_view else [MODEL, "sampler"]))
-        if from_above and score_apart:
-            log_q -= gradient_only(marginal.estimate(draws._replace(given={}), MODEL))
+        target_keys = random.split(target_key, number)
+        log_target = jax.vmap(partial(_log_target, programs))(target_keys, x)
 
-        if objective_name == "forward_kl":
+        particles = self._particles(programs, x)
+        generating = {}
+        if marginal.from_above:
+            views = lambda i, key, u: particles.particle(u).views(i, key)
+            generating = jax.vmap(views)(jnp.arange(number), target_keys, u)
+        objective = OBJECTIVES[particles.objective_name]
+        fixed_only = (GUIDE, PATH) if objective.fixed_only else ()
+        sample = marginal.sample(draws_key, particles.particle(), number, generating, fixed_only)
+        log_q = self._log_q(sample, [MODEL] if particles.one_view else [MODEL, SAMPLER])
+        if particles.objective_name == "forward_kl":
 
-            def log_reverse(key, x, u):
-                return guide.propose(key, programs, x, u).log_density
+            def minus_log_reverse(key: jax.Array, x: Params, u: Params) -> jax.Array:
+                return -_hierarchical(guide).propose(key, programs, x, u).log_density
 
-            objective = -jax.vmap(log_reverse)(target_keys, x_held, u_held)
+            of_reverse = jax.vmap(minus_log_reverse)(target_keys, *stop_gradient((x, u)))
         else:
-            objective = marginal.objective(objective_name, draws, baseline_key, particle())
-        return jnp.mean(log_q - log_target + gradient_only(objective))
+            particle = particles.particle()
+            of_reverse = marginal.guide_value(objective, sample, baseline_key, particle)
+        return jnp.mean(log_q - log_target + gradient_only(of_reverse))
 
-    def loss_with_mutable_state(self, rng_key, param_map, model, guide, *args, **kwargs):
+    def loss_with_mutable_state(
+        self,
+        rng_key: jax.Array,
+        param_map: Params,
+        model: Program,
+        guide: Program,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """The loss, and mutable state (batch statistics, say) updated by one draw of the guide."""
         plate_key, draw_key, *_ = random.split(rng_key, 5)
-        programs = Programs(with_fixed_subsample(plate_key, model), guide, param_map, args, kwargs)
+        model_of_batch = with_fixed_subsample(plate_key, model)
+        programs = Programs(model_of_batch, guide, param_map, args, kwargs)
         return {
             "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
             "mutable_state": programs.updated_mutable_state(draw_key),
         }
+
+    def _log_q(self, sample: SampleViews, views: list[str]) -> jax.Array:
+        """The estimate of log q at each x; without ∇ log q at fixed x, for the path gradient."""
+        marginal = self.marginal
+        log_q = marginal.estimate(sample.merged(*views))
+        if marginal.from_above and self.gradient == "path":
+            # The same term as the fresh draws alone estimate it: x and the generating u go together.
+            log_q -= gradient_only(marginal.estimate(sample._replace(generating={}).merged(MODEL)))
+        return log_q
+
+    def _particles(self, programs: Programs, x: Params) -> "_MarginalParticles":
+        marginal, is_path = self.marginal, self.gradient == "path"
+        objective_name = marginal.guide_objective or "forward_kl"
+        first = jax.tree.map(lambda leaf: leaf[0], stop_gradient(x))
+        reverse = _hierarchical(programs.guide).marginal_programs(programs, first)
+        why_not = lambda: TracedGuide(lambda datum: reverse, random.key(0)).why_no_dreg
+        return _MarginalParticles(
+            programs,
+            x,
+            objective_name,
+            score_free=marginal.is_score_free(objective_name, why_not),
+            has_score=marginal.from_above or not is_path,
+            one_view=objective_name == "forward_kl" and not (marginal.from_above and is_path),
+        )
+
+
+@dataclass(frozen=True)
+class _MarginalParticles:
+    """Log-weights log q(x_i, u) − log r(u | x_i) of draws x of the sampler.
+
+    :param x: draws, with a leading axis.
+    :param objective_name: of the reverse model.
+    :param score_free: whether the reverse model climbs by the doubly reparameterised gradient.
+    :param has_score: whether the sampler's parameters get ∇ log q at fixed x.
+    :param one_view: whether all gradients are those of one log-weight.
+    """
+
+    programs: Programs
+    x: Params
+    objective_name: str
+    score_free: bool
+    has_score: bool
+    one_view: bool
+
+    def particle(self, u: Params | None = None) -> Particle:
+        """A log-weight at the generating u, or at one that the reverse model draws."""
+        propose = partial(self._propose, u)
+        if not self.one_view:
+            return Particle(self._weigh, propose)
+        return Particle(
+            lambda i, key, _, detached: self._weigh(i, key, propose(i, key)[SAMPLER], detached)
+        )
+
+    def _propose(self, u: Params | None, i: Any, key: jax.Array) -> dict[str, Any]:
+        propose = _hierarchical(self.programs.guide).propose
+        # Detached here, not outside: so all views close over the same arrays, and XLA sees one
+        # computation where there would be several.
+        x = jax.tree.map(lambda leaf: leaf[i], self.x)
+        fixed_x, fixed_u, fixed_params = stop_gradient((x, u, self.programs.params))
+        programs = self.programs.replace(params=fixed_params)
+        proposals = {SAMPLER: (x, propose(key, programs, x, u))}
+        if self.objective_name != "forward_kl":
+            score_free = self.score_free and u is None
+            programs = self.programs.detached().replace(params=self.programs.params)
+            of_reverse = propose(key, programs, fixed_x, fixed_u, score_free)
+            proposals[PATH if score_free else GUIDE] = fixed_x, of_reverse
+        return proposals
+
+    def _weigh(self, i: Any, key: jax.Array, proposal: Any, detached: bool) -> jax.Array:
+        programs = self.programs
+        if detached:
+            programs = programs.detached()
+        elif not self.has_score:
+            programs = programs.replace(params=stop_gradient(programs.params))
+        guide = _hierarchical(programs.guide)
+        return guide.log_weight(model_key(key), programs, *proposal)
+
+
+def _log_target(programs: Programs, rng_key: jax.Array, x: Params) -> jax.Array:
+    """log p(x) of the target, not normalised, in nats."""
+    params, args, kwargs = programs.inputs
+    log_target: jax.Array = log_density(
+        seed(programs.model, rng_key), args, kwargs, {**params, **x}
+    )[0]
+    return log_target
+
+
+def _hierarchical(guide: Callable[..., Any]) -> HierarchicalGuide:
+    """The guide, which has been checked to be hierarchical."""
+    hierarchical: HierarchicalGuide = guide  # type: ignore[assignment]
+    return hierarchical

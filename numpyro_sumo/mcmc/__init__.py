@@ -1,1 +1,5 @@
-"""MCMC kernels for :class:`numpyro.infer.MCMC`."""
+"""MCMC kernels that propose from a trained guide."""
+
+from .independence_metropolis import IndependenceMetropolis
+
+__all__ = ["IndependenceMetropolis"]

@@ -20,8 +20,7 @@ from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
-from numpyro_sumo.programs.handlers import with_params
-from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.programs import Programs, with_params
 from numpyro_sumo.programs.sites import Params
 
 from .proposals import POOL, Program, check_alternate, check_proposals

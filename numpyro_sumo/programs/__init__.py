@@ -1,1 +1,1 @@
-"""TODO numpyro_sumo/programs."""
+"""NumPyro programs: their sites, log-weights and plates, and checks that model and guide match."""

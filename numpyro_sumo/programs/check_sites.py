@@ -11,11 +11,9 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
-from .path_gradient import dependences
+from .log_weights import TracedGuide
 from .programs import Programs
-from .sites import is_auxiliary, is_delta, is_masked, is_masked_out, latent_sites, masks_of
-
-Trace = dict[str, dict[str, Any]]
+from .sites import Trace, is_auxiliary, is_delta, is_masked, is_masked_out, latent_sites, masks_of
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
@@ -47,16 +45,16 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[leading:]
 
 
-def check_masks(programs: Programs, model_trace: Trace, guide_trace: Trace) -> None:
+def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> None:
     """Refuses latent sites that are not masked alike in model and guide.
 
     Where only one program counts an element's density, the log-weight is no ratio of densities:
     its importance weights average to a value that depends on the guide.
     """
-    if not any(map(_is_masked, [*latent_sites(model_trace).values(), *guide_trace.values()])):
+    if not any(map(_is_masked, [*latent_sites(model_trace).values(), *guide.trace.values()])):
         return
     in_model, in_guide = _numbered_masks(programs)
-    for name, others in _density_sites(programs, model_trace, guide_trace).items():
+    for name, others in _density_sites(guide, model_trace).items():
         if {in_guide.get(other) for other in others} <= {in_model.get(name)}:
             continue
         mend = "Apply the same numpyro.handlers.mask to the site in both"
@@ -77,18 +75,16 @@ def _is_masked(site: dict[str, Any]) -> bool:
     return is_masked(site["fn"])
 
 
-def _density_sites(
-    programs: Programs, model_trace: Trace, guide_trace: Trace
-) -> dict[str, list[str]]:
+def _density_sites(guide: TracedGuide, model_trace: Trace) -> dict[str, list[str]]:
     """The guide sites that have the density of each latent site of the model, by its name.
 
     A Delta site has that of the draws it is computed from: none if it is a point, as in AutoDelta.
     """
     found = {name: [name] for name in latent_sites(model_trace)}
-    if deltas := [name for name in found if is_delta(guide_trace[name]["fn"])]:
-        computed = dependences(programs).computed
+    if deltas := [name for name in found if is_delta(guide.trace[name]["fn"])]:
+        computed, _ = guide.dependences
         for name in deltas:
-            draws = [n for n in computed[name].draws if not is_masked_out(guide_trace[n]["fn"])]
+            draws = [n for n in computed[name].draws if not is_masked_out(guide.trace[n]["fn"])]
             found[name] = [name, *draws] if draws else []
     return found
 

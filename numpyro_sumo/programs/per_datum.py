@@ -1,26 +1,27 @@
-"""How the draws behind some estimates are proposed and weighed, datum by datum."""
+"""Draws and log-weights of a number of estimates, datum by datum."""
 
 from dataclasses import replace
 from typing import Any
 
 import jax
-from jax import random
 import jax.numpy as jnp
 
-from .elements import find_elements
-from .handlers import with_fixed_subsample
-from .log_weights import Proposal, log_weight, propose
+from .elements import Elements, find_elements
+from .log_weights import Proposal, weight_of
 from .programs import Programs
 
 
 class PerDatumWeights:
-    """Model and guide as they propose and weigh draws for a number of estimates.
+    """Proposes and weighs draws for one datum at a time.
 
-    Every estimate has a subsample of its own. A datum is an element of the data in one of them, or
-    all of its data together where they share their draws; data are numbered estimate by estimate.
+    A datum is an element of the data in one estimate; or, where all elements share their draws,
+    the data of one estimate together. Every estimate has its own subsample.
 
-    :param num_estimates: how many.
-    :param data_axes: as in :func:`~numpyro_sumo.programs.elements.find_elements`; likewise ``one_by_one``.
+    :param plate_key: of the subsamples.
+    :param num_estimates: how many estimates there are.
+    :param data_axes: as ``in_axes`` of :func:`jax.vmap`, for the positional arguments.
+    :param apart: whether the elements of a subsampled plate are wanted one at a time.
+    :param is_linear: whether an estimate is one log-weight; see :func:`.inspect_programs`.
     :raises ValueError: if model and guide cannot be weighed.
     """
 
@@ -31,96 +32,87 @@ class PerDatumWeights:
         *,
         num_estimates: int = 1,
         data_axes: Any = None,
-        one_by_one: bool = True,
+        apart: bool = True,
+        is_linear: bool = False,
     ):
-        self.plate_key, self.programs = plate_key, programs
-        self.num_estimates = num_estimates
-        self.elements = find_elements(self.subsampled(), data_axes, one_by_one)
-        self.indices = None
-        if self.elements.plate is not None:
-            dims = self.elements.data_dims
-            whole = lambda estimate: propose(plate_key, self.subsampled(estimate), dims)
-            in_plate = lambda estimate: whole(estimate).indices[self.elements.plate]
-            self.indices = jax.vmap(in_plate)(jnp.arange(num_estimates))
+        whole = Elements(programs, plate_key, num_estimates, is_linear=is_linear)
+        self.elements, found = find_elements(whole, data_axes, apart)
+        self._scaled_apart = found.scaled_apart
+        self._guide, self._model = found.guide, found.model
+        self._plate_key, self._params = plate_key, programs.params
 
     @property
     def num_data(self) -> int:
         """Data in all estimates together."""
-        return self.num_estimates * self.elements.size
+        return self.elements.num_estimates * self.elements.size
 
-    def subsampled(self, estimate: Any = 0, programs: Programs | None = None) -> Programs:
-        """The programs with the subsample of an estimate."""
-        programs = programs or self.programs
-        key = random.fold_in(self.plate_key, estimate)
-        return programs.replace(
-            model=with_fixed_subsample(key, programs.model),
-            guide=with_fixed_subsample(key, programs.guide),
-        )
-
-    def example(self) -> Programs:
-        """The programs as they are run for the first datum."""
-        return self._cut(self.programs, jnp.array(0))
+    @property
+    def why_no_dreg(self) -> str | None:
+        """What forbids the doubly reparameterised gradient for the guide, in words; else None."""
+        return self._guide.why_no_dreg
 
     def propose(
-        self, datum: jax.Array, rng_key: jax.Array, programs: Programs, score_free: bool = False
+        self,
+        datum: jax.Array,
+        rng_key: jax.Array,
+        *,
+        score_free: bool = False,
+        detach_args: bool = False,
     ) -> Proposal:
-        """A draw from the guide for one datum; see :func:`~numpyro_sumo.programs.log_weights.propose`."""
-        dims = self.elements.data_dims
-        return propose(rng_key, self._cut(programs, datum), dims, score_free)
+        """A draw from the guide for one datum, differentiable in the parameters.
+
+        :param score_free: whether its log-density is differentiated through the draw alone.
+        :param detach_args: no gradient flows to the arguments.
+        """
+        return self._guide.propose(
+            (self._params, datum, rng_key),
+            self.elements.data_dims,
+            score_free=score_free,
+            detach_args=detach_args,
+            scaled=self._scaled_apart,
+        )
 
     def weigh(
         self,
         datum: jax.Array,
         rng_key: jax.Array,
         proposal: Proposal,
-        programs: Programs,
         *,
         scale: jax.Array | None = None,
+        detached: bool = False,
     ) -> jax.Array:
-        """The log-weight of a draw, in nats, shape ``(*rest)``: data plates without the elements'.
+        """The log-weight of a draw, in nats: data plates except the elements', shape ``(*rest)``.
 
-        :param scale: the datum's, from :meth:`scale`; None is the proposal's own.
+        :param scale: the datum's, from :meth:`scale`; None takes the proposal's own.
+        :param detached: whether it is differentiable in the proposal alone.
         """
-        dims = self.elements.data_dims
         if scale is not None:
             proposal = replace(proposal, scale=self._expanded(scale))
-        return self._squeezed(log_weight(rng_key, self._cut(programs, datum), proposal, dims))
+        inputs = self._params, datum, rng_key, proposal
+        log_probs = self._model.log_probs(inputs, detached)
+        return self._squeezed(weight_of(log_probs, proposal, self.elements.data_dims))
 
     def spread(self, of_data: jax.Array, proposal: Proposal) -> Proposal:
-        """Numbers shaped as the log-weight, such that they broadcast to all of a proposal."""
+        """Numbers of the log-weight's shape, broadcast to all arrays of a proposal."""
         return proposal.spread(self._expanded(of_data), self.elements.data_dims)
 
-    def scale(self, programs: Programs) -> jax.Array:
+    def scale(self) -> jax.Array:
         """What finished estimates are multiplied by, shape ``(num_data, *rest)``."""
-
-        of_datum = lambda datum: self.propose(datum, self.plate_key, programs).scale
-        return jax.vmap(lambda datum: self._squeezed(of_datum(datum)))(jnp.arange(self.num_data))
+        of_datum = lambda datum: self._squeezed(self.propose(datum, self._plate_key).scale)
+        return jax.vmap(of_datum)(jnp.arange(self.num_data, dtype=jnp.int32))
 
     def by_estimate(self, of_data: jax.Array) -> jax.Array:
         """Shape ``(num_data, *rest)`` as ``(num_estimates, *data)``, in the order of the plates."""
-        values = of_data.reshape(self.num_estimates, -1, *of_data.shape[1:])
+        values = of_data.reshape(self.elements.num_estimates, -1, *of_data.shape[1:])
         if not self.elements.are_split:
             return values[:, 0]
         return jnp.moveaxis(values, 1, 1 + (self.elements.axis or 0))
 
     def _squeezed(self, of_one: jax.Array) -> jax.Array:
         """Without the axis of length one that stands for the elements."""
-        return of_one if self.elements.axis is None else jnp.squeeze(of_one, self.elements.axis)
+        axis = self.elements.axis
+        return of_one if axis is None else jnp.squeeze(of_one, axis)
 
     def _expanded(self, squeezed: jax.Array) -> jax.Array:
-        return (
-            squeezed
-            if self.elements.axis is None
-            else jnp.expand_dims(squeezed, self.elements.axis)
-        )
-
-    def _cut(self, programs: Programs, datum: jax.Array) -> Programs:
-        """The programs and their arguments for one datum."""
-        estimate, element = jnp.divmod(datum, self.elements.size)
-        index = None if self.indices is None else self.indices[estimate, element]
-        programs = self.subsampled(estimate, programs)
-        return programs.replace(
-            model=self.elements.program(programs.model, index),
-            guide=self.elements.program(programs.guide, index),
-            args=self.elements.arguments(programs.args, element),
-        )
+        axis = self.elements.axis
+        return squeezed if axis is None else jnp.expand_dims(squeezed, axis)

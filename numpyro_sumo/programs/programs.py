@@ -1,16 +1,18 @@
-"""A model and a guide together with what both are run with."""
+"""A model and a guide as one value, and programs with some of their sites fixed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import random
+from jax.lax import stop_gradient
+import jax.numpy as jnp
 
-from numpyro.handlers import replay, seed, substitute, trace
+from numpyro.handlers import block, replay, seed, substitute, trace
 
-from .handlers import detach
-from .sites import Params
+from .sites import Params, Program
+
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Programs:
     :param args: positional arguments of both; likewise ``kwargs``.
     """
 
-    model: Callable
-    guide: Callable
+    model: Program
+    guide: Program
     params: Params = field(default_factory=dict)
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +60,29 @@ class Programs:
         model = replay(seed(self.model, model_key), guide_trace)
         return {**state, **mutable(self._trace(model, {**self.params, **state}))}
 
-    def _trace(self, program: Callable, values: Params) -> dict[str, dict[str, Any]]:
+    def _trace(self, program: Program, values: Params) -> dict[str, dict[str, Any]]:
         sites = trace(substitute(program, data=values)).get_trace(*self.args, **self.kwargs)
         return dict(sites)
+
+
+def detach(tree: Tree) -> Tree:
+    """The same values, with ``stop_gradient`` on every array."""
+    has_gradient = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)
+    detached: Tree = jax.tree.map(lambda x: stop_gradient(x) if has_gradient(x) else x, tree)
+    return detached
+
+
+def with_fixed_subsample(rng_key: jax.Array, program: Program) -> Program:
+    """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
+    seeded: Program = seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
+    return seeded
+
+
+def with_params(program: Program, params: Params) -> Program:
+    """The program with the values of its param sites fixed, and without these sites."""
+    fixed: Program = block(substitute(program, data=params), hide_fn=_is_param)
+    return fixed
+
+
+def _is_param(site: dict[str, Any]) -> bool:
+    return bool(site["type"] == "param")

@@ -1,18 +1,26 @@
 """The sites of a traced program: which are latent, random, auxiliary; what scales them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from numpyro.distributions import Delta, Distribution
 
+#: A NumPyro program: a function with sample, param and other sites.
+Program = Callable[..., Any]
+
+#: Values of param or sample sites, by name.
 Params = dict[str, jax.Array]
+
+#: A trace of a program: its sites, by name.
+Trace = dict[str, dict[str, Any]]
 
 #: Batch dimensions (negative) over which weights are kept apart: none, one joint weight.
 JOINT: frozenset[int] = frozenset()
 
 
-def latent_sites(program_trace: dict) -> dict[str, dict]:
+def latent_sites(program_trace: Trace) -> Trace:
     """The sample sites of a trace that are not observed, by name."""
     return {
         name: site
@@ -21,7 +29,7 @@ def latent_sites(program_trace: dict) -> dict[str, dict]:
     }
 
 
-def random_sites(guide_trace: dict) -> dict[str, dict]:
+def random_sites(guide_trace: Trace) -> Trace:
     """The latent sites of a guide's trace that are drawn, and not computed from other draws."""
     return {
         name: site for name, site in latent_sites(guide_trace).items() if not is_delta(site["fn"])
@@ -57,17 +65,17 @@ def layers(distribution: Distribution) -> list[Distribution]:
     return found
 
 
-def is_auxiliary(site: dict) -> bool:
+def is_auxiliary(site: dict[str, Any]) -> bool:
     """Whether a sample site is marked as integrated out."""
     return bool(site["infer"].get("is_auxiliary", False))
 
 
-def scale_of(site: dict) -> Any:
+def scale_of(site: dict[str, Any]) -> Any:
     """The scale of a sample site: that of its plates and handlers together."""
     return 1.0 if site["scale"] is None else site["scale"]
 
 
-def scales_of(program_trace: dict) -> dict[str, Any]:
+def scales_of(program_trace: Trace) -> dict[str, Any]:
     """The scale of each sample site, by name."""
     return {
         name: scale_of(site) for name, site in program_trace.items() if site["type"] == "sample"

@@ -10,12 +10,15 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.handlers import replay, seed, substitute, trace
+from numpyro.handlers import seed, substitute, trace
 
 from .check_sites import check_masks, check_shapes
-from .path_gradient import Dependences, dependences, support_dependences
+from .jaxprs import sources_of
+from .log_weights import TracedGuide, TracedModel
 from .programs import Programs
 from .sites import (
+    Params,
+    Trace,
     is_auxiliary,
     is_masked_out,
     latent_sites,
@@ -25,16 +28,17 @@ from .sites import (
 
 
 class Inspection(NamedTuple):
-    """What was found in model and guide.
+    """Model and guide, each traced once, and the plates that enclose all their sample sites.
 
-    :param data_plates: the plates, as frames of NumPyro's, that enclose every sample site of model
-        and guide, so that a weight can be kept for each of their elements.
-    :param model_trace: abstract; its arrays are of no use outside. Likewise ``guide_trace``.
+    :param data_plates: frames of these plates: a weight can be kept for each of their elements.
+    :param scaled_apart: whether sites have scales of their own, so that there is no weight, but
+        only a sum of scaled log-densities.
     """
 
-    data_plates: frozenset
-    model_trace: dict
-    guide_trace: dict
+    guide: TracedGuide
+    model: TracedModel
+    data_plates: frozenset[Any]
+    scaled_apart: bool = False
 
     @property
     def data_dims(self) -> frozenset[int]:
@@ -42,64 +46,85 @@ class Inspection(NamedTuple):
         return frozenset(frame.dim for frame in self.data_plates)
 
     @property
-    def sample_sites(self) -> dict[tuple[str, str], dict]:
+    def traces(self) -> dict[str, Trace]:
+        """The traces of both programs; their arrays are abstract and of no use outside."""
+        return {"model": self.model.trace, "guide": self.guide.trace}
+
+    @property
+    def sample_sites(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The sample sites of both, by program and name."""
-        traces = {"model": self.model_trace, "guide": self.guide_trace}
         return {
             (program, name): site
-            for program, program_trace in traces.items()
+            for program, program_trace in self.traces.items()
             for name, site in program_trace.items()
             if site["type"] == "sample"
         }
 
+    @property
+    def has_mutable_state(self) -> bool:
+        """Whether either program has mutable state, which single elements would update."""
+        sites = [site for each in self.traces.values() for site in each.values()]
+        return any(site["type"] == "mutable" for site in sites)
+
     def full_size(self, frame: Any) -> int:
-        """The number of elements that a plate has been subsampled from."""
-        for program_trace in (self.model_trace, self.guide_trace):
+        """The number of elements that a plate is subsampled from."""
+        for program_trace in self.traces.values():
             if frame.name in program_trace:
-                return program_trace[frame.name]["args"][0]
-        return frame.size
+                return int(program_trace[frame.name]["args"][0])
+        return int(frame.size)
 
 
-def inspect_programs(programs: Programs) -> Inspection:
-    """Traces model and guide abstractly, refuses what cannot be weighted, and finds the plates.
+def inspect_programs(
+    programs_of: Callable[[jax.Array], Programs],
+    rng_key: jax.Array | None = None,
+    is_linear: bool = False,
+) -> Inspection:
+    """Traces model and guide, refuses what cannot be weighted, and finds the data plates.
 
+    :param programs_of: maps a datum, an integer array, to the programs run for it.
+    :param rng_key: any key.
+    :param is_linear: whether an estimate is one log-weight, as in the ELBO: it is then unbiased
+        under any scales and subsamples.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    model_trace, guide_trace = check_programs(programs)
-    _check_random(guide_trace)
-    _check_auxiliary(guide_trace, lambda: dependences(programs))
-    found = Inspection(_data_plates(model_trace, guide_trace), model_trace, guide_trace)
-    _check_subsamples(found)
-    _check_scales(guide_trace, found.data_dims)
+    guide, model = _traced(programs_of, random.key(0) if rng_key is None else rng_key)
+    _check_random(guide.trace)
+    _check_auxiliary(guide)
+    found = Inspection(guide, model, _data_plates(model.trace, guide.trace))
+    try:
+        _check_subsamples(found)
+        _check_scales(guide.trace, found.data_dims)
+    except ValueError:
+        if not is_linear:
+            raise
+        return found._replace(data_plates=frozenset(), scaled_apart=True)
     return found
 
 
-def check_programs(programs: Programs) -> tuple[dict, dict]:
+def check_programs(programs: Programs) -> tuple[Trace, Trace]:
     """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
 
     :return: the two traces; their arrays are abstract and of no use outside.
     :raises ValueError: as :func:`inspect_programs`.
     """
-    traces: list[dict] = []
+    guide, model = _traced(lambda datum: programs, random.key(0))
+    return model.trace, guide.trace
 
-    params, args, kwargs = programs.inputs
 
-    def record() -> None:
-        model_key, guide_key = random.split(random.key(0))
-        guide_trace = trace(substitute(seed(programs.guide, guide_key), data=params))
-        traces.append(guide_trace.get_trace(*args, **kwargs))
-        model_trace = trace(
-            substitute(replay(seed(programs.model, model_key), traces[0]), data=params)
-        )
-        traces.append(model_trace.get_trace(*args, **kwargs))
+def _traced(
+    programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array
+) -> tuple[TracedGuide, TracedModel]:
+    guide = TracedGuide(programs_of, rng_key)
+    model = TracedModel(programs_of, guide, rng_key, _check_sites)
+    check_masks(programs_of(jnp.zeros((), jnp.int32)), guide, model.trace)
+    return guide, model
 
-    jax.eval_shape(record)
-    guide_trace, model_trace = traces
+
+def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses sites of model and guide that do not match or cannot be weighted."""
     _check_latents(model_trace, guide_trace)
     _check_reparameterised(guide_trace)
     check_shapes(model_trace, guide_trace)
-    check_masks(programs, model_trace, guide_trace)
-    return model_trace, guide_trace
 
 
 def refuse_scales(*traces: dict) -> None:
@@ -142,7 +167,7 @@ def refuse_discrete(model_latents: dict[str, dict]) -> None:
 
 def refuse_moving_supports(model: Callable, args: tuple, kwargs: dict) -> None:
     """Refuses latent sites whose support depends on other latents."""
-    for name, latents in support_dependences(model, args, kwargs).items():
+    for name, latents in _support_dependences(model, args, kwargs).items():
         if latents:
             others = ", ".join(f"'{other}'" for other in sorted(latents))
             raise ValueError(
@@ -150,6 +175,26 @@ def refuse_moving_supports(model: Callable, args: tuple, kwargs: dict) -> None:
                 f"on {others}. Write it as a function of a site with a fixed support, by "
                 "numpyro.deterministic."
             )
+
+
+def _support_dependences(
+    program: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, frozenset[str]]:
+    """The latent sites that the support of each latent site depends on, by names."""
+
+    def run(values: Params) -> Trace:
+        sites = trace(substitute(seed(program, random.key(0)), data=values))
+        return latent_sites(sites.get_trace(*args, **kwargs))
+
+    draws = jax.eval_shape(lambda: {name: site["value"] for name, site in run({}).items()})
+    traced, shape = jax.make_jaxpr(
+        lambda draws: {n: jax.tree.leaves(site["fn"].support) for n, site in run(draws).items()},
+        return_shape=True,
+    )(draws)
+    sources = {v: frozenset([name]) for v, name in zip(traced.jaxpr.invars, sorted(draws))}
+    found = sources_of(traced.jaxpr, traced.jaxpr.outvars, sources)
+    by_site = jax.tree.unflatten(jax.tree.structure(shape), found)
+    return {name: frozenset().union(*of_leaves) for name, of_leaves in by_site.items()}
 
 
 def _check_latents(model_trace: dict, guide_trace: dict) -> None:
@@ -186,17 +231,17 @@ def _check_random(guide_trace: dict) -> None:
         )
 
 
-def _check_auxiliary(guide_trace: dict, dependences: Callable[[], Dependences]) -> None:
+def _check_auxiliary(guide: TracedGuide) -> None:
     """Refuses auxiliary guide sites u that are not integrated out.
 
     Latents that are functions of u (Delta sites, as in AutoGuides) have its density; otherwise
     log p(x, z) − log q(z, u) is no log-weight without a reverse model of u.
     """
-    auxiliary = {n: site for n, site in random_sites(guide_trace).items() if is_auxiliary(site)}
+    auxiliary = {n: site for n, site in random_sites(guide.trace).items() if is_auxiliary(site)}
     if not auxiliary:
         return
-    latents = {n: site for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
-    functions = {n: found for n, found in dependences().computed.items() if n in latents}
+    latents = {n: site for n, site in latent_sites(guide.trace).items() if not is_auxiliary(site)}
+    functions = {n: found for n, found in guide.dependences[0].items() if n in latents}
     unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
     # A function with fewer elements than u, a sum for instance, does not have the density of u.
     sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
@@ -262,7 +307,7 @@ def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset:
 
 def _check_subsamples(found: Inspection) -> None:
     """Refuses plates whose subsampling has no meaning for a weight, or one in each program."""
-    traces = (found.model_trace, found.guide_trace)
+    traces = list(found.traces.values())
     for frame in found.data_plates:
         sizes = [t[frame.name]["args"][0] for t in traces if frame.name in t]
         if len(set(sizes)) > 1:
@@ -274,5 +319,6 @@ def _check_subsamples(found: Inspection) -> None:
         if found.full_size(frame) > frame.size:
             raise ValueError(
                 f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "
-                "model and guide; it does not. Move all sites into it, or do not subsample it."
+                "model and guide; it does not. Move all sites into it, do not subsample it, or "
+                "use the ELBO, IWELBO(1)."
             )

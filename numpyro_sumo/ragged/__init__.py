@@ -1,18 +1,21 @@
 """A random number of log-weights inside ``jit``, at the cost of what was drawn."""
 
-from .evaluate import evaluate_levels, evaluate_log_weights, evaluate_tails
-from .levels import LevelSums
-from .particle import MODEL, PATH, Particle, held_unless
-from .tails import TailSums
+from .evaluate import evaluate_fixed, evaluate_ragged
+from .levels import Levels, LevelSums
+from .particle import GUIDE, MODEL, PATH, Particle, stop_gradient_where_zero
+from .queue import Layout
+from .rows import Rows
 
 __all__ = [
+    "GUIDE",
     "MODEL",
     "PATH",
+    "Layout",
     "LevelSums",
+    "Levels",
     "Particle",
-    "TailSums",
-    "evaluate_levels",
-    "evaluate_log_weights",
-    "evaluate_tails",
-    "held_unless",
+    "Rows",
+    "evaluate_fixed",
+    "evaluate_ragged",
+    "stop_gradient_where_zero",
 ]

@@ -1,222 +1,349 @@
 """Evaluation of a random number of log-weights inside ``jit``, at the cost of what was drawn.
 
-XLA needs static shapes. Here log-weights, which cost a run of model and guide each, are evaluated
-for the slots (datum, draw) that were drawn, a chunk at a time, in a loop with a traced bound. What
-is kept of them is sums; where all are wanted, *scalars* are padded to the largest possible count.
+XLA needs static shapes. Log-weights, which cost a run of model and guide each, are evaluated for
+the slots (datum, block of draws) that were drawn, a chunk at a time, in a loop with a traced bound.
+Only scalars are padded to the largest possible count, never evaluations of the model.
+
+The derivative of an estimate in each log-weight is a number; the gradient is the sum over slots of
+that number times the gradient of the log-weight. So the backward pass visits the chunks once more,
+in any order, evaluates each again, and adds up.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable
 from functools import partial
+import math
+from typing import Any, NamedTuple
 
 import jax
-from jax import random
+from jax import lax, random
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
-from numpyro_sumo.stopping_times import StoppingTime
+from numpyro_sumo._compat import vary_over, varying_axes
 
-from .hoisting import in_stages
-from .levels import Levels, LevelSums
-from .particle import MODEL, Particle
-from .queue import Inputs, Layout, Steps, any_of, work_off
-from .rows import EachSlot
-from .tails import Tails, TailSums
+from .accumulator import Accumulator, Chunk
+from .hoisting import hoist
+from .particle import MODEL, Particle, any_of, shared_cotangent
+from .queue import Layout, Queue, Slots
 
 
-def evaluate_log_weights(
-    particle: Particle,
+def evaluate_ragged(
     rng_key: jax.Array,
+    particle: Particle,
     counts: jax.Array,
-    *,
-    max_count: int,
-    num_head: int,
-    chunk_size: int,
-    first_chunk: int = 0,
-    at_once: int | None = None,
-    head_only: Collection[str] = (),
-    sharding: NamedSharding | None = None,
-) -> dict[str, jax.Array]:
-    """Evaluates ``counts[i]`` log-weights for every datum i, and keeps each.
+    layout: Layout,
+    accumulator: Accumulator,
+    generating: dict[str, jax.Array] | None = None,
+) -> dict[str, Any]:
+    """Evaluates ``counts[i]`` blocks of log-weights for every datum i, and accumulates them.
 
-    Draw j of datum i has a key of its own, made from (i, j) alone: the numbers do not depend on
-    ``num_head``, ``chunk_size`` or the other data's counts.
+    Draw j of datum i has a key of its own, made from (i, j) alone: the numbers do not depend on the
+    layout or on the other data's counts. Memory is that of the accumulator's state and two chunks.
 
-    The first ``num_head`` draws of every datum are evaluated whatever the counts. The rest form one
-    queue of slots. Its first ``first_chunk`` are evaluated together with these; the others are
-    worked off ``chunk_size`` at a time, and the backward pass goes over them once more and
-    re-evaluates each chunk, so that the memory needed does not depend on how many slots there are.
-    Without a rest, and all at once, it is done under ordinary automatic differentiation.
-
-    :param particle: how a log-weight comes about, from (datum, key), an int32 scalar and a key. Its
-        steps may close over traced values, and are differentiable with respect to them.
-    :param rng_key: a key.
-    :param counts: draws for each datum, integers ≤ ``max_count`` of shape ``(num_data,)``.
-    :param max_count: the largest possible count.
-    :param num_head: draws of each datum that are made whatever the counts.
-    :param chunk_size: slots evaluated at a time in the loop.
-    :param first_chunk: slots evaluated before it.
-    :param at_once: the most slots before the loop that are evaluated together; if there are more,
-        they are evaluated in parts, and again on the way back. None for no limit.
-    :param head_only: views that are wanted of the first draws alone; they have ``num_head`` rows,
-        and cost nothing beyond.
-    :param sharding: splits what is evaluated together over the devices along one axis of a mesh:
-        slots and not data, so that none waits for another's long stopping time.
-    :return: by view, log-weights of shape ``(max_count, num_data, ...)``; rows from ``counts[i]``
-        on are not to be read.
+    :param particle: its steps may close over traced values, and are differentiable in them.
+    :param counts: integers of shape ``(num_data,)``.
+    :param generating: {view: log-weights of the draws that generated the data, ``(num_data, …)``}.
+    :return: {view: what the accumulator's ``finalize`` returns}.
     """
-    layout = Layout(num_head, first_chunk, chunk_size, 1, at_once, sharding)
-    if max_count <= num_head and not layout.first_in_parts(num_head * len(counts)):
-        return _evaluate_rows(particle, rng_key, counts, layout)
-    return _evaluate(
-        particle,
-        rng_key,
-        counts,
-        layout,
-        lambda views: EachSlot(max_count, num_head, views, frozenset(head_only)),
-    )
-
-
-def evaluate_levels(
-    particle: Particle,
-    rng_key: jax.Array,
-    levels: jax.Array,
-    *,
-    block_size: int,
-    max_level: int,
-    chunk_size: int,
-    first_chunk: int = 0,
-    at_once: int | None = None,
-    given: dict[str, jax.Array] | None = None,
-    head_only: Collection[str] = (),
-    sharding: NamedSharding | None = None,
-) -> dict[str, LevelSums]:
-    """Evaluates ``2**levels[i]`` blocks of log-weights for every datum i, and keeps their sums.
-
-    Memory is that of two chunks and of ``max_level`` scalars for each datum, and draws have the
-    keys they have in :func:`evaluate_log_weights`.
-
-    :param levels: integers in 1 … ``max_level`` of shape ``(num_data,)``.
-    :param block_size: draws in a block.
-    :param chunk_size: blocks evaluated at a time in the loop; likewise ``first_chunk``
-        and ``at_once``.
-    :param given: by view, log-weights of draws that are particles of each block's bound, shape
-        ``(num_data, ...)``.
-    :param head_only: views that are wanted of the first two blocks alone: log-sums of two rows, and
-        no bounds.
-    :return: sums, by view. A view "path" is differentiated without its score, as the score-free
-        :func:`~numpyro_sumo.estimators.importance_weighted_bound` is.
-    """
-    given = given or {}
-    return _evaluate(
-        particle,
-        rng_key,
-        jnp.left_shift(1, levels),
-        Layout(2, first_chunk, chunk_size, block_size, at_once, sharding),
-        lambda views: Levels(1 + max_level, views, frozenset(head_only), bool(given)),
-        given,
-    )
-
-
-def evaluate_tails(
-    particle: Particle,
-    rng_key: jax.Array,
-    stopping_times: jax.Array,
-    stopping_time: StoppingTime,
-    *,
-    num_always: int,
-    chunk_size: int,
-    first_chunk: int = 0,
-    at_once: int | None = None,
-    given: dict[str, jax.Array] | None = None,
-    head_only: Collection[str] = (),
-    sharding: NamedSharding | None = None,
-) -> dict[str, TailSums]:
-    """Evaluates ``num_always + stopping_times[i]`` log-weights, and sums increments of their bound.
-
-    Memory is that of two chunks and of a scalar for each datum and for each chunk that the longest
-    stopping times would ask for. Draws have the keys they have in :func:`evaluate_log_weights`.
-
-    :param stopping_times: K of each datum, integers in 1 … cap of shape ``(num_data,)``.
-    :param stopping_time: the distribution that they were drawn from.
-    :param num_always: draws of each datum that are always made, which are the head: an integer ≥ 1,
-        or 0 if there are ``given`` ones.
-    :param given: as in :func:`evaluate_levels`.
-    :param head_only: views that are wanted of the draws that are always made, alone.
-    :return: sums, by view.
-    """
-    given = given or {}
-    num_data, cap = len(stopping_times), stopping_time.cap
-    num_piles = -(-(num_data * cap - first_chunk) // chunk_size)
-    return _evaluate(
-        particle,
-        rng_key,
-        num_always + stopping_times,
-        Layout(num_always, first_chunk, chunk_size, 1, at_once, sharding),
-        lambda views: Tails(
-            num_always,
-            max(num_piles, 1),
-            stopping_time,
-            views,
-            frozenset(head_only),
-            bool(given),
-        ),
-        given,
-    )
-
-
-def _evaluate(particle, rng_key, counts, layout, keep_views, given=None):
-    data, datum_keys, of_datum = _data_of(rng_key, counts)
+    data, datum_keys, fix_datum = _data(rng_key, counts)
     propose = particle.propose or (lambda i, key: {})
-    proposing = in_stages(of_datum(propose), data[0], datum_keys[0])
+    proposing = hoist(fix_datum(propose), data[0], datum_keys[0])
     known = any_of(proposing.values)
 
-    def weigh(i, draw):
+    def weigh(i: Any, draw: Any) -> jax.Array:
         key, proposal = draw
-        return particle.weigh(i, key, jax.tree.map(_integers_as_known, known, proposal), False)
+        return particle.weigh(i, key, jax.tree.map(_known_integers, known, proposal), False)
 
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known)
-    weighing = in_stages(of_datum(weigh), data[0], (datum_keys[0], shapes))
-    steps = Steps(proposing.of_draw, weighing.of_draw, particle.spread, shapes)
-    inputs = Inputs(
+    shapes = jax.eval_shape(lambda key: any_of(fix_datum(propose)(data[0], key)), datum_keys[0])
+    weighing = hoist(fix_datum(weigh), data[0], (datum_keys[0], shapes))
+    steps = _Steps(proposing.of_draw, weighing.of_draw, particle.spread, shapes)
+    operands = _Operands(
         tuple((step.constants, jax.vmap(step.of_datum)(data)) for step in (proposing, weighing)),
         datum_keys,
-        counts,
+        Queue.of(counts, layout),
     )
-    keep = keep_views((MODEL, *proposing.values))
-    return work_off(steps, keep, layout, inputs, given)
+    views = (MODEL, *proposing.values)
+    return _evaluate(_Plan(steps, accumulator, layout, views), operands, generating or {})
 
 
-def _integers_as_known(known, leaf):
-    """Integers that no draw changes, the indices of a plate say: so they are not its input."""
-    is_known = isinstance(known, jax.Array) and jnp.issubdtype(known.dtype, jnp.integer)
-    return known if is_known else leaf
+def evaluate_fixed(
+    rng_key: jax.Array, particle: Particle, num_data: int, layout: Layout
+) -> dict[str, jax.Array]:
+    """Evaluates ``layout.num_fixed`` log-weights of every datum, under ordinary differentiation.
 
-
-def _evaluate_rows(particle, rng_key, counts, layout):
-    """The draws of the head, and no others."""
-    data, datum_keys, of_datum = _data_of(rng_key, counts)
-    views = in_stages(of_datum(particle.views), data[0], datum_keys[0])
+    :return: {view: log-weights of shape ``(num_fixed, num_data, …)``}, with the keys that
+        :func:`evaluate_ragged` gives them.
+    """
+    data, datum_keys, fix_datum = _data(rng_key, jnp.zeros(num_data))
+    views = hoist(fix_datum(particle.views), data[0], datum_keys[0])
     of_data = jax.vmap(views.of_datum)(data)
 
-    def evaluate_row(j):
+    def evaluate_row(j: jax.Array) -> dict[str, jax.Array]:
         """Draw j of every datum."""
         draw = lambda key, of_datum: views.of_draw(
             random.fold_in(key, j), views.constants, of_datum
         )
-        if len(data) == 1:
-            # An axis of length one under all that model and guide do would cost them a tenth.
+        if num_data == 1:
+            # An axis of length one under all operations of model and guide costs them a tenth.
             return jax.tree.map(lambda leaf: leaf[None], draw(datum_keys[0], of_data))
-        return jax.vmap(draw)(*layout.split((datum_keys, of_data)))
+        return jax.vmap(draw)(*layout.shard((datum_keys, of_data)))
 
-    rows = jnp.arange(layout.num_head, dtype=jnp.int32)
-    return jax.vmap(evaluate_row)(layout.split(rows) if len(data) == 1 else rows)
+    rows = jnp.arange(layout.num_fixed, dtype=jnp.int32)
+    return jax.vmap(evaluate_row)(layout.shard(rows) if num_data == 1 else rows)
 
 
-def _data_of(rng_key, counts):
-    """The data, their keys, and what makes a function of a datum one of an only datum, if it is."""
-    data = jnp.arange(counts.shape[0], dtype=jnp.int32)
+class _Steps(NamedTuple):
+    """The two steps of a particle for one draw; they close over nothing that is traced.
+
+    :param propose: maps (key, constants, values of the datum) to {view: proposal}.
+    :param weigh: maps ((key, proposal), constants, values of the datum) to a log-weight.
+    :param spread: see :class:`.Particle`.
+    :param proposal: shapes and types of one, or None.
+    """
+
+    propose: Callable[..., dict[str, Any]]
+    weigh: Callable[..., jax.Array]
+    spread: Callable[[jax.Array, Any], Any]
+    proposal: Any
+
+
+class _Plan(NamedTuple):
+    """What is static in an evaluation."""
+
+    steps: _Steps
+    accumulator: Accumulator
+    layout: Layout
+    views: tuple[str, ...]
+
+
+class _Operands(NamedTuple):
+    """The arrays that log-weights are computed from.
+
+    :param steps: for each of the two steps its constants and, with a leading axis, values of data.
+    :param datum_keys: shape ``(num_data,)``.
+    """
+
+    steps: tuple[Any, ...]
+    datum_keys: jax.Array
+    queue: Queue
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _evaluate(plan: _Plan, operands: _Operands, generating: dict[str, jax.Array]) -> Any:
+    first = operands.queue.first_slots(plan.layout)
+    return _finalized(plan, _all_chunks(plan, operands, generating, _chunk(plan, operands, first)))
+
+
+def _all_chunks(
+    plan: _Plan, operands: _Operands, generating: dict[str, jax.Array], first: Chunk
+) -> Any:
+    """The accumulator's state after the first chunk and all chunks of the loop."""
+    one = any_of(generating)  # its views have the same values
+    num_chunks = operands.queue.num_chunks(plan.layout)
+
+    def add_chunk(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        index, state = carry
+        chunk = _chunk(plan, operands, operands.queue.slots(plan.layout, index))
+        return index + 1, plan.accumulator.update(state, chunk, one)
+
+    state = plan.accumulator.init(first, len(operands.datum_keys), one)
+    start = (jnp.zeros_like(num_chunks), state)
+    return lax.while_loop(lambda carry: carry[0] < num_chunks, add_chunk, start)[1]
+
+
+def _finalized(plan: _Plan, state: Any) -> dict[str, Any]:
+    return {view: plan.accumulator.finalize(state, view) for view in plan.views}
+
+
+def _forward(plan: _Plan, operands: _Operands, generating: dict[str, jax.Array]) -> Any:
+    slots = operands.queue.first_slots(plan.layout)
+    pull_back = None
+    if plan.layout.splits_first(len(slots.datum)):
+        first = _chunk(plan, operands, slots)
+    else:
+        first, pull_back = _linearized(plan, operands, slots, plan.views)
+    state = _all_chunks(plan, operands, generating, first)
+    return _finalized(plan, state), (operands, generating, state, first, pull_back)
+
+
+def _backward(plan: _Plan, residuals: Any, cotangents: dict[str, Any]) -> Any:
+    operands, generating, state, first, pull_back_first = residuals
+    layout, queue = plan.layout, operands.queue
+
+    def gradients(slots: Slots, views: tuple[str, ...]) -> Any:
+        chunk, pull_back = _linearized(plan, operands, slots, views)
+        return _gradients(plan, pull_back, chunk, (cotangents, state, generating), views)
+
+    add = partial(jax.tree.map, jnp.add)
+    # Beyond the fixed draws these views have no derivative.
+    views = tuple(view for view in plan.views if view not in plan.accumulator.fixed_only)
+    num_chunks = queue.num_chunks(layout)
+    if pull_back_first is None:
+        parts = layout.parts(first.slots)
+        add_part = lambda total, slots: (add(total, gradients(slots, plan.views)), None)
+        of_steps = [list(map(jnp.zeros_like, _floats(step))) for step in operands.steps]
+        start = (*of_steps, jax.tree.map(jnp.zeros_like, generating))
+        total, _ = lax.scan(add_part, start, parts)
+    else:
+        of_first = cotangents, state, generating
+        total = _gradients(plan, pull_back_first, first, of_first, plan.views)
+
+    def add_chunk(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        index, total = carry
+        return index + 1, add(total, gradients(queue.slots(layout, index), views))
+
+    start = (jnp.zeros_like(num_chunks), total)
+    _, total = lax.while_loop(lambda carry: carry[0] < num_chunks, add_chunk, start)
+    *of_steps, of_generating = total
+    steps = tuple(map(_cotangent, operands.steps, of_steps))
+    return _Operands(steps, None, None), of_generating  # type: ignore[arg-type]
+
+
+_evaluate.defvjp(_forward, _backward)
+
+
+def _chunk(plan: _Plan, operands: _Operands, slots: Slots) -> Chunk:
+    """Log-weights of slots; in parts if there are too many of them."""
+    layout = plan.layout
+
+    def evaluate(slots: Slots) -> jax.Array:
+        slots = layout.shard(slots)
+        keys = _keys(layout, operands, slots)
+        of_propose, of_weigh = operands.steps
+        proposals = _over_draws(plan.steps.propose, slots, keys, of_propose)
+        draws = keys, any_of(proposals)
+        return layout.gather(_over_draws(plan.steps.weigh, slots, draws, of_weigh))
+
+    num_slots = len(slots.datum)
+    if not layout.splits_first(num_slots):
+        return Chunk(evaluate(slots), slots)
+    parts = lax.map(evaluate, layout.parts(slots))
+    return Chunk(parts.reshape(-1, *parts.shape[2:])[:num_slots], slots)
+
+
+def _linearized(
+    plan: _Plan, operands: _Operands, slots: Slots, views: tuple[str, ...]
+) -> tuple[Chunk, Any]:
+    """Log-weights of slots, and functions that pull cotangents back through each of the steps."""
+    split = plan.layout.shard(slots)
+    of_propose, of_weigh = operands.steps
+    keys = _keys(plan.layout, operands, split)
+
+    def propose(floats: list[jax.Array]) -> tuple[dict[str, list[jax.Array]], Any]:
+        inputs = _with_floats(of_propose, floats)
+        proposals = _over_draws(plan.steps.propose, split, keys, inputs)
+        # Under shard_map cotangents differ between devices as the log-weights do.
+        proposals = vary_over(proposals, varying_axes(operands))
+        return {view: _floats(proposals[view]) for view in views[1:]}, any_of(proposals)
+
+    def weigh(floats: list[jax.Array], draws: list[jax.Array]) -> jax.Array:
+        inputs = _with_floats(of_weigh, floats)
+        return _over_draws(plan.steps.weigh, split, (keys, _with_floats(proposal, draws)), inputs)
+
+    _, pull_propose, proposal = jax.vjp(propose, _floats(of_propose), has_aux=True)
+    log_weights, pull_weigh = jax.vjp(weigh, _floats(of_weigh), _floats(proposal))
+    return Chunk(plan.layout.gather(log_weights), slots), (pull_propose, pull_weigh)
+
+
+def _gradients(
+    plan: _Plan, pull_back: Any, chunk: Chunk, of_all: tuple[Any, ...], views: tuple[str, ...]
+) -> Any:
+    """What a chunk adds to the gradients: in the inputs of each step, and in ``generating``.
+
+    :param of_all: cotangents by view, the final state and the generating draws' log-weights.
+    """
+    cotangents, state, generating = of_all
+    of_log_weights, of_generating = {}, jax.tree.map(jnp.zeros_like, generating)
+    for view in views:
+        given = generating.get(view)
+        here = plan.accumulator.vjp(cotangents[view], state, chunk, view, given)
+        of_log_weights[view] = here[0]
+        if given is not None:
+            of_generating[view] = here[1]
+    pull_propose, pull_weigh = pull_back
+    of_log_weights = plan.layout.shard(of_log_weights)
+    others = [view for view in views if view != MODEL]
+    if math.prod(chunk.log_weights.shape[2:]) == 1:
+        # One pass back through the model serves all views, each by its own multiple.
+        shared, ratios = shared_cotangent(of_log_weights)
+        of_weigh, of_proposal = pull_weigh(shared)
+        by_view = {view: _scaled(plan.steps, ratios[view], of_proposal) for view in others}
+    else:
+        # Elements of a log-weight may depend on each other's draws: there is no such multiple.
+        of_weigh, _ = pull_weigh(of_log_weights[MODEL])
+        positive = (chunk.log_weights > -jnp.inf).astype(chunk.log_weights.dtype)
+        by_view = {
+            view: _scaled(plan.steps, positive, pull_weigh(of_log_weights[view])[1])
+            for view in others
+        }
+    return *pull_propose(by_view), of_weigh, of_generating
+
+
+def _scaled(steps: _Steps, factors: jax.Array, of_proposal: list[jax.Array]) -> list[jax.Array]:
+    """Cotangents of proposals, each times the factor of its draw; zero where the factor is."""
+
+    def scale(factor: jax.Array, of_draw: list[jax.Array]) -> list[jax.Array]:
+        spread = jax.tree.leaves(steps.spread(factor, steps.proposal))
+        pairs = zip(spread, jax.tree.leaves(steps.proposal))
+        times = lambda f, leaf: jnp.where(f == 0.0, 0.0, f * leaf).astype(leaf.dtype)
+        return list(map(times, [f for f, like in pairs if _is_float(like)], of_draw))
+
+    return jax.vmap(jax.vmap(scale))(factors, of_proposal)
+
+
+def _data(rng_key: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, Callable]:
+    """The data's numbers and keys, and a function that fixes the datum if there is only one.
+
+    What depends on a single datum is the same for all draws, and so hoisted out of the loop.
+    """
+    data = jnp.arange(len(counts), dtype=jnp.int32)
     datum_keys = jax.vmap(partial(random.fold_in, rng_key))(data)
     if len(data) > 1:
         return data, datum_keys, lambda function: function
-    # What depends on an only datum is the same for all draws.
     return data, datum_keys, lambda function: lambda i, draw: function(data[0], draw)
+
+
+def _known_integers(known: Any, leaf: jax.Array) -> jax.Array:
+    """Integers that depend on no draw, plate indices for instance, as they are known outside."""
+    is_known = isinstance(known, jax.Array) and jnp.issubdtype(known.dtype, jnp.integer)
+    return known if is_known else leaf
+
+
+def _keys(layout: Layout, operands: _Operands, slots: Slots) -> jax.Array:
+    """The key of each draw, shape ``(slots, block_size)``."""
+    draws = slots.block[:, None] * layout.block_size + jnp.arange(layout.block_size)
+    over_block = jax.vmap(random.fold_in, in_axes=(None, 0))
+    return jax.vmap(over_block)(operands.datum_keys[slots.datum], draws)
+
+
+def _over_draws(function: Callable, slots: Slots, draws: Any, inputs: Any) -> Any:
+    """A function of (draw, constants, values of the datum) at every draw of every slot."""
+    constants, of_data = inputs
+    of_slots = jax.tree.map(slots.take, of_data)
+    if jax.tree.leaves(draws)[0].shape[1] > 1:
+        function = jax.vmap(function, in_axes=(0, None, None))
+        return jax.vmap(function, in_axes=(0, None, 0))(draws, constants, of_slots)
+    # An axis of length one under all operations of model and guide costs them a tenth.
+    only = jax.tree.map(lambda leaf: leaf[:, 0], draws)
+    values = jax.vmap(function, in_axes=(0, None, 0))(only, constants, of_slots)
+    return jax.tree.map(lambda leaf: leaf[:, None], values)
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _floats(tree: Any) -> list[Any]:
+    """The leaves that have derivatives."""
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
+
+
+def _with_floats(tree: Any, floats: list[jax.Array]) -> Any:
+    """The tree with other arrays in the places of its floats."""
+    others = iter(floats)
+    return jax.tree.map(lambda leaf: next(others) if _is_float(leaf) else leaf, tree)
+
+
+def _cotangent(tree: Any, of_floats: list[jax.Array]) -> Any:
+    """The cotangent of a tree, from those of its floats; integers and keys have none."""
+    others = iter(of_floats)
+    return jax.tree.map(lambda leaf: next(others) if _is_float(leaf) else None, tree)

@@ -1,4 +1,4 @@
-"""How one log-weight comes about, and what it is differentiated in."""
+"""One log-weight as a function of a datum and a key, and the parameters it is differentiated in."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,80 +7,87 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-#: The view that is differentiable in what ``Particle.weigh`` closes over.
+#: The view whose gradient goes to what ``Particle.weigh`` closes over: the model's parameters.
 MODEL = "model"
 
-#: A view of draws that are differentiated along their path: its bounds leave out the score.
+#: The view whose gradient goes to the guide's parameters.
+GUIDE = "guide"
+
+#: Like GUIDE, but through reparameterised draws alone: bounds leave out the score.
 PATH = "path"
 
 
-def _alike(of_weight: jax.Array, proposal: Any) -> Any:
+def _same_for_all_leaves(of_weight: jax.Array, proposal: Any) -> Any:
     return jax.tree.map(lambda _: of_weight, proposal)
 
 
 class Particle(NamedTuple):
     """One log-weight in two steps: a draw is proposed, then weighed.
 
-    It has several views: one and the same number, each differentiable in parameters of its own. The
-    view "model" is differentiable in what ``weigh`` closes over; and each proposal is a view,
-    differentiable in what it was made from. Where log-weights are scalars, one pass back through
-    ``weigh`` serves all views of a random number of draws.
+    A log-weight has several *views*: one number, with gradients to different parameters. The view
+    "model" is differentiable in what ``weigh`` closes over. Each proposal is a view as well,
+    differentiable in what that proposal was computed from.
 
-    :param weigh: maps (datum, key, proposal, held) to a log-weight, a scalar or a small array; no
-        gradient may flow through what it closes over if ``held``, a bool.
-    :param propose: maps (datum, key) to proposals by the name of their view: pytrees of arrays,
-        alike in structure and in values. None is for a log-weight whose only view is "model": it
-        is given None for a proposal.
-    :param spread: maps an array shaped as the log-weight, and a proposal, to a pytree like the
-        proposal whose leaves broadcast to its. Needed where the log-weight is not a scalar.
+    :param weigh: maps (datum, key, proposal, detached) to a log-weight, a scalar or a small array.
+        If ``detached``, a bool, no gradient may flow to what it closes over.
+    :param propose: maps (datum, key) to {view: proposal}: pytrees of arrays with one structure and
+        the same values. None if "model" is the only view; ``weigh`` then gets None as proposal.
+    :param spread: maps an array of the log-weight's shape, and a proposal, to a pytree like the
+        proposal whose leaves broadcast to its leaves. Needed if the log-weight is not a scalar.
     """
 
     weigh: Callable[[Any, jax.Array, Any, bool], jax.Array]
     propose: Callable[[Any, jax.Array], dict[str, Any]] | None = None
-    spread: Callable[[jax.Array, Any], Any] = _alike
+    spread: Callable[[jax.Array, Any], Any] = _same_for_all_leaves
 
     def views(self, datum: Any, key: jax.Array) -> dict[str, jax.Array]:
-        """All views of a log-weight, under ordinary automatic differentiation."""
+        """All views of one log-weight, under ordinary automatic differentiation."""
         if self.propose is None:
             return {MODEL: self.weigh(datum, key, None, False)}
         proposals = self.propose(datum, key)
-        held = stop_gradient(next(iter(proposals.values())))
-        views = {MODEL: self.weigh(datum, key, held, False)}
-        counts = stop_gradient(views[MODEL]) > -jnp.inf
+        detached = stop_gradient(any_of(proposals))
+        views = {MODEL: self.weigh(datum, key, detached, False)}
+        is_positive = stop_gradient(views[MODEL]) > -jnp.inf
         for name, proposal in proposals.items():
-            live = held_unless(counts, proposal, self.spread)
+            live = stop_gradient_where_zero(is_positive, proposal, self.spread)
             views[name] = self.weigh(datum, key, live, True)
         return views
 
 
-def held_unless(
-    counts: jax.Array, proposal: Any, spread: Callable[[jax.Array, Any], Any] = _alike
+def any_of(proposals: dict[str, Any]) -> Any:
+    """One of the proposals by view, which have the same values; None if there are none."""
+    return next(iter(proposals.values()), None)
+
+
+def stop_gradient_where_zero(
+    is_positive: jax.Array,
+    proposal: Any,
+    spread: Callable[[jax.Array, Any], Any] = _same_for_all_leaves,
 ) -> Any:
-    """A proposal through which gradients flow only where ``counts``.
+    """The proposal; gradients flow through it only where the weight is positive.
 
-    For weights that are zero: their log-density is −∞ by overflow, say, and has no derivative, and
-    nought times that would be no number.
+    A weight of zero has log-density −∞, by overflow for instance, whose derivative is not finite.
 
-    :param counts: booleans shaped as the log-weight.
+    :param is_positive: booleans of the log-weight's shape.
     :param spread: as in :class:`Particle`.
     """
-    choose = lambda count, value: jnp.where(count, value, stop_gradient(value))
-    return jax.tree.map(choose, spread(counts, proposal), proposal)
+    choose = lambda positive, value: jnp.where(positive, value, stop_gradient(value))
+    return jax.tree.map(choose, spread(is_positive, proposal), proposal)
 
 
-def shared_cotangents(
+def shared_cotangent(
     cotangents: dict[str, jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """One cotangent of a log-weight for all its views, and the ratio of each other's to it.
+    """One cotangent of the log-weight for all views, and the ratio of each view's own to it.
 
-    It is the model's; where that is nought and another is not, a number too small to matter.
+    It is the model's. Where that is zero and another view's is not, it is a tiny number instead.
     """
     of_model = cotangents[MODEL]
     others = {name: cotangent for name, cotangent in cotangents.items() if name != MODEL}
-    wanted = jnp.zeros(of_model.shape, bool)
+    is_wanted = jnp.zeros(of_model.shape, bool)
     for cotangent in others.values():
-        wanted |= cotangent != 0.0
-    least = jnp.asarray(2.0**-80, of_model.dtype)
-    shared = jnp.where(wanted & (jnp.abs(of_model) < least), least, of_model)
+        is_wanted |= cotangent != 0.0
+    tiny = jnp.asarray(2.0**-80, of_model.dtype)
+    shared = jnp.where(is_wanted & (jnp.abs(of_model) < tiny), tiny, of_model)
     divisor = jnp.where(shared == 0.0, 1.0, shared)
     return shared, {name: cotangent / divisor for name, cotangent in others.items()}

@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import norm
 
-from benchmarks.common.distances import kolmogorov_smirnov, quantiles
 from numpyro_sumo.diagnostics import arviz
 from numpyro_sumo.diagnostics.arviz import pareto_k, pareto_smoothed, summarise, to_arviz
 
@@ -29,19 +27,6 @@ def test_a_summary_of_independent_draws_has_full_ess_and_their_moments():
     assert line["sd"] == pytest.approx(v.std(ddof=1), rel=1e-3)
     assert line["ess_bulk"] > 3_000 and abs(line["r_hat"] - 1) < 0.01
     assert line["mcse_mean"] == pytest.approx(3 / np.sqrt(4_000), rel=0.15)
-
-
-def test_kolmogorov_smirnov_is_the_largest_gap_of_the_distribution_functions():
-    draws = np.array([[-1.0, 0.0], [0.5, 2.0]])
-    ordered = np.sort(draws.ravel())
-    gaps = [
-        max(abs(i / 4 - norm.cdf(x)), abs((i + 1) / 4 - norm.cdf(x))) for i, x in enumerate(ordered)
-    ]
-    assert kolmogorov_smirnov(draws, norm.cdf) == pytest.approx(max(gaps))
-
-
-def test_quantiles_go_by_the_name_of_their_probability():
-    assert quantiles(np.arange(101.0), [0.01, 0.5]) == {"0.01": 1.0, "0.5": 50.0}
 
 
 def test_smoothed_weights_add_up_to_one_and_leave_the_body_alone():

@@ -36,26 +36,26 @@ def naive_estimate(log_weights, m, stopping_time, tail):
     return bounds[0] + np.sum(np.diff(bounds) / tail.survival[:stopping_time])
 
 
-def at_every_stopping_time(log_weights, m, tail, num_given=0):
+def at_every_stopping_time(log_weights, m, tail, num_generating=0):
     """The estimates at K = 1 … cap over one and the same vector of log-weights."""
     batch = jnp.broadcast_to(log_weights[:, None], (len(log_weights), tail.cap))
-    return russian_roulette(batch, m, jnp.arange(1, tail.cap + 1), tail, num_given=num_given)
+    return russian_roulette(batch, m, jnp.arange(1, tail.cap + 1), tail, num_generating=num_generating)
 
 
-def with_two_particles(log_weights, stopping_time, num_given=0, rotations=1):
+def with_two_particles(log_weights, stopping_time, num_generating=0, rotations=1):
     return russian_roulette(
-        log_weights, 2, stopping_time, SHORT, num_given=num_given, rotations=rotations
+        log_weights, 2, stopping_time, SHORT, num_generating=num_generating, rotations=rotations
     )
 
 
-def mean_over_stopping_times(log_weights, m, tail, num_given=0):
-    return jnp.dot(tail.probabilities, at_every_stopping_time(log_weights, m, tail, num_given))
+def mean_over_stopping_times(log_weights, m, tail, num_generating=0):
+    return jnp.dot(tail.probabilities, at_every_stopping_time(log_weights, m, tail, num_generating))
 
 
-OPTIONS = ("num_given", "rotations")
+OPTIONS = ("num_generating", "rotations")
 estimate = quick_jit(with_two_particles, static_argnames=OPTIONS)
 value_and_gradient = quick_jit(jax.value_and_grad(with_two_particles), static_argnames=OPTIONS)
-SETTING = ("m", "tail", "num_given")
+SETTING = ("m", "tail", "num_generating")
 estimates_for_every_stopping_time = quick_jit(at_every_stopping_time, static_argnames=SETTING)
 mean_and_gradient = quick_jit(jax.value_and_grad(mean_over_stopping_times), static_argnames=SETTING)
 
@@ -71,13 +71,13 @@ def test_estimate_is_the_formula_at_every_stopping_time(m, tail):
 
 
 @every_tail
-@pytest.mark.parametrize("num_given", [0, 1])
+@pytest.mark.parametrize("num_generating", [0, 1])
 @pytest.mark.parametrize("m", [1, 8])
-def test_enumerated_stopping_times_average_to_the_bound_at_the_cap(m, num_given, tail):
+def test_enumerated_stopping_times_average_to_the_bound_at_the_cap(m, num_generating, tail):
     log_weights = fixed_log_weights(m + tail.cap)
     with jax.enable_x64(True):
         estimates = estimates_for_every_stopping_time(
-            log_weights, m=m, tail=tail, num_given=num_given
+            log_weights, m=m, tail=tail, num_generating=num_generating
         )
         mean = np.dot(tail.probabilities, estimates)
     assert mean == pytest.approx(naive_bound(log_weights, m + tail.cap), abs=1e-6)
@@ -140,10 +140,10 @@ def test_rotations_of_nothing_but_zero_weights_give_minus_infinity_and_finite_gr
 
 
 @pytest.mark.parametrize("zero", [0, 1])
-def test_zero_weight_beside_a_given_one_keeps_the_mean_and_finite_gradients(zero):
+def test_zero_weight_beside_the_generating_one_keeps_the_mean_and_finite_gradients(zero):
     log_weights = fixed_log_weights(5)
     log_weights[zero] = -np.inf
-    value, gradient = mean_and_gradient(log_weights, m=2, tail=SHORT, num_given=1)
+    value, gradient = mean_and_gradient(log_weights, m=2, tail=SHORT, num_generating=1)
     assert float(value) == pytest.approx(naive_bound(log_weights, 5), abs=1e-5)
     weights = np.exp(log_weights)
     np.testing.assert_allclose(gradient, weights / weights.sum(), atol=1e-5)
@@ -192,32 +192,32 @@ ROTATIONS = {
     "two": (2, 0),
     "as_many_as_drawn": (4, 0),
     "more_than_drawn": (7, 0),
-    "two_with_one_given": (2, 1),
-    "as_many_as_fresh_with_one_given": (3, 1),
+    "two_with_one_generating": (2, 1),
+    "as_many_as_fresh_with_one_generating": (3, 1),
 }
 
 
-@pytest.mark.parametrize("rotations, num_given", ROTATIONS.values(), ids=ROTATIONS.keys())
-def test_rotated_estimate_is_the_mean_over_rolled_vectors(rotations, num_given):
+@pytest.mark.parametrize("rotations, num_generating", ROTATIONS.values(), ids=ROTATIONS.keys())
+def test_rotated_estimate_is_the_mean_over_rolled_vectors(rotations, num_generating):
     m, stopping_time = 2, 2
     log_weights = fixed_log_weights(m + SHORT.cap)
-    num_fresh = m + stopping_time - num_given
-    fresh = log_weights[num_given : m + stopping_time]
+    num_fresh = m + stopping_time - num_generating
+    fresh = log_weights[num_generating : m + stopping_time]
     rolled = [np.roll(fresh, -(i * num_fresh // rotations)) for i in range(rotations)]
     not_drawn = np.full(SHORT.cap - stopping_time, np.nan)
     expected = np.mean(
         [
             estimate(
-                np.concatenate([log_weights[:num_given], row, not_drawn]),
+                np.concatenate([log_weights[:num_generating], row, not_drawn]),
                 stopping_time,
-                num_given=num_given,
+                num_generating=num_generating,
             )
             for row in rolled
         ]
     )
-    rotated = estimate(log_weights, stopping_time, num_given=num_given, rotations=rotations)
+    rotated = estimate(log_weights, stopping_time, num_generating=num_generating, rotations=rotations)
     assert float(rotated) == pytest.approx(expected, abs=1e-5)
-    assert float(estimate(log_weights, stopping_time, num_given=num_given)) != pytest.approx(
+    assert float(estimate(log_weights, stopping_time, num_generating=num_generating)) != pytest.approx(
         expected, abs=1e-2
     )
 
@@ -230,23 +230,23 @@ def test_rotations_are_of_each_datum_s_own_draws():
 
 
 @pytest.mark.parametrize("rotations", [2, 5])
-@pytest.mark.parametrize("num_given", [0, 1])
+@pytest.mark.parametrize("num_generating", [0, 1])
 @pytest.mark.parametrize("stopping_time", [2, 3])
-def test_rotations_leave_the_mean_alone_and_lower_the_variance(stopping_time, num_given, rotations):
+def test_rotations_leave_the_mean_alone_and_lower_the_variance(stopping_time, num_generating, rotations):
     """Exact: every vector of draws from a two-point distribution, weighted by its probability.
 
-    A given first row has a distribution of its own, here a point.
+    A generating first row has a distribution of its own, here a point.
     """
     values, chances = np.array([-1.0, 2.0]), np.array([0.7, 0.3])
-    num_fresh = 2 + SHORT.cap - num_given
+    num_fresh = 2 + SHORT.cap - num_generating
     choices = np.array(list(itertools.product([0, 1], repeat=num_fresh)))
     probabilities = chances[choices].prod(axis=1)
     log_weights = np.concatenate(
-        [np.full((num_given, len(choices)), 0.5), values[choices].T], axis=0
+        [np.full((num_generating, len(choices)), 0.5), values[choices].T], axis=0
     )
 
     def moments(rotations):
-        estimates = estimate(log_weights, stopping_time, num_given=num_given, rotations=rotations)
+        estimates = estimate(log_weights, stopping_time, num_generating=num_generating, rotations=rotations)
         mean = np.dot(probabilities, estimates)
         return mean, np.dot(probabilities, (estimates - mean) ** 2)
 

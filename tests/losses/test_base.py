@@ -78,18 +78,9 @@ def test_model_without_observations_has_the_log_normaliser_of_its_factors(loss):
     def exact_guide():
         numpyro.sample("z", dist.Normal(0.7, 1.0))
 
-    evaluate = lambda key: loss.log_evidence(key, {}, model, exact_guide)
-    estimates = quick_jit(jax.vmap(evaluate))(random.split(random.key(9), 20))
-    np.testing.assert_allclose(estimates, 1.2 + 0.5 * 0.7**2, atol=1e-3)
-
-
-@pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())
-def test_log_evidence_is_minus_the_loss(loss):
-    problem = linear_gaussian_problem(2)
-    arguments = (problem.params, problem.model, problem.guide, *problem.args)
-    both = lambda key: (loss.log_evidence(key, *arguments), loss.loss(key, *arguments))
-    estimate, value = quick_jit(both)(random.key(2))
-    assert float(estimate) == -float(value) != 0.0
+    evaluate = lambda key: loss.loss(key, {}, model, exact_guide)
+    values = quick_jit(jax.vmap(evaluate))(random.split(random.key(9), 20))
+    np.testing.assert_allclose(values, -(1.2 + 0.5 * 0.7**2), atol=1e-3)
 
 
 @pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())

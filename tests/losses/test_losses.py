@@ -20,13 +20,13 @@ from tests.helpers.models import linear_gaussian_problem, matching_problem, plat
 
 CASES = {
     "iwelbo": (lambda **o: IWELBO(4, **o), linear_gaussian_problem(2)),
-    "sumo": (lambda **o: SUMO(4, **o), plated_problem(3)),
+    "sumo": (lambda **o: SUMO(4, share_stopping_times=True, **o), plated_problem(3)),
     "multilevel": (
         lambda **o: MultilevelSUMO(2, guide_objective="variance", **o),
         linear_gaussian_problem(2),
     ),
-    "multilevel_single": (
-        lambda **o: MultilevelSUMO(3, truncation="single", **o),
+    "multilevel_of_a_plate": (
+        lambda **o: MultilevelSUMO(3, share_stopping_times=True, **o),
         plated_problem(3),
     ),
     "reverse_kl_of_iwelbo": (

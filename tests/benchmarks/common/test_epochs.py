@@ -1,4 +1,4 @@
-"""A training that is stopped, however it is stopped, goes on to the very same end."""
+"""A training that is interrupted in any way is continued to the same result."""
 
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,12 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI
 
 from benchmarks.common.epochs import (
-    begun,
-    epoch_of,
+    Checkpoint,
+    CheckpointError,
     gradient_norms,
-    loaded,
-    loaded_average,
+    make_epoch,
+    new_training,
     optimiser,
-    save,
     train,
 )
 from numpyro_sumo import IWELBO
@@ -52,30 +51,29 @@ def guide(points, batch_size=None):
 
 
 def points_of(epoch):
-    """Data of its own for every epoch."""
+    """The data of an epoch."""
     return (POINTS + np.float32(0.01 * epoch),)
 
 
 @pytest.fixture(scope="module")
 def program(quick_compilation):
     svi = SVI(model, guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
-    return svi, epoch_of(svi, STEPS, 0.9, batch_size=4)
+    return svi, make_epoch(svi, STEPS, 0.9, batch_size=4)
 
 
 def start_of(svi, key=None):
     key = random.key(0) if key is None else key
-    return begun(svi, svi.init(key, *points_of(0), batch_size=4), STEPS)
+    return new_training(svi, svi.init(key, *points_of(0), batch_size=4), STEPS)
 
 
-def trained(program, file, num_epochs=6, configuration="this", args_of=points_of, **options):
+def trained(program, file, num_epochs=6, configuration="one", args_of=points_of, **options):
     svi, run_epoch = program
     return train(
         run_epoch,
         start_of(svi),
         num_epochs,
         args_of,
-        checkpoint=file,
-        configuration=configuration,
+        Checkpoint(file, configuration),
         every=2,
         **options,
     )
@@ -91,19 +89,19 @@ def assert_same(one, other):
     jax.tree.map(same, one._replace(seconds=0.0), other._replace(seconds=0.0))
 
 
-def test_training_that_goes_on_from_a_checkpoint_ends_bit_for_bit_the_same(program, tmp_path):
+def test_training_continued_from_a_checkpoint_ends_bit_for_bit_the_same(program, tmp_path):
     whole = trained(program, tmp_path / "whole")
     trained(program, tmp_path / "parts", num_epochs=4)
     assert_same(trained(program, tmp_path / "parts"), whole)
     assert program[1]._cache_size() == 1
-    average, num_epochs = loaded_average(tmp_path / "parts", "this")
+    average, num_epochs = Checkpoint(tmp_path / "parts", "one").load_average()
     assert num_epochs == 6
     jax.tree.map(np.testing.assert_array_equal, average, whole.average)
     assert whole.losses.shape == whole.gradient_norms.shape[:-1] == (6, STEPS)
     assert len(set(whole.losses.ravel().tolist())) == 6 * STEPS
 
 
-def test_ctrl_c_loses_no_epoch_that_was_done(program, tmp_path):
+def test_ctrl_c_loses_no_finished_epoch(program, tmp_path):
     def stopped_at_3(epoch):
         if epoch == 3:
             raise KeyboardInterrupt
@@ -112,23 +110,23 @@ def test_ctrl_c_loses_no_epoch_that_was_done(program, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(program, tmp_path / "parts", args_of=stopped_at_3)
     svi, _ = program
-    assert loaded(tmp_path / "parts", start_of(svi), "this").num_epochs == 3
+    assert Checkpoint(tmp_path / "parts", "one").load(start_of(svi)).num_epochs == 3
     assert_same(trained(program, tmp_path / "parts"), trained(program, tmp_path / "whole"))
 
 
-def test_validation_is_noted_once_for_every_checkpoint(program, tmp_path):
-    note = lambda training: float(training.num_epochs)
-    trained(program, tmp_path / "noted", num_epochs=3, validate=note)
-    noted = trained(program, tmp_path / "noted", num_epochs=5, validate=note).validation
-    assert noted.tolist() == [[0, 0], [2, 2], [3, 3], [4, 4], [5, 5]]
+def test_validation_is_recorded_once_for_every_checkpoint(program, tmp_path):
+    value = lambda training: float(training.num_epochs)
+    trained(program, tmp_path / "a", num_epochs=3, validate=value)
+    rows = trained(program, tmp_path / "a", num_epochs=5, validate=value).validation
+    assert rows.tolist() == [[0, 0], [2, 2], [3, 3], [4, 4], [5, 5]]
 
 
 def test_average_follows_the_parameters(program, tmp_path):
-    """The plain mean at first, and then each step a third."""
+    """A plain mean over the first steps; then each step has weight 1/3."""
     svi, _ = program
     state, average = (start := start_of(svi)).state, start.average
     update = quick_jit(partial(svi.update, batch_size=4))
-    program = epoch_of(svi, 5, 2 / 3, batch_size=4)
+    program = make_epoch(svi, 5, 2 / 3, batch_size=4)
     for rate in (1, 1 / 2, 1 / 3, 1 / 3, 1 / 3):
         state, _ = update(state, *points_of(0))
         now = svi.get_params(state)
@@ -140,7 +138,7 @@ def test_average_follows_the_parameters(program, tmp_path):
 def test_norms_are_those_before_clipping(program, tmp_path):
     svi, _ = program
     tight = SVI(model, guide, optimiser(lambda step: 1e-2, 1e-3), IWELBO(2))
-    norms = trained((tight, epoch_of(tight, STEPS, 0.9, batch_size=4)), tmp_path / "tight", 1)
+    norms = trained((tight, make_epoch(tight, STEPS, 0.9, batch_size=4)), tmp_path / "tight", 1)
     assert norms.gradient_norms.min() > 1e-2
 
 
@@ -148,42 +146,43 @@ def test_checkpoint_of_another_training_is_refused_and_kept(program, tmp_path):
     file = tmp_path / "kept"
     trained(program, file, num_epochs=2)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="a checkpoint of that in .*; it is of this. Choose"):
-        trained(program, file, configuration="that")
+    with pytest.raises(CheckpointError, match="of another in .*; got one of one. Choose"):
+        trained(program, file, configuration="another")
     assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [0, 10, -1])
-def test_checkpoint_that_is_cut_short_is_refused_and_kept(program, tmp_path, size):
+def test_incomplete_checkpoint_is_refused_and_kept(program, tmp_path, size):
     file = tmp_path / "cut"
     trained(program, file, num_epochs=2)
     file.write_bytes(file.read_bytes()[:size])
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="cut short or something else .* Move it away"):
+    with pytest.raises(CheckpointError, match="got an incomplete or other file .* Move it away"):
         trained(program, file)
     assert file.read_bytes() == before
 
 
-def test_old_style_keys_are_kept_as_they_are(program, tmp_path):
+def test_old_style_keys_are_restored(program, tmp_path):
     svi, _ = program
     start = start_of(svi, random.PRNGKey(0))
-    save(tmp_path / "old", start, "this")
-    assert_same(loaded(tmp_path / "old", start, "this"), start)
+    checkpoint = Checkpoint(tmp_path / "old", "one")
+    checkpoint.save(start)
+    assert_same(checkpoint.load(start), start)
 
 
 KILLED = """
 import sys, time
 from pathlib import Path
 import jax
-from tests.benchmarks import test_epochs
-from benchmarks.common.epochs import epoch_of, optimiser
+from tests.benchmarks.common import test_epochs
+from benchmarks.common.epochs import make_epoch, optimiser
 from numpyro.infer import SVI
 from numpyro_sumo import IWELBO
 from tests.helpers.compiling import quick_jit
 
 jax.jit = quick_jit
 svi = SVI(test_epochs.model, test_epochs.guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
-run_epoch = epoch_of(svi, test_epochs.STEPS, 0.9, batch_size=4)
+run_epoch = make_epoch(svi, test_epochs.STEPS, 0.9, batch_size=4)
 
 def slowly(epoch):
     time.sleep(0.2)
@@ -201,14 +200,15 @@ def test_training_killed_within_an_epoch_ends_bit_for_bit_the_same(program, tmp_
         cwd=Path(__file__).parents[3],
     )
     svi, _ = program
+    checkpoint = Checkpoint(file, "one")
     try:
-        while not (file.exists() and loaded(file, start_of(svi), "this").num_epochs >= 4):
+        while not (file.exists() and checkpoint.load(start_of(svi)).num_epochs >= 4):
             assert process.poll() is None
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = loaded(file, start_of(svi), "this").num_epochs
+    done = checkpoint.load(start_of(svi)).num_epochs
     got = trained(program, file, num_epochs=done + 3)
     assert_same(got, trained(program, Path(tmp_path / "whole"), num_epochs=done + 3))
 
@@ -218,12 +218,12 @@ def test_checkpoint_of_other_shapes_is_refused(program, tmp_path):
     trained(program, tmp_path / "kept", num_epochs=2)
     start = start_of(svi)
     wider = start._replace(average=jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), start.average))
-    with pytest.raises(ValueError, match="cut short or something else"):
-        loaded(tmp_path / "kept", wider, "this")
+    with pytest.raises(CheckpointError, match="got an incomplete or other file"):
+        Checkpoint(tmp_path / "kept", "one").load(wider)
 
 
-def test_each_group_of_parameters_has_a_rate_and_a_limit_of_its_own():
-    """Adam's first step is the rate, whatever the gradient; the longest beginning counts."""
+def test_each_group_of_parameters_has_its_own_rate_and_clipping():
+    """Adam's first step is the rate, whatever the gradient; the longest prefix counts."""
     params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2), "encoder_scale": jnp.ones(1)}
     gradients = {"decoder": jnp.array([3.0, 4.0]), "encoder": 2.0 * jnp.ones(2)}
     gradients["encoder_scale"] = jnp.ones(1)
@@ -236,11 +236,11 @@ def test_each_group_of_parameters_has_a_rate_and_a_limit_of_its_own():
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(optax.tree.get(inner, "mu"))])
         for inner in state.inner_states.values()
     ]
-    for moment in first_moments:  # (1 − 0.9) times a gradient that was clipped at 1
+    for moment in first_moments:  # (1 − 0.9) times a gradient clipped at 1
         np.testing.assert_allclose(np.linalg.norm(moment), 0.1, rtol=1e-5)
 
 
-def test_batches_that_do_not_divide_the_data_give_the_same_loss_on_average(program):
+def test_batches_that_do_not_divide_the_data_have_the_same_mean_loss(program):
     svi, _ = program
     start = start_of(svi)
     params = svi.get_params(start.state)

@@ -25,7 +25,7 @@ See [another](../other/report.md#part), [this](report.md), [figures](figures.jso
 | d | 22.690 ± 0.015 | IWELBO |
 | e | -1.9e+23 … 3.9e+11 | – … – |
 | f | 12 % | 3 |
-| g | **5 of 5 ran away** | a <b> & c |
+| g | **5 of 5 diverged** | a <b> & c |
 | h | 5.1 + 32 | – |
 
 ## A picture
@@ -41,15 +41,21 @@ PICTURE = RESULTS / "speed" / "draws.png"
 REPORTS = {file.parent.name: file for file in sorted(RESULTS.glob("*/report.md"))}
 
 
+@pytest.fixture(scope="module")
+def pages():
+    """The page of every committed report."""
+    return {name: page(file.read_text(), file.parent) for name, file in REPORTS.items()}
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Where the report's picture is."""
+    """A folder with the report's picture."""
     shutil.copy(PICTURE, tmp_path / "a picture.png")
     return tmp_path
 
 
 class Elements(HTMLParser):
-    """The tags of a page, with their attributes; fails where they are not nested."""
+    """The tags of a page with their attributes; fails if they are not nested."""
 
     def __init__(self, text):
         super().__init__()
@@ -86,7 +92,7 @@ def test_page_has_title_contents_tables_and_pictures(folder):
     assert links == ["#figures", "#a-picture", "#code", *beside]
     assert len(elements.named("table")) == 1
     assert [each["scope"] for each in elements.named("th")] == 3 * ["col"]
-    assert '<td style="text-align:right"><strong>5 of 5 ran away</strong></td>' in text
+    assert '<td style="text-align:right"><strong>5 of 5 diverged</strong></td>' in text
     assert "a &lt;b&gt; &amp; c" in text
     (picture,) = elements.named("img")
     assert picture["alt"] == 'Curves of "a" & b'
@@ -94,20 +100,20 @@ def test_page_has_title_contents_tables_and_pictures(folder):
     assert (picture["width"], picture["height"]) == ("614", "403")
 
 
-def test_page_refers_to_nothing_outside_its_folder(folder):
+def test_page_loads_nothing_from_outside(folder):
     text = without_pictures(page(REPORT, folder))
     assert "http" not in text.replace("http-equiv", "")
     assert not re.search(r"url\(|@import|\bimport\b|fetch\(", text)
 
 
 def without_pictures(text):
-    """Base64 may spell anything."""
+    """The page without base64, which may contain any word."""
     return re.sub(r"(?<=base64,)[^\"]+", "", text)
 
 
 BAD_REPORTS = {
-    "no_title": ("Some text.\n", "begins with its title; got 'Some text.'. Put"),
-    "nothing": ("", "begins with its title; got ''"),
+    "no_title": ("Some text.\n", "starts with its title; got 'Some text.'. Put"),
+    "nothing": ("", "starts with its title; got ''"),
     "no_picture": ("# A\n\n![b](b.png)\n", "picture 'b.png' in"),
     "network": ("# A\n\n![b](http://b.org/b.png)\n", "picture 'b.png' in"),
     "no_png": ("# A\n\n![b](b.txt)\n", "a picture in PNG; got"),
@@ -115,7 +121,7 @@ BAD_REPORTS = {
 
 
 @pytest.mark.parametrize("text, message", BAD_REPORTS.values(), ids=BAD_REPORTS.keys())
-def test_report_that_makes_no_page_is_refused_in_one_line(text, message, tmp_path):
+def test_invalid_report_is_refused_in_one_line(text, message, tmp_path):
     (tmp_path / "b.txt").write_text("b")
     with pytest.raises(ValueError) as error:
         write_report(tmp_path, text)
@@ -123,7 +129,7 @@ def test_report_that_makes_no_page_is_refused_in_one_line(text, message, tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
 
 
-def test_command_makes_every_page_anew(folder, monkeypatch, capsys):
+def test_command_writes_every_page(folder, monkeypatch, capsys):
     monkeypatch.setattr(html_report, "RESULTS", folder.parent)
     (folder / "report.md").write_text(REPORT)
     assert main() == 0
@@ -134,10 +140,9 @@ def test_command_makes_every_page_anew(folder, monkeypatch, capsys):
     assert line.startswith("html_report: Expected the report's picture 'a picture.png'")
 
 
-@pytest.mark.parametrize("file", REPORTS.values(), ids=REPORTS.keys())
-def test_pages_are_those_of_their_reports(file):
-    text = file.with_suffix(".html").read_text()
-    assert text == page(file.read_text(), file.parent), "run python -m benchmarks.html_report"
+@pytest.mark.parametrize("name", REPORTS)
+def test_pages_have_every_table_and_picture_of_their_reports(name, pages):
+    file, text = REPORTS[name], pages[name]
     elements = Elements(text)
     names = [each["id"] for each in elements.named("h2")]
     assert len(set(names)) == len(names)
@@ -145,14 +150,15 @@ def test_pages_are_those_of_their_reports(file):
     assert len(elements.named("img")) == file.read_text().count("![")
     for link in elements.named("a"):
         beside, _, name = link["href"].partition("#")
-        assert (file.parent / beside).exists() if beside else name in names
+        linked = file.parent / beside.replace("report.html", "report.md")
+        assert linked.exists() if beside else name in names
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-in_browser = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is there")
+in_browser = pytest.mark.skipif(BROWSER is None, reason=f"needs one of {', '.join(BROWSERS)}")
 
-#: Presses all that can be pressed, and says what came of it.
+#: Presses every button, and posts the result.
 PROBE = """<script>
 addEventListener("load", () => {
   const root = document.documentElement;
@@ -181,7 +187,7 @@ addEventListener("load", () => {
 </script>
 """
 
-#: A browser's window cannot be as narrow as a phone; a frame can.
+#: A browser window cannot be as narrow as a phone; a frame can.
 PHONES = """<!doctype html>
 <link rel="icon" href="data:,">
 <pre></pre>
@@ -196,7 +202,7 @@ onmessage = (event) => {
 
 
 def opened(pages, tmp_path):
-    """What a browser finds in each page on a phone, and the lines of its console."""
+    """What a browser reports on each page at a phone's width, and the lines of its console."""
     frames = ""
     for name, text in pages.items():
         (tmp_path / f"{name}.html").write_text(text.replace("</body>", f"{PROBE}</body>"))
@@ -208,23 +214,22 @@ def opened(pages, tmp_path):
     ended = subprocess.run(
         [BROWSER, *options], capture_output=True, text=True, timeout=120, check=True
     )
-    told = html.unescape(ended.stdout.partition("<pre>")[2].partition("</pre>")[0])
-    found = {Path(each["name"]).stem: each for each in json.loads(told)}
+    posted = html.unescape(ended.stdout.partition("<pre>")[2].partition("</pre>")[0])
+    found = {Path(each["name"]).stem: each for each in json.loads(posted)}
     assert found.keys() == pages.keys()
     return found, [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """All pages and a made-up one, as a browser shows them, and its complaints."""
+def seen(tmp_path_factory, pages):
+    """What a browser reports on all pages and a test page."""
     folder = tmp_path_factory.mktemp("pages")
     shutil.copy(PICTURE, folder / "a picture.png")
-    pages = {name: file.with_suffix(".html").read_text() for name, file in REPORTS.items()}
-    return opened({"made_up": page(REPORT, folder), **pages}, folder)
+    return opened({"test_page": page(REPORT, folder), **pages}, folder)
 
 
 @in_browser
-def test_a_browser_fits_every_page_on_a_phone_and_does_not_complain(seen):
+def test_a_browser_shows_every_page_on_a_phone_without_errors(seen):
     found, console = seen
     assert console == []
     for name, of_page in found.items():
@@ -251,18 +256,18 @@ def test_a_browser_shows_every_picture_and_sorts_every_table(name, seen):
 
 
 def figures(cells):
-    """The first number of each cell that begins with one and has no words out of parentheses."""
+    """The first number of each cell that starts with one and has no words outside parentheses."""
     bare = [re.sub(r"\(.*\)$", "", cell) for cell in cells]
     plain = [cell.replace("−", "-") for cell in bare if not re.search(r"[^\W\de_]", cell)]
     return [float(found[0]) for cell in plain if (found := re.match(r"-?\d[\d.]*(e\+\d+)?", cell))]
 
 
 @in_browser
-def test_figures_come_before_words_and_what_is_missing_comes_last(seen):
-    ((letters, numbers, words),) = seen[0]["made_up"]["tables"]
+def test_numbers_sort_before_words_and_missing_values_last(seen):
+    ((letters, numbers, words),) = seen[0]["test_page"]["tables"]
     assert letters["pressed"][1][1] == list("hgfedcba")
     in_order = ["-1.9e+23 … 3.9e+11", "−3.14", "0.0006 … 0.0012 ± 0.0004", "5.1 + 32"]
-    in_order += ["12 %", "22.690 ± 0.015", "5 of 5 ran away"]
+    in_order += ["12 %", "22.690 ± 0.015", "5 of 5 diverged"]
     assert numbers["pressed"][0][1] == [*in_order, "–"]
     assert numbers["pressed"][1][1] == [*in_order[::-1], "–"]
     in_order = ["3", "a <b> & c", "ELBO(9)", "ELBO(10)", "IWELBO"]
@@ -271,7 +276,7 @@ def test_figures_come_before_words_and_what_is_missing_comes_last(seen):
 
 
 @in_browser
-def test_a_browser_would_complain_of_what_is_broken(folder):
+def test_a_browser_reports_errors_of_a_broken_page(folder):
     address = "http://127.0.0.1:49151/a.png"
     outside = f'<img src="{address}"><div style="width: 500px">wide</div></main>'
     blocked = page(REPORT, folder).replace("</main>", outside)

@@ -11,6 +11,8 @@ from numpyro.infer import SVI, autoguide
 from benchmarks.common import training
 from numpyro_sumo import IWELBO
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def model():
     numpyro.sample("z", dist.Normal(3.0, 1.0))
@@ -21,7 +23,7 @@ def svi():
     return SVI(model, autoguide.AutoNormal(model), optax.adam(0.1), loss=IWELBO(2))
 
 
-def test_training_takes_just_the_steps_it_was_asked_for(svi):
+def test_training_takes_the_requested_number_of_steps(svi):
     run = training.train(svi, random.key(0), 130, name="arm", snapshot_steps=[65], num_blocks=10)
     assert run.steps == 130 and run.block_size == 13 and len(run.losses) == 10
     assert list(run.snapshots) == [0, 65, 130]
@@ -35,7 +37,7 @@ def test_training_moves_the_parameters_as_svi_run_does(svi):
         np.testing.assert_allclose(run.params[name], value, rtol=1e-5)
 
 
-def test_an_interruption_keeps_what_was_trained(svi, monkeypatch):
+def test_an_interruption_keeps_the_finished_steps(svi, monkeypatch):
     class InterruptedBar(training.tqdm):
         def update(self, steps):
             super().update(steps)
@@ -49,8 +51,8 @@ def test_an_interruption_keeps_what_was_trained(svi, monkeypatch):
     assert run.params["z_auto_loc"] != run.snapshots[0]["z_auto_loc"]
 
 
-def test_a_schedule_tells_the_step_from_the_first_to_the_last():
-    """The model's log-density is the step; the guide has no parameters for it to move."""
+def test_a_schedule_receives_every_step():
+    """The model's log-density is the step number; the guide has no parameters."""
 
     def stepped(offset, step):
         numpyro.factor("step", offset + step)

@@ -1,5 +1,3 @@
-"""Jobs in processes of their own."""
-
 from functools import partial
 import os
 from pathlib import Path
@@ -10,17 +8,19 @@ import time
 
 import pytest
 
-from benchmarks.common.workers import side_by_side
+from benchmarks.common.workers import run_parallel
+
+ROOT = Path(__file__).parents[3]
 
 
 def squares(log):
-    """A worker that notes who did what."""
+    """A worker that records its jobs in a file of its own."""
 
     def square(job):
         with (Path(log) / str(os.getpid())).open("a") as file:
             file.write(f"{job} ")
         if job < 0:
-            raise ValueError(f"{job} is no job")
+            raise ValueError(f"{job} is not a job")
         return job**2
 
     return square
@@ -31,8 +31,8 @@ def parity(job):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_every_job_is_done_once(num_workers, tmp_path):
-    done = dict(side_by_side(squares, (tmp_path,), range(8), parity, num_workers))
+def test_every_job_runs_once(num_workers, tmp_path):
+    done = dict(run_parallel(squares, (tmp_path,), range(8), parity, num_workers))
     assert done == {job: job**2 for job in range(8)}
     notes = [list(map(int, file.read_text().split())) for file in tmp_path.iterdir()]
     assert sorted(sum(notes, [])) == list(range(8))
@@ -42,17 +42,17 @@ def test_every_job_is_done_once(num_workers, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_a_job_raises_is_passed_on(num_workers, tmp_path):
-    with pytest.raises(ValueError, match="-2 is no job"):
-        list(side_by_side(squares, (tmp_path,), [1, -2], parity, num_workers))
+def test_the_error_of_a_job_is_raised(num_workers, tmp_path):
+    with pytest.raises(ValueError, match="-2 is not a job"):
+        list(run_parallel(squares, (tmp_path,), [1, -2], parity, num_workers))
 
 
 def sleepers(log):
-    """A worker whose jobs last until they are interrupted."""
+    """A worker whose jobs sleep until they are interrupted."""
 
     def sleep(job):
         try:
-            (Path(log) / f"begun-{job}-{os.getpid()}").touch()
+            (Path(log) / f"started-{job}-{os.getpid()}").touch()
             time.sleep(120)
         except KeyboardInterrupt:
             (Path(log) / f"interrupted-{job}").touch()
@@ -62,27 +62,27 @@ def sleepers(log):
 
 
 def nap(folder):
-    """What the process below does."""
+    """Run three jobs in two workers."""
     try:
-        list(side_by_side(sleepers, (folder,), [0, 1, 2], partial(int), 2))
+        list(run_parallel(sleepers, (folder,), [0, 1, 2], partial(int), 2))
     except KeyboardInterrupt:
-        (Path(folder) / "passed-on").touch()
+        (Path(folder) / "raised").touch()
 
 
-def begun(folder):
-    """A process with two workers at work, and what they noted."""
+def start(folder):
+    """A process with two running workers, and the ids of these."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from tests.benchmarks.test_workers import nap\n"
+        "from tests.benchmarks.common.test_workers import nap\n"
         f"nap({str(folder)!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3])
-    assert until(lambda: len(list(folder.glob("begun-*"))) == 2)
-    return process, [int(file.name.split("-")[2]) for file in folder.glob("begun-*")]
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    assert until(lambda: len(list(folder.glob("started-*"))) == 2)
+    return process, [int(file.name.split("-")[2]) for file in folder.glob("started-*")]
 
 
 def until(condition, seconds=60):
-    """Whether it comes true in time."""
+    """Whether the condition is met in time."""
     for _ in range(10 * seconds):
         if condition():
             return True
@@ -97,28 +97,26 @@ def gone(pid):
         return True
 
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"
-)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 @needs_proc
-def test_an_interrupt_reaches_the_jobs_under_way_and_begins_no_others(tmp_path):
-    process, pids = begun(tmp_path)
+def test_an_interrupt_reaches_the_running_jobs_and_starts_no_others(tmp_path):
+    process, pids = start(tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
-    assert {file.name for file in tmp_path.glob("[ip]*")} == {
+    assert {file.name for file in tmp_path.glob("[ir]*")} == {
         "interrupted-0",
         "interrupted-1",
-        "passed-on",
+        "raised",
     }
-    assert not list(tmp_path.glob("begun-2-*"))
+    assert not list(tmp_path.glob("started-2-*"))
     assert until(lambda: all(map(gone, pids)))
 
 
 @needs_proc
-def test_workers_end_with_the_process_that_began_them(tmp_path):
-    process, pids = begun(tmp_path)
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    process, pids = start(tmp_path)
     process.kill()
     process.wait(60)
     assert until(lambda: all(map(gone, pids)))

@@ -1,1 +1,0 @@
-"""The density_variants benchmark."""

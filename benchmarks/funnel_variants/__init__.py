@@ -1,1 +1,0 @@
-"""The funnel_variants benchmark."""

@@ -1,0 +1,186 @@
+r"""What the guide is fitted by, and which derivative each parameter gets.
+
+An unbiased estimate of log p(x) does not depend on the guide in expectation, and so cannot fit it:
+model and guide climb different functions of the same log-weights :math:`\ell_j`. The value of a
+loss is always minus the estimate F. Its gradient is a sum over draws of a coefficient times the
+gradient of the draw's log-weight:
+
+==================== ======================== ===================================== ===============
+objective            model's parameters       guide's parameters                    arguments
+==================== ======================== ===================================== ===============
+``"estimate"``       ∂F/∂ℓ · ∇ log p          ∂F/∂ℓ · ∇ℓ                            as both
+``"iwelbo"``         ∂F/∂ℓ · ∇ log p          ∂L/∂ℓ · ∇ℓ                            as the model
+same, score-free     ∂F/∂ℓ · ∇ log p          (∂L/∂ℓ)² · ∇ℓ along the draw alone    as the model
+``"variance"``       ∂F/∂ℓ · ∇ log p          −2 (F − b) ∂F/∂ℓ · ∇ℓ                 as the model
+``"forward_kl"``     ∂F/∂ℓ · ∇ log p          ∇ log r(u | x) at the generating u    as the model
+==================== ======================== ===================================== ===============
+
+L is the importance-weighted bound over the draws that are always made, b a baseline from
+independent draws. In :class:`~numpyro_sumo.IWELBO` L is F, and the arguments move through both
+programs. A parameter that model and guide share gets the sum. Inside
+:class:`~numpyro_sumo.ReverseKL` "model" is the sampler and "guide" the reverse model. There the
+coefficients of F have the opposite sign, and its path gradient leaves out ∇ log q at fixed x.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+
+from numpyro_sumo.estimators.bounds import importance_weighted_bound
+from numpyro_sumo.ragged.particle import GUIDE, PATH
+
+
+class Sample(NamedTuple):
+    """Log-weights of the draws behind some estimates, in nats.
+
+    :param kept: log-weights of shape ``(draws, num_data, ...)``, of which only the first
+        ``num_fixed`` + K rows of each datum are to be read; or, for
+        :class:`~numpyro_sumo.MultilevelSUMO`, :class:`~numpyro_sumo.ragged.LevelSums`.
+    :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
+    :param generating: log-weights of the draws that generated the data, shape ``(num_data, ...)``,
+        if these are particles; else None.
+    """
+
+    kept: Any
+    stopping_times: jax.Array
+    generating: jax.Array | None = None
+
+    @property
+    def log_weights(self) -> jax.Array:
+        """Log-weights of shape ``(draws, num_data, ...)``, the generating draw's first."""
+        rows: jax.Array = self.kept
+        return rows if self.generating is None else jnp.concatenate([self.generating[None], rows])
+
+    def times_for(self, estimates: jax.Array) -> jax.Array:
+        """K in a shape that broadcasts to that of estimates, ``(num_data, ...)``."""
+        return self.stopping_times.reshape(-1, *[1] * (estimates.ndim - 1))
+
+
+class SampleViews(NamedTuple):
+    """A sample in several views: the same numbers, with gradients to different parameters.
+
+    :param kept: {view: what :class:`Sample` has}; likewise ``generating``, empty without such draws.
+    """
+
+    kept: dict[str, Any]
+    stopping_times: jax.Array
+    generating: dict[str, jax.Array]
+
+    def merged(self, *views: str) -> Sample:
+        """One sample with the gradients of all these views."""
+        kept = _merged([self.kept[view] for view in views])
+        generating = _merged([self.generating[view] for view in views]) if self.generating else None
+        return Sample(kept, self.stopping_times, generating)
+
+
+class Objective(ABC):
+    """What the guide descends: one number for each estimate.
+
+    :cvar climbs_estimate: whether it is minus the very estimate that the model climbs.
+    :cvar fixed_only: whether it needs only the draws that are always made.
+    :cvar in_reverse_kl_only: whether it needs the draws that generated x.
+    :cvar num_baseline: independent draws that it needs for each estimate.
+    """
+
+    climbs_estimate = False
+    fixed_only = False
+    in_reverse_kl_only = False
+    num_baseline = 0
+
+    @abstractmethod
+    def value(
+        self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
+    ) -> jax.Array:
+        """The objective in nats, shape ``(num_data, ...)``.
+
+        :param loss: an :class:`~numpyro_sumo.losses.base.ImportanceLoss`.
+        :param views: with a view GUIDE, or PATH for the score-free gradient.
+        :param draw_baseline: maps a number to log-weights of as many independent draws, without
+            gradient, shape ``(number, num_data, ...)``.
+        """
+
+
+class ClimbEstimate(Objective):
+    """The guide climbs the estimate, as the model does."""
+
+    climbs_estimate = True
+
+    def value(
+        self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
+    ) -> jax.Array:
+        estimate: jax.Array = loss.estimate(views.merged(GUIDE))
+        return -estimate
+
+
+class ClimbBound(Objective):
+    """The guide climbs the importance-weighted bound over the draws that are always made."""
+
+    fixed_only = True
+
+    def value(
+        self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
+    ) -> jax.Array:
+        if loss.num_fresh < 1:
+            raise ValueError(
+                "Expected num_particles >= 2, for the generating draw is one of them and "
+                f"guide_objective='iwelbo' needs another; got {loss!r}. Raise num_particles."
+            )
+        view = PATH if PATH in views.kept else GUIDE
+        bound: jax.Array = loss.fixed_bound(views.merged(view), score_free=view == PATH)
+        return -bound
+
+
+class DescendVariance(Objective):
+    """The squared difference between the estimate and a baseline from independent draws.
+
+    Any baseline leaves the mean of its gradient, ∇ Var[F], alone; a good one cuts the noise.
+    """
+
+    num_baseline = 32
+
+    def value(
+        self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
+    ) -> jax.Array:
+        baseline = importance_weighted_bound(draw_baseline(self.num_baseline))
+        difference: jax.Array = loss.estimate(views.merged(GUIDE)) - baseline
+        # Where all weights of either are zero there is nothing to learn, and no 0·∞.
+        return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
+
+
+class ForwardKL(Objective):
+    """−log r(u | x) at the draw u that generated x; ReverseKL computes it from no log-weight."""
+
+    fixed_only = True
+    in_reverse_kl_only = True
+
+    def value(
+        self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
+    ) -> jax.Array:
+        raise NotImplementedError
+
+
+#: Guide objectives by the names that users give them.
+OBJECTIVES: dict[str, Objective] = {
+    "estimate": ClimbEstimate(),
+    "iwelbo": ClimbBound(),
+    "variance": DescendVariance(),
+    "forward_kl": ForwardKL(),
+}
+
+
+def gradient_only(x: jax.Array) -> jax.Array:
+    """Zero, with the gradient of x."""
+    x = jnp.where(jnp.isfinite(x), x, 0.0)
+    return x - stop_gradient(x)
+
+
+def _merged(views: list[Any]) -> Any:
+    """One of the views, with the gradients of all."""
+    first, *others = views
+    for view in others:
+        first = jax.tree.map(lambda leaf, other: leaf + gradient_only(other), first, view)
+    return first
