@@ -19,7 +19,7 @@ from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params, latent_sites
+from numpyro_sumo.programs.sites import Params, Program, Trace, latent_sites
 from numpyro_sumo.programs.validation import refuse_discrete, refuse_moving_supports
 
 from .hierarchical import HierarchicalGuide, Sites
@@ -82,7 +82,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         *,
         prefix: str = "auto",
         init_loc_fn: Callable[..., Any] = init_to_uniform,
@@ -262,7 +262,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         return biject_to(self.prototype_trace[name]["fn"].support)
 
 
-def _check_latents(model_trace: dict[str, dict[str, Any]]) -> None:
+def _check_latents(model_trace: Trace) -> None:
     """Refuses a model without latents, discrete latents, and latents in a subsampled plate."""
     latents = latent_sites(model_trace)
     if not latents:
