@@ -12,6 +12,8 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
+from .checks import check_positive_integer
+
 #: The resolution of float32: smaller survival probabilities are taken for zero.
 _SMALLEST_SURVIVAL = 2.0**-24
 
@@ -120,8 +122,7 @@ class ReciprocalTail(StoppingTime):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if isinstance(self.knee, bool) or not (isinstance(self.knee, int) and self.knee >= 1):
-            raise ValueError(f"Expected knee to be an integer >= 1; got {self.knee!r}.")
+        check_positive_integer("knee", self.knee)
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"Expected decay in [0, 1); got {self.decay!r}.")
 
@@ -173,13 +174,8 @@ class GeometricTail(StoppingTime):
                 "Expected success_probability between 0 and 1; "
                 f"got {self.success_probability!r}. Choose one between 1/2 and 3/4."
             )
-        level = self.max_level
-        if level is not None and (
-            isinstance(level, bool) or not (isinstance(level, int) and level >= 1)
-        ):
-            raise ValueError(
-                f"Expected max_level to be an integer >= 1; got {level!r}. Pass at least 1."
-            )
+        if self.max_level is not None:
+            check_positive_integer("max_level", self.max_level)
 
     @property
     def cap(self) -> int:

@@ -19,6 +19,7 @@ from numpyro.infer.util import potential_energy
 
 from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.programs.programs import with_params
+from numpyro_sumo.programs.sites import Program
 
 #: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
@@ -50,7 +51,7 @@ class _MeanField(AutoDiagonalNormal, VectorGuide):
 
 def fit_normal(
     rng_key: jax.Array,
-    model: Callable[..., Any],
+    model: Program,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     *,

@@ -21,9 +21,9 @@ from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
 from numpyro_sumo.programs.programs import Programs, with_params
-from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.sites import Params, Program
 
-from .proposals import POOL, Program, check_alternate, check_proposals
+from .proposals import POOL, check_alternate, check_proposals
 
 #: Proposals for an initial state that are evaluated at a time.
 _BATCH = 64
@@ -133,8 +133,8 @@ class IndependenceMetropolis(MCMCKernel):
         self.alternate = None if alternate is None else alternate.wrap_model(self._known)
         self._num_warmup = 0
         self._inputs: Args = ()
-        self._start_fn: Program | None = None
-        self._sample_fn: Program | None = None  # MCMC calls ``init`` if this is None
+        self._start_fn: Callable[..., Any] | None = None
+        self._sample_fn: Callable[..., Any] | None = None  # MCMC calls ``init`` if this is None
 
     def init(
         self,
@@ -175,7 +175,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def postprocess_fn(self, model_args: Args, model_kwargs: Kwargs) -> Callable[[Sites], Sites]:
         """A function that adds the model's deterministic sites to the latent sites."""
-        return self._extended(model_args, model_kwargs).with_deterministic
+        return self._extended(model_args, model_kwargs).programs.with_deterministic
 
     def get_diagnostics_str(self, state: IndependenceMetropolisState) -> str:
         """The acceptance rate, for the progress bar."""

@@ -17,6 +17,7 @@ from numpyro.distributions.kl import kl_divergence as closed_form
 from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, kl_divergence
+from numpyro_sumo.programs.programs import Programs
 from tests.helpers.statistics import mean_and_se
 
 MIXTURE = dist.MixtureSameFamily(
@@ -255,7 +256,7 @@ def test_more_particles_fit_a_wider_normal(loss):
     assert narrow + 0.02 < wide < 1.2
     params = {"loc": loc, "scale": wide}
     estimates = jax.jit(
-        lambda key: loss.estimates(key, params, mixture, normal, (), {}, 80_000)[0]
+        lambda key: loss.sample_estimates(key, Programs(mixture, normal, params), 80_000)[0]
     )(random.key(9))
     mean, se = mean_and_se(estimates)
     assert abs(mean) < 4.0 * se < 0.1
