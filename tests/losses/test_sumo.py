@@ -19,7 +19,7 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.helpers.compiling import quick_jit
+from tests.helpers.compiling import optimising_jit, quick_jit
 from tests.helpers.models import linear_gaussian_problem, log_evidence, plated_problem, posterior
 from tests.helpers.statistics import assert_mean, assert_same_mean, mean_and_se
 
@@ -36,7 +36,7 @@ def value_and_gradient(loss, problem, params=None):
 
 def over_keys(function, key, num_keys, batch_size=500):
     keys = random.split(key, num_keys)
-    return jax.jit(lambda keys: lax.map(function, keys, batch_size=batch_size))(keys)
+    return optimising_jit(lambda keys: lax.map(function, keys, batch_size=batch_size))(keys)
 
 
 ESTIMATORS = {
