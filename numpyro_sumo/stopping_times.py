@@ -61,8 +61,7 @@ class StoppingTime(ABC):
     @cached_property
     def probabilities(self) -> np.ndarray:
         """P(K = k) for k = 1 … ``cap``: float64 array of shape ``(cap,)``."""
-        probabilities: np.ndarray = -np.diff(self.survival, append=0.0)
-        return probabilities
+        return -np.diff(self.survival, append=0.0)
 
     @property
     def mean(self) -> float:
