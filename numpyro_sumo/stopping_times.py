@@ -17,6 +17,9 @@ from .checks import check_positive_integer
 #: The resolution of float32: smaller survival probabilities are taken for zero.
 _SMALLEST_SURVIVAL = 2.0**-24
 
+#: Comparisons in memory at a time, at most, where K is drawn.
+_FEW_COMPARISONS = 2**20
+
 
 class StoppingTime(ABC):
     """A random integer K in 1 … ``cap`` with survival S(k) = P(K ≥ k), S(1) = 1.
@@ -61,8 +64,7 @@ class StoppingTime(ABC):
     @cached_property
     def probabilities(self) -> np.ndarray:
         """P(K = k) for k = 1 … ``cap``: float64 array of shape ``(cap,)``."""
-        probabilities: np.ndarray = -np.diff(self.survival, append=0.0)
-        return probabilities
+        return -np.diff(self.survival, append=0.0)
 
     @property
     def mean(self) -> float:
@@ -74,7 +76,9 @@ class StoppingTime(ABC):
         u = _uniform_fine_near_zero(rng_key, shape)
         # The number of k with S(k) >= u; searchsorted needs an ascending table.
         table = -jnp.asarray(self.survival, u.dtype)
-        return jnp.searchsorted(table, -u, side="right", method="compare_all").astype(jnp.int32)
+        # Comparing with all of it compiles faster, but its memory is their product.
+        method = "compare_all" if table.size * u.size <= _FEW_COMPARISONS else "scan"
+        return jnp.searchsorted(table, -u, side="right", method=method).astype(jnp.int32)
 
 
 def _uniform_fine_near_zero(rng_key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

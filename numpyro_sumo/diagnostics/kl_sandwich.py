@@ -128,8 +128,7 @@ def log_marginal(
         return importance_weighted_bound(u_log_weights(key, reverse, x, num_particles))
 
     keys = random.split(rng_key, num_points)
-    log_q: jax.Array = lax.map(one_point, (keys, latents), batch_size=batch_size)
-    return log_q
+    return lax.map(one_point, (keys, latents), batch_size=batch_size)
 
 
 def _check_points(latents: Sites, of_sampler: Sites) -> int:

@@ -209,8 +209,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         """The Normal that the guide starts as, detached; see :func:`~.normal_fit.fit_normal`."""
         options = {"init_loc_fn": self.init_loc_fn, "full_covariance": self.full_covariance}
         fit = lambda rng_key: fit_normal(rng_key, self.model, args, kwargs, **options)
-        detached: Sites = stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
-        return detached
+        return stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
 
     def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
         """``num_parts`` outputs of shape ``(size,)``; zero before training."""

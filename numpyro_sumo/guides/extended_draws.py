@@ -100,8 +100,7 @@ class ExtendedDraws:
         _, args, kwargs = self.programs.inputs
         values = {**self.programs.params, **x}
         model = substitute(seed(self.programs.model, rng_key), data=values)
-        log_target: jax.Array = log_density(model, args, kwargs, {})[0]
-        return log_target
+        return log_density(model, args, kwargs, {})[0]
 
 
 def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:

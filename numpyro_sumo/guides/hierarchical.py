@@ -131,8 +131,7 @@ def check_hierarchical(programs: Programs) -> Trace:
     hierarchical(programs.guide)
     model_trace, _ = check_programs(programs)
     check_reverse(programs)
-    traced: Trace = model_trace
-    return traced
+    return model_trace
 
 
 def check_reverse(programs: Programs) -> Sites:
@@ -161,8 +160,7 @@ def check_reverse(programs: Programs) -> Sites:
                 )
         return latents
 
-    shapes: Sites = jax.eval_shape(check)
-    return shapes
+    return jax.eval_shape(check)
 
 
 def check_trained(programs: Programs) -> Trace:

@@ -97,8 +97,7 @@ def fit_normal(
         return _with_covariances(random.fold_in(rng_key, 1), log_density, mean_field)
 
     with block(), jax.default_matmul_precision("highest"):
-        fitted: Arrays = jax.jit(fit)(fit_key)
-        return fitted
+        return jax.jit(fit)(fit_key)
 
 
 def blank_fit(size: int) -> Arrays:
@@ -175,8 +174,7 @@ def _full_covariance(
 
     rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS)
     inputs = rates, *(random.split(key, _FULL_STEPS) for key in random.split(rng_key))
-    state: tuple[jax.Array, jax.Array] = lax.scan(step, (mean, precision), inputs)[0]
-    return state
+    return lax.scan(step, (mean, precision), inputs)[0]
 
 
 def _elbo(

@@ -163,8 +163,7 @@ class IndependenceMetropolis(MCMCKernel):
         if not isinstance(log_weights, jax.core.Tracer):
             check_proposals(np.asarray(log_weights, np.float64), self.alternate)
         self._sample_fn = self.sample
-        found: IndependenceMetropolisState = states
-        return jax.tree.map(lambda leaf: leaf[0], found) if is_one else found
+        return jax.tree.map(lambda leaf: leaf[0], states) if is_one else states
 
     def sample(
         self, state: IndependenceMetropolisState, model_args: Args, model_kwargs: Kwargs
@@ -290,9 +289,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def _unconstrained(self, extended: ExtendedDraws, z: Sites) -> Sites:
         _, args, kwargs = extended.programs.inputs
-        values: Sites = unconstrain_fn(self._seeded(), args, kwargs, z)
-        return values
+        return unconstrain_fn(self._seeded(), args, kwargs, z)
 
     def _seeded(self) -> Program:
-        seeded: Program = seed(self._known(self.model), random.key(0))
-        return seeded
+        return seed(self._known(self.model), random.key(0))
