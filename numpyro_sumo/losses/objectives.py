@@ -112,8 +112,7 @@ class ClimbEstimate(Objective):
     def value(
         self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
     ) -> jax.Array:
-        estimate: jax.Array = loss.estimate(views.merged(GUIDE))
-        return -estimate
+        return -loss.estimate(views.merged(GUIDE))
 
 
 class ClimbBound(Objective):
@@ -130,8 +129,8 @@ class ClimbBound(Objective):
                 f"guide_objective='iwelbo' needs another; got {loss!r}. Raise num_particles."
             )
         view = PATH if PATH in views.kept else GUIDE
-        bound: jax.Array = loss.fixed_bound(views.merged(view), score_free=view == PATH)
-        return -bound
+        fresh = views._replace(generating={}).merged(view)
+        return -loss.fixed_bound(fresh, score_free=view == PATH)
 
 
 class DescendVariance(Objective):
@@ -146,7 +145,7 @@ class DescendVariance(Objective):
         self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
     ) -> jax.Array:
         baseline = importance_weighted_bound(draw_baseline(self.num_baseline))
-        difference: jax.Array = loss.estimate(views.merged(GUIDE)) - baseline
+        difference = loss.estimate(views.merged(GUIDE)) - baseline
         # Where all weights of either are zero there is nothing to learn, and no 0·∞.
         return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
 
