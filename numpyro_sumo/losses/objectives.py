@@ -130,7 +130,8 @@ class ClimbBound(Objective):
                 f"guide_objective='iwelbo' needs another; got {loss!r}. Raise num_particles."
             )
         view = PATH if PATH in views.kept else GUIDE
-        bound: jax.Array = loss.fixed_bound(views.merged(view), score_free=view == PATH)
+        fresh = views._replace(generating={}).merged(view)
+        bound: jax.Array = loss.fixed_bound(fresh, score_free=view == PATH)
         return -bound
 
 
