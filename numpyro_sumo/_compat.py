@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 
 
-class _SortedInitLocs(AutoGuide):  # type: ignore[misc]
+class _SortedInitLocs(AutoGuide):
     """Sorts ``_init_locs``, from which :class:`AutoContinuous` makes its vector, by name.
 
     NumPyro takes the order of the model outside ``jit`` and the order of names inside it, so the
@@ -21,7 +21,7 @@ class _SortedInitLocs(AutoGuide):  # type: ignore[misc]
         self._init_locs: dict[str, jax.Array] = dict(sorted(self._init_locs.items()))
 
 
-class VectorGuide(AutoContinuous, _SortedInitLocs):  # type: ignore[misc]
+class VectorGuide(AutoContinuous, _SortedInitLocs):
     """An automatic guide with one unconstrained vector of shape ``(latent_dim,)``, sites by name.
 
     Uses ``_setup_prototype``, ``_init_latent``, ``_unpack_latent`` and ``_get_posterior`` of

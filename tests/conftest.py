@@ -1,8 +1,46 @@
+"""Compiles quickly in all tests, and marks those that are ``quick``."""
+
 import pytest
 
 from tests.helpers.compiling import compile_quickly
 
 compile_quickly()
+
+#: Files, and tests by the beginning of their names, that together take 90 seconds on two cores.
+QUICK = (
+    "numpyro_sumo/",
+    "tests/benchmarks/common/test_cli.py",
+    "tests/benchmarks/common/test_distributions.py",
+    "tests/benchmarks/common/test_results.py",
+    "tests/diagnostics/test_arviz.py",
+    "tests/diagnostics/test_certificate.py::test_systematic_resampling",
+    "tests/diagnostics/test_kl_divergence.py::test_exact_divergences",
+    "tests/estimators/",
+    "tests/guides/test_defensive_reverse.py",
+    "tests/guides/test_hierarchical.py",
+    "tests/losses/test_iwelbo.py::test_particles_of_the_same_keys",
+    "tests/losses/test_losses.py::test_exact_posterior",
+    "tests/losses/test_losses.py::test_pickled",
+    "tests/losses/test_losses.py::test_repr",
+    "tests/mcmc/test_independence_metropolis.py::test_options",
+    "tests/mcmc/test_independence_metropolis.py::test_rate",
+    "tests/programs/test_check_sites.py",
+    "tests/programs/test_path_gradient.py::test_density_of_a_transformed_draw",
+    "tests/programs/test_validation.py",
+    "tests/ragged/test_evaluate.py::test_value_and_gradient",
+    "tests/ragged/test_sharding.py::test_what",
+    "tests/test_checks.py",
+    "tests/test_documents.py",
+    "tests/test_fixed_keys.py::test_numbers_at_a_fixed_key_are_those_recorded[iwelbo",
+    "tests/test_fixed_keys.py::test_numbers_at_a_fixed_key_are_those_recorded[sumo_",
+    "tests/test_quick.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.startswith(QUICK):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(scope="module")

@@ -286,7 +286,7 @@ def _without_typed_key(state: Any) -> Any:
 
 def _is_typed_key(key: jax.Array) -> bool:
     """Whether it is a new-style random key."""
-    return jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
 def _to_numpy(leaf: Any) -> Any:

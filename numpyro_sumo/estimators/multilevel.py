@@ -1,6 +1,7 @@
 """Multilevel estimates: unbiased like the roulette, with finite variance at finite cost."""
 
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -75,7 +76,7 @@ def multilevel(
         log_ratio = log_ratio_of(generating, first - math.log(block_size))
         expected = expected_increment(log_ratio, fresh_counts, fresh_counts)
 
-    def add_level(carry, level):
+    def add_level(carry: Any, level: Any) -> tuple[Any, None]:
         so_far, tail = carry
         second, size, drawn, weight, expected = level
         if generating is None:
@@ -97,7 +98,7 @@ def multilevel(
     return jnp.where(is_infinite, jnp.inf, jnp.where(empty, -jnp.inf, mean_bound + tail))
 
 
-def _log_cosh(x):
+def _log_cosh(x: jax.Array) -> jax.Array:
     """log cosh x: what log (e^a + e^b) / 2 exceeds (a + b) / 2 by, a and b being 2x apart.
 
     Halves that agree differ by rounding alone; here it counts by its square, before it is

@@ -1,6 +1,7 @@
 """The Russian-roulette tail that removes the bias of an importance-weighted bound."""
 
 import math
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -82,7 +83,8 @@ def russian_roulette(
     log_sum = jnp.full_like(reference, math.log(num_particles))
     times = jnp.broadcast_to(stopping_times, log_sum.shape)
     rows = log_weights[num_particles:]
-    tail = _weighted_surprise(inverse_survival, counts, log_sum, rows, reference, expected, times)
+    terms = _Terms(inverse_survival, counts, log_sum, rows, reference, expected, times)
+    tail = _weighted_surprise(terms)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail + total)
     estimate = jnp.where(is_infinite, jnp.inf, estimate)
     return estimate.mean(axis=0) if rotations > 1 else estimate
@@ -107,78 +109,97 @@ def increment(log_sum: jax.Array, log_weight: jax.Array, num_before: jax.Array) 
     return jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - jnp.log1p(1 / num_before))
 
 
+class _Terms(NamedTuple):
+    """What the weighted sum of increments is computed from.
+
+    :param inverse_survival: 1 / P(K ≥ j), shape ``(cap,)``.
+    :param counts: how many draws come before each, of that shape.
+    :param log_sum: log of the sum of the first weights, minus the reference, shape ``batch``.
+    :param rows: log-weights of the draws that follow, shape ``(cap, *batch)``.
+    :param reference: the log-weight that all are taken relative to, shape ``batch``.
+    :param expected: expected increments, of the shape of ``rows``, or None.
+    :param times: stopping times, shape ``batch``.
+    """
+
+    inverse_survival: jax.Array
+    counts: jax.Array
+    log_sum: jax.Array
+    rows: jax.Array
+    reference: jax.Array
+    expected: jax.Array | None
+    times: jax.Array
+
+
 @jax.custom_vjp
-def _weighted_surprise(inverse_survival, counts, log_sum, rows, reference, expected, times):
-    """Increments of the bound beyond what is expected of them, each by its weight, summed.
+def _weighted_surprise(terms: _Terms) -> jax.Array:
+    """Sum of the increments of the bound minus their expectation, each over its survival.
 
     Loops go as far as the longest stopping time, and no further: automatic differentiation of a
     scan over all rows costs thirty times as much. They write over the rows that they have read:
     first each draw's share of the sum so far, then its derivative.
-
-    :param counts: how many draws come before each, shape ``(cap,)``.
-    :param log_sum: logarithm of the sum of the first weights, less the reference.
-    :param rows: log-weights of the draws that follow.
-    :param reference: what they are taken relative to.
-    :param expected: expected increments, or None.
-    :param times: stopping times, of the shape of ``log_sum``.
     """
-    inputs = (inverse_survival, counts, log_sum, rows, reference, expected, times)
-    return _weighted_surprise_forward(*inputs)[0]
+    return _weighted_surprise_forward(terms)[0]
 
 
-def _weighted_surprise_forward(inverse_survival, counts, log_sum, rows, reference, expected, times):
-    def add_increment(state):
+def _weighted_surprise_forward(terms: _Terms) -> tuple[jax.Array, _Terms]:
+    def add_increment(state: Any) -> Any:
         j, log_sum, tail, rows = state
-        drawn = j < times
-        log_weight = jnp.where(drawn, rows[j] - reference, -jnp.inf)
-        added = increment(log_sum, log_weight, counts[j])
-        surprise = added - (0.0 if expected is None else expected[j])
-        tail = tail + jnp.where(drawn, inverse_survival[j] * surprise, 0.0)
+        drawn = j < terms.times
+        log_weight = jnp.where(drawn, rows[j] - terms.reference, -jnp.inf)
+        added = increment(log_sum, log_weight, terms.counts[j])
+        surprise = added - (0.0 if terms.expected is None else terms.expected[j])
+        tail = tail + jnp.where(drawn, terms.inverse_survival[j] * surprise, 0.0)
         rows = _with_row(rows, jax.nn.sigmoid(log_weight - log_sum), j)
-        return j + 1, log_sum + added + jnp.log1p(1.0 / counts[j]), tail, rows
+        return j + 1, log_sum + added + jnp.log1p(1.0 / terms.counts[j]), tail, rows
 
-    longest = jnp.max(times)
-    start = (0, log_sum, jnp.zeros_like(log_sum), rows)
-    *_, tail, shares_drawn = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
-    return tail, (inverse_survival, shares_drawn, expected, times)
+    longest = jnp.max(terms.times)
+    first = jnp.zeros_like(longest)
+    start = first, terms.log_sum, jnp.zeros_like(terms.log_sum), terms.rows
+    *_, tail, shares = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
+    return tail, terms._replace(rows=shares)
 
 
-def _weighted_surprise_backward(residuals, cotangent):
-    inverse_survival, shares, expected, times = residuals
-    longest = jnp.max(times)
+def _weighted_surprise_backward(terms: _Terms, cotangent: jax.Array) -> tuple[_Terms]:
+    """The cotangents; the rows of the residuals hold each draw's share of the sum."""
+    longest = jnp.max(terms.times)
 
-    def take_increment(state):
+    def take_increment(state: Any) -> Any:
         j, of_log_sum, of_rows = state
-        of_row = of_rows[j] * (inverse_survival[j] * cotangent + of_log_sum)
+        of_row = of_rows[j] * (terms.inverse_survival[j] * cotangent + of_log_sum)
         # The increment falls with the sum so far by as much as it rises with the draw.
         return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
 
-    as_rows = lambda leaf: leaf.reshape(-1, *[1] * times.ndim)
-    row = as_rows(jnp.arange(len(shares)))
-    start = (longest - 1, jnp.zeros_like(cotangent), jnp.where(row < longest, shares, 0.0))
+    as_rows = lambda leaf: leaf.reshape(-1, *[1] * terms.times.ndim)
+    row = as_rows(jnp.arange(len(terms.rows)))
+    start = longest - 1, jnp.zeros_like(cotangent), jnp.where(row < longest, terms.rows, 0.0)
     _, of_log_sum, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)
     of_expected = None
-    if expected is not None:
-        of_expected = jnp.where(row < times, -as_rows(inverse_survival) * cotangent, 0.0)
-    # The reference takes from every row what it takes from the sum.
-    return None, None, of_log_sum, of_rows, of_log_sum, of_expected, None
+    if terms.expected is not None:
+        of_expected = jnp.where(
+            row < terms.times, -as_rows(terms.inverse_survival) * cotangent, 0.0
+        )
+    # A change of the reference changes every row by as much as it changes the sum.
+    nothing: Any = None
+    return (_Terms(nothing, nothing, of_log_sum, of_rows, of_log_sum, of_expected, nothing),)
 
 
 _weighted_surprise.defvjp(_weighted_surprise_forward, _weighted_surprise_backward)
 
 
-def _with_row(rows, row, j):
+def _with_row(rows: jax.Array, row: jax.Array, j: jax.Array) -> jax.Array:
     """The rows with another in place j; a scatter would copy them all."""
     return lax.dynamic_update_index_in_dim(rows, row, j, 0)
 
 
-def _rotate(log_weights, num_draws, num_generating, rotations):
+def _rotate(
+    log_weights: jax.Array, num_draws: jax.Array, num_generating: int, rotations: int
+) -> jax.Array:
     """Rotations of the drawn rows, evenly spaced: shape ``(draws, rotations, *batch)``."""
     generating, fresh = log_weights[:num_generating], log_weights[num_generating:]
     row = jnp.arange(fresh.shape[0]).reshape(-1, *[1] * (fresh.ndim - 1))
     num_fresh = jnp.broadcast_to(num_draws - num_generating, fresh.shape[1:])
 
-    def rotated(index):
+    def rotated(index: jax.Array) -> jax.Array:
         source = (row + (index * num_fresh) // rotations) % num_fresh
         # Rows that were not drawn stay where they are, to be passed over as before.
         source = jnp.where(row < num_fresh, source, row)

@@ -18,9 +18,10 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.check_params import check_params
+from numpyro_sumo.programs.check_sites import refuse_moving_supports
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, latent_sites
-from numpyro_sumo.programs.validation import refuse_discrete, refuse_moving_supports
+from numpyro_sumo.programs.validation import refuse_discrete
 
 from .hierarchical import HierarchicalGuide, Sites
 from .normal_fit import blank_fit, fit_normal

@@ -44,7 +44,7 @@ Arrays = dict[str, jax.Array]
 LogDensity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class _MeanField(AutoDiagonalNormal, VectorGuide):  # type: ignore[misc]
+class _MeanField(AutoDiagonalNormal, VectorGuide):
     """A Normal without covariances, over latents in the order of their names."""
 
 

@@ -58,7 +58,7 @@ class IndependenceMetropolisState(NamedTuple):
     rng_key: jax.Array
 
 
-class IndependenceMetropolis(MCMCKernel):  # type: ignore[misc]
+class IndependenceMetropolis(MCMCKernel):
     r"""Metropolis–Hastings with independent proposals from a hierarchical guide.
 
     .. math::

@@ -1,4 +1,4 @@
-"""Checks that each latent site has one shape and one mask in model and guide."""
+"""Checks that latent sites have one shape and mask in both programs, and supports that stay."""
 
 from typing import Any
 
@@ -11,9 +11,20 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
+from .jaxprs import sources_of
 from .log_weights import TracedGuide
 from .programs import Programs
-from .sites import Trace, is_auxiliary, is_delta, is_masked, is_masked_out, latent_sites, masks_of
+from .sites import (
+    Params,
+    Program,
+    Trace,
+    is_auxiliary,
+    is_delta,
+    is_masked,
+    is_masked_out,
+    latent_sites,
+    masks_of,
+)
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
@@ -146,3 +157,35 @@ def _constant(value: Any) -> Any:
         return "traced", id(value)
     array = np.asarray(value)
     return array.shape, str(array.dtype), array.tobytes()
+
+
+def refuse_moving_supports(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuses latent sites whose support depends on other latents."""
+    for name, latents in _support_dependences(model, args, kwargs).items():
+        if latents:
+            others = ", ".join(f"'{other}'" for other in sorted(latents))
+            raise ValueError(
+                f"Expected supports that do not depend on latent sites; that of '{name}' depends "
+                f"on {others}. Write it as a function of a site with a fixed support, by "
+                "numpyro.deterministic."
+            )
+
+
+def _support_dependences(
+    program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, frozenset[str]]:
+    """The latent sites that the support of each latent site depends on, by names."""
+
+    def run(values: Params) -> Trace:
+        sites = trace(substitute(seed(program, random.key(0)), data=values))
+        return latent_sites(sites.get_trace(*args, **kwargs))
+
+    draws = jax.eval_shape(lambda: {name: site["value"] for name, site in run({}).items()})
+    traced, shape = jax.make_jaxpr(
+        lambda draws: {n: jax.tree.leaves(site["fn"].support) for n, site in run(draws).items()},
+        return_shape=True,
+    )(draws)
+    sources = {v: frozenset([name]) for v, name in zip(traced.jaxpr.invars, sorted(draws))}
+    found = sources_of(traced.jaxpr, traced.jaxpr.outvars, sources)
+    by_site = jax.tree.unflatten(jax.tree.structure(shape), found)
+    return {name: frozenset().union(*of_leaves) for name, of_leaves in by_site.items()}

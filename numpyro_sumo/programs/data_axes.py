@@ -1,13 +1,14 @@
 """Axes along which arguments are split, with the meaning of ``in_axes`` in ``jax.vmap``."""
 
-from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 import jax
 import jax.numpy as jnp
 
 
-def checked_axes(data_axes: Any, args: tuple) -> tuple[Any, int]:
+def checked_axes(data_axes: Any, args: tuple[Any, ...]) -> tuple[Any, int]:
     """An axis or None for each leaf of the arguments, and the length that all these axes have.
 
     :raises ValueError: where axes and arguments do not match, in one line.
@@ -23,11 +24,11 @@ def checked_axes(data_axes: Any, args: tuple) -> tuple[Any, int]:
         ) from None
     sizes = {}
 
-    def measure(path, axis, leaf):
+    def measure(path: Any, axis: Any, leaf: Any) -> None:
         if axis is None:
             return
         where = f"args{jax.tree_util.keystr(path)}"
-        if not isinstance(axis, Integral) or isinstance(axis, bool):
+        if not isinstance(axis, int | np.integer) or isinstance(axis, bool):
             raise ValueError(
                 f"Expected data_axes of integers and None; got {axis!r} for {where}. Give the "
                 "axis of the data in each argument."
@@ -56,14 +57,16 @@ def checked_axes(data_axes: Any, args: tuple) -> tuple[Any, int]:
     return axes, next(iter(sizes.values()))
 
 
-def element_of(args: tuple, data_axes: Any, element: jax.Array, *, keep_axes: bool) -> tuple:
+def element_of(
+    args: tuple[Any, ...], data_axes: Any, element: jax.Array, *, keep_axes: bool
+) -> tuple[Any, ...]:
     """The arguments for one element of the data.
 
     :param data_axes: from :func:`checked_axes`.
     :param keep_axes: whether its axes stay, of length one.
     """
 
-    def cut(axis, leaf):
+    def cut(axis: int | None, leaf: jax.Array) -> jax.Array:
         if axis is None:
             return leaf
         return jax.lax.dynamic_index_in_dim(leaf, element, axis, keepdims=keep_axes)

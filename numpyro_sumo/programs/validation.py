@@ -10,14 +10,10 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.handlers import seed, substitute, trace
-
 from .check_sites import check_masks, check_shapes
-from .jaxprs import sources_of
 from .log_weights import TracedGuide, TracedModel
 from .programs import Programs
 from .sites import (
-    Params,
     Trace,
     is_auxiliary,
     is_masked_out,
@@ -127,7 +123,7 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     check_shapes(model_trace, guide_trace)
 
 
-def refuse_scales(*traces: dict) -> None:
+def refuse_scales(*traces: Trace) -> None:
     """Refuses subsampled plates and scaled sites in a sampler and its reverse model."""
     for program_trace in traces:
         for name, site in program_trace.items():
@@ -145,7 +141,7 @@ def refuse_scales(*traces: dict) -> None:
                 )
 
 
-def refuse_subsamples(model_trace: dict) -> None:
+def refuse_subsamples(model_trace: Trace) -> None:
     """Refuses subsampled plates in a model whose weights are those of all data."""
     for name, site in model_trace.items():
         if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
@@ -155,7 +151,7 @@ def refuse_subsamples(model_trace: dict) -> None:
             )
 
 
-def refuse_discrete(model_latents: dict[str, dict]) -> None:
+def refuse_discrete(model_latents: Trace) -> None:
     """Refuses latent sites of a model that are not continuous."""
     for name, site in model_latents.items():
         if site["fn"].support.is_discrete:
@@ -165,39 +161,7 @@ def refuse_discrete(model_latents: dict[str, dict]) -> None:
             )
 
 
-def refuse_moving_supports(model: Callable, args: tuple, kwargs: dict) -> None:
-    """Refuses latent sites whose support depends on other latents."""
-    for name, latents in _support_dependences(model, args, kwargs).items():
-        if latents:
-            others = ", ".join(f"'{other}'" for other in sorted(latents))
-            raise ValueError(
-                f"Expected supports that do not depend on latent sites; that of '{name}' depends "
-                f"on {others}. Write it as a function of a site with a fixed support, by "
-                "numpyro.deterministic."
-            )
-
-
-def _support_dependences(
-    program: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, frozenset[str]]:
-    """The latent sites that the support of each latent site depends on, by names."""
-
-    def run(values: Params) -> Trace:
-        sites = trace(substitute(seed(program, random.key(0)), data=values))
-        return latent_sites(sites.get_trace(*args, **kwargs))
-
-    draws = jax.eval_shape(lambda: {name: site["value"] for name, site in run({}).items()})
-    traced, shape = jax.make_jaxpr(
-        lambda draws: {n: jax.tree.leaves(site["fn"].support) for n, site in run(draws).items()},
-        return_shape=True,
-    )(draws)
-    sources = {v: frozenset([name]) for v, name in zip(traced.jaxpr.invars, sorted(draws))}
-    found = sources_of(traced.jaxpr, traced.jaxpr.outvars, sources)
-    by_site = jax.tree.unflatten(jax.tree.structure(shape), found)
-    return {name: frozenset().union(*of_leaves) for name, of_leaves in by_site.items()}
-
-
-def _check_latents(model_trace: dict, guide_trace: dict) -> None:
+def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
     model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
     refuse_discrete(model_latents)
@@ -220,7 +184,7 @@ def _check_latents(model_trace: dict, guide_trace: dict) -> None:
         )
 
 
-def _check_random(guide_trace: dict) -> None:
+def _check_random(guide_trace: Trace) -> None:
     """Warns of a guide whose latent sites are all Deltas, so that all particles are equal."""
     if latent_sites(guide_trace) and not random_sites(guide_trace):
         warnings.warn(
@@ -253,7 +217,7 @@ def _check_auxiliary(guide: TracedGuide) -> None:
         )
 
 
-def _check_reparameterised(guide_trace: dict) -> None:
+def _check_reparameterised(guide_trace: Trace) -> None:
     """Refuses guide sites without a reparameterised sampler: no gradient flows through them."""
     for name, site in latent_sites(guide_trace).items():
         if not site["fn"].has_rsample:
@@ -263,7 +227,7 @@ def _check_reparameterised(guide_trace: dict) -> None:
             )
 
 
-def _check_scales(guide_trace: dict, data_dims: frozenset[int]) -> None:
+def _check_scales(guide_trace: Trace, data_dims: frozenset[int]) -> None:
     """Refuses guides whose sites have different scales: their density is not that of the draw."""
     scales = scales_of(guide_trace)
     known = {name: known_scale(scale) for name, scale in scales.items()}
@@ -291,7 +255,7 @@ def known_scale(scale: Any) -> np.ndarray | None:
     return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
 
 
-def _plates_of_sites(model_trace: dict, guide_trace: dict) -> list[frozenset]:
+def _plates_of_sites(model_trace: Trace, guide_trace: Trace) -> list[frozenset[Any]]:
     return [
         frozenset(site["cond_indep_stack"])
         for program_trace in (model_trace, guide_trace)
@@ -300,7 +264,7 @@ def _plates_of_sites(model_trace: dict, guide_trace: dict) -> list[frozenset]:
     ]
 
 
-def _data_plates(model_trace: dict, guide_trace: dict) -> frozenset:
+def _data_plates(model_trace: Trace, guide_trace: Trace) -> frozenset[Any]:
     stacks = _plates_of_sites(model_trace, guide_trace)
     return frozenset.intersection(*stacks) if stacks else frozenset()
 

@@ -20,10 +20,9 @@ import jax.numpy as jnp
 
 from numpyro_sumo._compat import vary_over, varying_axes
 
-from .accumulator import Accumulator, Chunk
 from .hoisting import hoist
 from .particle import MODEL, Particle, any_of, shared_cotangent
-from .queue import Layout, Queue, Slots
+from .queue import Accumulator, Chunk, Layout, Queue, Slots
 
 
 def evaluate_ragged(
@@ -290,7 +289,7 @@ def _scaled(steps: _Steps, factors: jax.Array, of_proposal: list[jax.Array]) -> 
     return jax.vmap(jax.vmap(scale))(factors, of_proposal)
 
 
-def _data(rng_key: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, Callable]:
+def _data(rng_key: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, Callable[..., Any]]:
     """The data's numbers and keys, and a function that fixes the datum if there is only one.
 
     What depends on a single datum is the same for all draws, and so hoisted out of the loop.
@@ -315,7 +314,7 @@ def _keys(layout: Layout, operands: _Operands, slots: Slots) -> jax.Array:
     return jax.vmap(over_block)(operands.datum_keys[slots.datum], draws)
 
 
-def _over_draws(function: Callable, slots: Slots, draws: Any, inputs: Any) -> Any:
+def _over_draws(function: Callable[..., Any], slots: Slots, draws: Any, inputs: Any) -> Any:
     """A function of (draw, constants, values of the datum) at every draw of every slot."""
     constants, of_data = inputs
     of_slots = jax.tree.map(slots.take, of_data)

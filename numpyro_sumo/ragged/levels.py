@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators.bounds import importance_weighted_bound
 
-from .accumulator import Chunk
 from .particle import PATH
-from .queue import Slots
+from .queue import Chunk, Slots
 
 
 class LevelSums(NamedTuple):

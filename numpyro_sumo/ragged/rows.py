@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .accumulator import Chunk
+from .queue import Chunk
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,7 @@ def test_estimate_is_the_formula_at_every_level():
     orders = [fixed_blocks(4, seed) for seed in range(5)]
     with jax.enable_x64(True):
         got, _ = estimates(orders, None)
-    expected = [
-        naive_estimate(blocks, level, TAIL) for blocks in orders for level in (1, 2)
-    ]
+    expected = [naive_estimate(blocks, level, TAIL) for blocks in orders for level in (1, 2)]
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
@@ -117,8 +115,7 @@ def test_far_from_zero_the_increments_keep_their_digits():
     """Estimates shift with the log-weights, at float32's resolution of the shift and no worse."""
     orders = [fixed_blocks(4, seed) for seed in range(20)]
     near, far = (
-        estimates([blocks + shift for blocks in orders], None)[0]
-        for shift in (0.0, -4096.0)
+        estimates([blocks + shift for blocks in orders], None)[0] for shift in (0.0, -4096.0)
     )
     np.testing.assert_allclose(np.asarray(far) + 4096.0, near, atol=4e-3)
 

@@ -39,7 +39,9 @@ def naive_estimate(log_weights, m, stopping_time, tail):
 def at_every_stopping_time(log_weights, m, tail, num_generating=0):
     """The estimates at K = 1 … cap over one and the same vector of log-weights."""
     batch = jnp.broadcast_to(log_weights[:, None], (len(log_weights), tail.cap))
-    return russian_roulette(batch, m, jnp.arange(1, tail.cap + 1), tail, num_generating=num_generating)
+    return russian_roulette(
+        batch, m, jnp.arange(1, tail.cap + 1), tail, num_generating=num_generating
+    )
 
 
 def with_two_particles(log_weights, stopping_time, num_generating=0, rotations=1):
@@ -215,11 +217,13 @@ def test_rotated_estimate_is_the_mean_over_rolled_vectors(rotations, num_generat
             for row in rolled
         ]
     )
-    rotated = estimate(log_weights, stopping_time, num_generating=num_generating, rotations=rotations)
-    assert float(rotated) == pytest.approx(expected, abs=1e-5)
-    assert float(estimate(log_weights, stopping_time, num_generating=num_generating)) != pytest.approx(
-        expected, abs=1e-2
+    rotated = estimate(
+        log_weights, stopping_time, num_generating=num_generating, rotations=rotations
     )
+    assert float(rotated) == pytest.approx(expected, abs=1e-5)
+    assert float(
+        estimate(log_weights, stopping_time, num_generating=num_generating)
+    ) != pytest.approx(expected, abs=1e-2)
 
 
 def test_rotations_are_of_each_datum_s_own_draws():
@@ -232,7 +236,9 @@ def test_rotations_are_of_each_datum_s_own_draws():
 @pytest.mark.parametrize("rotations", [2, 5])
 @pytest.mark.parametrize("num_generating", [0, 1])
 @pytest.mark.parametrize("stopping_time", [2, 3])
-def test_rotations_leave_the_mean_alone_and_lower_the_variance(stopping_time, num_generating, rotations):
+def test_rotations_leave_the_mean_alone_and_lower_the_variance(
+    stopping_time, num_generating, rotations
+):
     """Exact: every vector of draws from a two-point distribution, weighted by its probability.
 
     A generating first row has a distribution of its own, here a point.
@@ -246,7 +252,9 @@ def test_rotations_leave_the_mean_alone_and_lower_the_variance(stopping_time, nu
     )
 
     def moments(rotations):
-        estimates = estimate(log_weights, stopping_time, num_generating=num_generating, rotations=rotations)
+        estimates = estimate(
+            log_weights, stopping_time, num_generating=num_generating, rotations=rotations
+        )
         mean = np.dot(probabilities, estimates)
         return mean, np.dot(probabilities, (estimates - mean) ** 2)
 

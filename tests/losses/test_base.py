@@ -24,6 +24,11 @@ from tests.helpers.models import (
 )
 
 PLAIN_LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
+SHARED_TIMES = {
+    "iwelbo": IWELBO(3),
+    "sumo": SUMO(3, share_stopping_times=True),
+    "multilevel": MultilevelSUMO(2, share_stopping_times=True),
+}
 AUTOGUIDES = {
     "auto_normal": (autoguide.AutoNormal, ("z_auto_loc", "z_auto_scale"), lambda sd: sd),
     "auto_multivariate_normal": (
@@ -47,7 +52,7 @@ def test_autoguide_at_the_posterior_gives_minus_log_evidence_for_every_key(
     guide_params = dict(zip(names, (mean, shape_scale(jnp.full(4, sd)))))
     params = {"loc": problem.params["loc"], "log_noise": problem.params["log_noise"]}
     seed(guide, 0)(*problem.args)
-    evaluate = lambda key: SUMO(3).loss(
+    evaluate = lambda key: SHARED_TIMES["sumo"].loss(
         key, {**params, **guide_params}, problem.model, guide, *problem.args
     )
     values = quick_jit(jax.vmap(evaluate))(random.split(random.key(7), 30))
@@ -110,9 +115,9 @@ def scaled_by_argument(program):
     return lambda x, beta: scale(program, scale=beta)(x)
 
 
-@pytest.mark.parametrize("loss", PLAIN_LOSSES.values(), ids=PLAIN_LOSSES.keys())
+@pytest.mark.parametrize("loss", SHARED_TIMES.values(), ids=SHARED_TIMES.keys())
 def test_scale_of_each_datum_multiplies_its_estimate(loss):
-    """Survey weights, say: with the posterior as guide the estimate is the weighted evidence."""
+    """With the posterior as guide the estimate is the evidence, each datum's times its weight."""
     problem = plated_problem(4)
     weights = jnp.array([1.0, 0.5, 2.0, 0.0])
 

@@ -32,7 +32,12 @@ from tests.helpers.models import (
 from tests.helpers.models import log_evidence as exact_log_evidence
 from tests.helpers.statistics import assert_mean, assert_same_mean
 
-LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
+SHARED = {"share_stopping_times": True}
+LOSSES = {
+    "iwelbo": IWELBO(3),
+    "sumo": SUMO(3, **SHARED),
+    "multilevel": MultilevelSUMO(2, **SHARED),
+}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 X = plated_problem(4).args[0]
 
@@ -311,11 +316,11 @@ def wide_normal(x):
 
 ZERO_WEIGHTS = {
     "iwelbo": IWELBO(40),
-    "sumo": SUMO(40),
-    "sumo_standard": SUMO(40, gradient="standard"),
-    "sumo_variance": SUMO(40, guide_objective="variance"),
-    "multilevel": MultilevelSUMO(40),
-    "multilevel_variance": MultilevelSUMO(40, guide_objective="variance"),
+    "sumo": SUMO(40, **SHARED),
+    "sumo_standard": SUMO(40, gradient="standard", **SHARED),
+    "sumo_variance": SUMO(40, guide_objective="variance", **SHARED),
+    "multilevel": MultilevelSUMO(40, **SHARED),
+    "multilevel_variance": MultilevelSUMO(40, guide_objective="variance", **SHARED),
 }
 every_loss_of_many = pytest.mark.parametrize("loss", ZERO_WEIGHTS.values(), ids=ZERO_WEIGHTS.keys())
 

@@ -78,7 +78,7 @@ def test_guide_gets_the_gradient_of_the_bound_over_the_first_particles():
         at_key = value_and_gradient(loss, problem)
         return quick_jit(lambda keys: lax.map(at_key, keys))(keys)[1]
 
-    sumo, iwelbo = gradients_of(SUMO(4)), gradients_of(IWELBO(4))
+    sumo, iwelbo = gradients_of(SUMO(4, share_stopping_times=True)), gradients_of(IWELBO(4))
     for name in GUIDE_PARAMS:
         np.testing.assert_allclose(sumo[name], iwelbo[name], rtol=1e-4)
     for name in MODEL_PARAMS:
@@ -199,7 +199,7 @@ def test_stopping_time_is_drawn_anew_at_every_step_of_a_scan():
 def test_one_stopping_time_is_shared_by_the_elements_of_a_plate():
     tail = WatchedTail()
     problem = plated_problem(5)
-    loss = SUMO(2, stopping_time=tail)
+    loss = SUMO(2, stopping_time=tail, share_stopping_times=True)
     quick_jit(
         lambda key: loss.loss(key, problem.params, problem.model, problem.guide, *problem.args)
     )(random.key(8))

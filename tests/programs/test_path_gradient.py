@@ -1,5 +1,7 @@
 """Path derivatives: of transformed draws, of AutoGuides, and where there are none."""
 
+from functools import partial
+
 import numpy as np
 import optax
 import pytest
@@ -32,7 +34,11 @@ from tests.helpers.models import (
 )
 from tests.helpers.statistics import assert_same_mean
 
-LOSSES = {"iwelbo": IWELBO, "sumo": SUMO, "multilevel": MultilevelSUMO}
+LOSSES = {
+    "iwelbo": IWELBO,
+    "sumo": partial(SUMO, share_stopping_times=True),
+    "multilevel": partial(MultilevelSUMO, share_stopping_times=True),
+}
 PROBLEMS = {"joint_weights": linear_gaussian_problem(3), "weights_per_datum": plated_problem(4)}
 every_loss = pytest.mark.parametrize("loss_class", LOSSES.values(), ids=LOSSES.keys())
 every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())

@@ -56,10 +56,7 @@ print("FOUND" + json.dumps(found))
 
 
 def environment(num_devices):
-    flags = (
-        f"--xla_force_host_platform_device_count={num_devices} "
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    )
+    flags = f"--xla_force_host_platform_device_count={num_devices} {os.environ['XLA_FLAGS']}"
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
