@@ -217,7 +217,7 @@ class TracedGuide:
         values, indices, log_probs, scale, scales = evaluate(wanted, inputs, draws, detach_args)
         if scaled:
             log_probs = {name: scales[name] * log_prob for name, log_prob in log_probs.items()}
-            scale = jnp.ones_like(scale)
+            scale = jnp.ones(())
         log_density = sum_to_data(log_probs, data_dims)
         others = tuple(d for d in range(-scale.ndim, 0) if d not in data_dims)
         # One number along the other axes, as the checks make sure of.
@@ -319,7 +319,8 @@ class TracedModel:
     ):
         datum = jnp.zeros((), jnp.int32)
         params = programs_of(datum).params
-        proposal = jax.eval_shape(lambda: guide.propose((params, datum, rng_key)))
+        # Scaled, so that its scale is one number: the data plates are not known yet.
+        proposal = jax.eval_shape(lambda: guide.propose((params, datum, rng_key), scaled=True))
         self._guide, self._proposal = guide, proposal
 
         def run(

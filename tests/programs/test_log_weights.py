@@ -13,12 +13,10 @@ import numpyro.distributions as dist
 from numpyro.handlers import mask, scale, seed, trace
 from numpyro.infer import autoguide
 
-from numpyro_sumo.programs.log_weights import (
-    log_weight,
-    propose,
-    with_shared_subsample,
-)
-from numpyro_sumo.programs.validation import JOINT, inspect_programs
+from numpyro_sumo.programs.log_weights import log_weight, propose
+from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
+from numpyro_sumo.programs.sites import JOINT
+from numpyro_sumo.programs.validation import inspect_programs
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     LOC,
@@ -103,48 +101,45 @@ def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
             for name, site in trace(guide).get_trace(*args).items()
             if site["type"] == "param"
         }
-    data_dims = inspect_programs(seed(model, 0), seed(guide, 0), params, args, {}).data_dims
+    programs = Programs(seed(model, 1), seed(guide, 1), params, args)
+    data_dims = data_dims_of(programs)
     assert data_dims == frozenset(expected)
 
     plate_size = args[1] if expected_scale > 1 else 8
     shapes = {-2: 3, -1: 2} if model is nested else {-1: plate_size}
     expected_shape = tuple(shapes[dim] for dim in sorted(expected))
-    proposal = propose(seed(guide, 1), args, {}, data_dims, random.key(0), params)
-    weight = log_weight(seed(model, 1), proposal, args, {}, data_dims, random.key(0), {})
+    proposal = propose(random.key(0), programs, data_dims)
+    weight = log_weight(random.key(0), programs, proposal, data_dims)
     assert weight.shape == expected_shape
     np.testing.assert_allclose(proposal.scale, expected_scale, rtol=1e-6)
 
 
-def weight_of_programs(model, guide, args, data_dims, key, model_params, guide_params):
-    proposal = propose(guide, args, {}, data_dims, key, guide_params)
-    return log_weight(model, proposal, args, {}, data_dims, key, model_params)
+def data_dims_of(programs):
+    return inspect_programs(lambda datum: programs).data_dims
 
 
-def weight_of(problem, params, key, data_dims=JOINT):
-    return weight_of_programs(
-        problem.model, problem.guide, problem.args, data_dims, key, params, params
-    )
+def programs_of(problem, params=None):
+    params = problem.params if params is None else params
+    return Programs(problem.model, problem.guide, params, problem.args)
+
+
+def weight_of(programs, key, data_dims=JOINT):
+    return log_weight(key, programs, propose(key, programs, data_dims), data_dims)
 
 
 def test_exact_posterior_weighs_every_draw_by_the_evidence():
     problem = linear_gaussian_problem(5)
     keys = random.split(random.key(0), 50)
-    at_key = lambda key: weight_of(problem, problem.exact_params, key)
-    weights = quick_jit(jax.vmap(at_key))(keys)
+    programs = programs_of(problem, problem.exact_params)
+    weights = quick_jit(jax.vmap(lambda key: weight_of(programs, key)))(keys)
     np.testing.assert_allclose(weights, -problem.exact_loss, atol=1e-5)
 
 
 def test_log_weight_is_log_joint_less_log_guide_at_the_draw():
     problem = linear_gaussian_problem(3)
-    draws = []
-
-    def noting_guide(x):
-        with trace() as sites:
-            problem.guide(x)
-        draws.append(sites["z"]["value"])
-
-    weight = weight_of(problem._replace(guide=noting_guide), problem.params, random.key(4))
-    (z,) = draws
+    programs = programs_of(problem)
+    proposal = propose(random.key(4), programs)
+    weight, z = log_weight(random.key(4), programs, proposal), proposal.values["z"]
     x = np.asarray(problem.args[0])
     mean, sd = posterior(x)
     expected = (
@@ -159,12 +154,13 @@ def test_subsampling_scale_is_taken_out_of_the_weights():
     """With the posterior as guide each weight is the evidence of one datum."""
     problem = plated_problem(8)
     key = random.key(5)
-    model = with_shared_subsample(lambda x: problem.model(x, 3), key)
-    guide = with_shared_subsample(lambda x: problem.guide(x, 3), key)
-    data_dims = inspect_programs(model, guide, problem.exact_params, problem.args, {}).data_dims
-    weights = weight_of(
-        problem._replace(model=model, guide=guide), problem.exact_params, key, data_dims
+    programs = Programs(
+        with_fixed_subsample(key, lambda x: problem.model(x, 3)),
+        with_fixed_subsample(key, lambda x: problem.guide(x, 3)),
+        problem.exact_params,
+        problem.args,
     )
+    weights = weight_of(programs, key, data_dims_of(programs))
     evidences = np.asarray(log_evidence(problem.args[0]))
     distances = np.abs(np.asarray(weights)[:, None] - evidences)
     assert weights.shape == (3,)
@@ -175,7 +171,7 @@ def test_subsampling_scale_is_taken_out_of_the_weights():
 def test_subsample_is_shared_by_model_and_guide_and_by_all_particles():
     def indices(program, particle):
         with seed(rng_seed=particle), trace() as sites:
-            with_shared_subsample(program, random.key(7))(X, 3)
+            with_fixed_subsample(random.key(7), program)(X, 3)
         return sites["data"]["value"]
 
     first = indices(plated, 0)
@@ -201,8 +197,9 @@ def test_weight_is_relative_to_the_scale_of_the_guide(traced):
     """β log E[p(z) p(x|z)^{1/β} / q(z)], which is the β-ELBO where there is one draw."""
 
     def weigh(beta):
-        proposal = propose(annealed_guide, (beta,), {}, JOINT, random.key(3), {})
-        weight = log_weight(annealed_model, proposal, (beta,), {}, JOINT, random.key(4), {})
+        programs = Programs(annealed_model, annealed_guide, args=(beta,))
+        proposal = propose(random.key(3), programs)
+        weight = log_weight(random.key(4), programs, proposal)
         return proposal.values["z"], weight, proposal.scale
 
     z, weight, common = (quick_jit(weigh) if traced else weigh)(0.25)
@@ -224,22 +221,19 @@ def guide_scaled_apart(first, second):
 
 @pytest.mark.parametrize("second, expected", [(2.0, 2.0), (3.0, np.nan)])
 def test_scales_that_are_traced_give_nan_where_they_differ(second, expected):
-    common = lambda first, second: (
-        propose(lambda: guide_scaled_apart(first, second), (), {}, JOINT, random.key(0), {}).scale
-    )
+    def common(first, second):
+        programs = Programs(lambda: None, lambda: guide_scaled_apart(first, second))
+        return propose(random.key(0), programs).scale
+
     np.testing.assert_equal(float(quick_jit(common)(2.0, second)), expected)
 
 
 def test_masked_sites_do_not_count():
     problem = plated_problem(4)
     observed = jnp.array([True, False, True, True])
-    masked = problem._replace(
-        model=mask(problem.model, mask=observed), guide=mask(problem.guide, mask=observed)
-    )
-    data_dims = inspect_programs(
-        seed(masked.model, 0), seed(masked.guide, 0), problem.exact_params, problem.args, {}
-    ).data_dims
-    weights = weight_of(masked, problem.exact_params, random.key(0), data_dims)
+    model, guide = (mask(p, mask=observed) for p in (problem.model, problem.guide))
+    programs = Programs(model, guide, problem.exact_params, problem.args)
+    weights = weight_of(programs, random.key(0), data_dims_of(programs))
     expected = np.where(observed, log_evidence(problem.args[0]), 0.0)
     np.testing.assert_allclose(weights, expected, atol=1e-5)
 
@@ -253,9 +247,8 @@ def test_shared_parameter_is_differentiated_apart_in_model_and_guide():
         numpyro.sample("z", dist.Normal(numpyro.param("shared", 0.3), 2.0))
 
     def weigh(model_params, guide_params):
-        return weight_of_programs(
-            model, guide, (), JOINT, random.key(1), model_params, guide_params
-        )
+        proposal = propose(random.key(1), Programs(model, guide, guide_params))
+        return log_weight(random.key(1), Programs(model, guide, model_params), proposal)
 
     params = {"shared": jnp.array(0.3)}
     by_model, by_guide = jax.grad(weigh, argnums=(0, 1))(params, params)
@@ -266,22 +259,31 @@ def test_shared_parameter_is_differentiated_apart_in_model_and_guide():
     assert abs(z - 0.3) > 0.1
 
 
-def test_a_held_proposal_has_the_same_weight_and_no_gradient_in_the_guide():
+def test_a_detached_proposal_has_the_same_weight_and_no_gradient_in_the_guide():
     def model():
         numpyro.sample("z", dist.Normal(1.0, 1.0))
 
     def guide():
         numpyro.sample("z", dist.Normal(numpyro.param("loc", 0.3), 2.0))
 
-    def weigh(params, held):
-        proposal = propose(guide, (), {}, JOINT, random.key(1), params)
-        proposal = jax.lax.stop_gradient(proposal) if held else proposal
-        return log_weight(model, proposal, (), {}, JOINT, random.key(1), {})
+    def weigh(params, detached):
+        proposal = propose(random.key(1), Programs(model, guide, params))
+        proposal = jax.lax.stop_gradient(proposal) if detached else proposal
+        return log_weight(random.key(1), Programs(model, guide), proposal)
 
     params = {"loc": jnp.array(0.3)}
-    (live, live_gradient), (held, held_gradient) = (
+    (live, live_gradient), (detached, detached_gradient) = (
         jax.value_and_grad(weigh)(params, flag) for flag in (False, True)
     )
-    assert live == held
+    assert live == detached
     assert live_gradient["loc"] != 0.0
-    assert held_gradient["loc"] == 0.0
+    assert detached_gradient["loc"] == 0.0
+
+
+def test_a_scale_that_varies_within_a_weight_is_refused():
+    def program():
+        with scale(scale=jnp.array([1.0, 2.0])):
+            numpyro.sample("z", dist.Normal().expand([2]))
+
+    with pytest.raises(ValueError, match=r"one scale for each weight; .* shape \(2,\)"):
+        data_dims_of(Programs(program, program))
