@@ -153,18 +153,19 @@ def test_two_blocks_of_zero_weights_beside_the_generating_draw_have_a_finite_gra
     assert gradients[0][2] != 0.0
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, "generating"])
-def test_infinite_weight_makes_the_estimate_infinite_with_no_gradient(place):
-    """Block 0, a block of level 1 or 2, or the generating draw: the mean bound is infinite too.
+@pytest.mark.parametrize("place", [0, 1, 2, [0, 2], [1, 2], "generating"])
+@pytest.mark.parametrize("log_sum", [np.inf, np.nan])
+def test_infinite_weight_makes_the_estimate_infinite_with_no_gradient(log_sum, place):
+    """The weight is in block 0, in a level or of the generating draw: the mean bound is infinite.
 
-    The datum beside it keeps its estimate and its gradient.
+    The log-sum of a level may be NaN then. The other datum keeps its estimate and its gradient.
     """
     log_sums, generating = np.tile([[0.3], [0.4], [0.7]], 2), np.array([0.9, 0.9])
     mean_bound = np.array([np.inf, 0.5])
     if place == "generating":
         generating[0] = np.inf
     else:
-        log_sums[place, 0] = np.inf
+        log_sums[place, 0] = log_sum
 
     def function(log_sums, mean_bound, generating):
         levels = jnp.array(2)

@@ -162,16 +162,16 @@ def test_datum_without_weight_leaves_the_others_alone():
     np.testing.assert_allclose(gradient[:, 0], alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("row", [0, 1, 2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, [0, 1], [0, 3], [2, 3]])
 @pytest.mark.parametrize("rotations", [1, 2])
 @pytest.mark.parametrize("num_generating", [0, 1])
-def test_infinite_weight_that_was_drawn_gives_infinity_with_no_gradient(
-    num_generating, rotations, row
+def test_infinite_weights_that_were_drawn_give_infinity_with_no_gradient(
+    num_generating, rotations, rows
 ):
     """The datum beside it keeps its estimate and its gradient."""
     finite = fixed_log_weights(5)
     log_weights = np.stack([finite, finite], axis=1)
-    log_weights[row, 0] = np.inf
+    log_weights[rows, 0] = np.inf
     options = {"num_generating": num_generating, "rotations": rotations}
     estimate_all = lambda rows: with_two_particles(rows, np.array([2, 2]), **options)
     values, pull_back = jax.vjp(estimate_all, jnp.asarray(log_weights))
