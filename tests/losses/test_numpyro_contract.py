@@ -1,7 +1,5 @@
 """What NumPyro lets a user do with a loss, each with every loss that stands on its own."""
 
-from functools import partial
-
 from flax import linen as nn
 import numpy as np
 import optax
@@ -17,7 +15,7 @@ from numpyro.contrib.module import flax_module
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.handlers import mask, seed
-from numpyro.infer import SVI, Predictive, Trace_ELBO, autoguide
+from numpyro.infer import SVI, Trace_ELBO, autoguide
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
 from tests.helpers.compiling import quick_jit
@@ -25,12 +23,11 @@ from tests.helpers.models import (
     AUXILIARY,
     LOC,
     NOISE,
-    linear_gaussian_problem,
     plated_problem,
     posterior,
 )
 from tests.helpers.models import log_evidence as exact_log_evidence
-from tests.helpers.statistics import assert_mean, assert_same_mean
+from tests.helpers.statistics import assert_same_mean
 
 SHARED = {"share_stopping_times": True}
 LOSSES = {
@@ -285,227 +282,3 @@ def test_mutable_state_of_a_sampler_is_updated_once_a_step():
     expected = 0.9 * running_mean(before) + 0.1 * 1.5
     assert float(running_mean(state)) == pytest.approx(float(expected), rel=1e-5)
     assert np.isfinite(value)
-
-
-# Weights that are zero, improper or not numbers
-
-
-@every_loss
-def test_improper_priors_are_densities_like_any_other(loss):
-    """With a flat prior ∫ N(x; z, s) dz = 1, and the posterior of z is N(x, s)."""
-
-    def model():
-        z = numpyro.sample("z", dist.ImproperUniform(constraints.real, (), ()))
-        numpyro.sample("x", dist.Normal(z, NOISE), obs=0.8)
-
-    def guide():
-        numpyro.sample("z", dist.Normal(0.8, NOISE))
-
-    np.testing.assert_allclose(at_keys(loss, {}, model, guide), 0.0, atol=1e-4)
-
-
-def half_normal_by_factor(x):
-    z = numpyro.sample("z", dist.Normal())
-    numpyro.factor("half", jnp.where(z > x, 0.0, -jnp.inf))
-
-
-def wide_normal(x):
-    scale = numpyro.param("scale", 1.0)
-    numpyro.sample("z", dist.Normal(0.0, scale))
-
-
-ZERO_WEIGHTS = {
-    "iwelbo": IWELBO(40),
-    "sumo": SUMO(40, **SHARED),
-    "sumo_standard": SUMO(40, gradient="standard", **SHARED),
-    "sumo_variance": SUMO(40, guide_objective="variance", **SHARED),
-    "multilevel": MultilevelSUMO(40, **SHARED),
-    "multilevel_variance": MultilevelSUMO(40, guide_objective="variance", **SHARED),
-}
-every_loss_of_many = pytest.mark.parametrize("loss", ZERO_WEIGHTS.values(), ids=ZERO_WEIGHTS.keys())
-
-
-@every_loss_of_many
-def test_particles_of_weight_zero_count_as_zeros(loss):
-    """P(z > 0) is a half; the bound over 40 draws is low by (1 − p)/(2 p 40) = 0.0125."""
-    value_and_gradient = jax.value_and_grad(
-        lambda params, key: loss.loss(key, params, half_normal_by_factor, wide_normal, 0.0)
-    )
-    keys = random.split(random.key(0), 1_000)
-    at_key = lambda key: value_and_gradient({"scale": jnp.array(1.0)}, key)
-    values, gradients = jax.jit(lambda keys: jax.lax.map(at_key, keys, batch_size=20))(keys)
-    assert np.all(np.isfinite(gradients["scale"]))
-    bias = 0.0125 if isinstance(loss, IWELBO) else 0.0
-    assert_mean(values, np.log(2.0) + bias)
-
-
-@every_loss_of_many
-def test_no_weight_but_zeros_gives_an_infinite_loss_and_a_finite_gradient(loss):
-    value, gradient = quick_jit(
-        jax.value_and_grad(
-            lambda params: loss.loss(
-                random.key(0), params, half_normal_by_factor, wide_normal, jnp.inf
-            )
-        )
-    )({"scale": jnp.array(1.0)})
-    assert value == jnp.inf
-    assert np.isfinite(gradient["scale"])
-
-
-@every_loss_of_many
-def test_a_weight_that_overflows_to_zero_sends_no_nan_back(loss):
-    """log 0 is −∞ with an infinite derivative, and nought times that is not a number."""
-
-    def model():
-        with numpyro.plate("data", 3):
-            z = numpyro.sample("z", dist.Normal().expand([2]).to_event(1))
-            numpyro.factor("half", jnp.log(jnp.maximum(z[..., 0], 0.0)))
-
-    def guide():
-        loc = numpyro.param("loc", jnp.zeros((3, 1)))
-        with numpyro.plate("data", 3):
-            numpyro.sample("z", dist.Normal(loc, 1.0).expand([3, 2]).to_event(1))
-
-    at = lambda key: jax.grad(lambda params: loss.loss(key, params, model, guide))(
-        {"loc": jnp.zeros((3, 1))}
-    )
-    gradients = quick_jit(lambda keys: jax.lax.map(at, keys))(random.split(random.key(0), 20))
-    assert np.all(np.isfinite(gradients["loc"]))
-    assert np.all(np.abs(gradients["loc"]).max(axis=0) > 1e-3)
-
-
-@every_loss
-def test_nan_among_the_data_is_a_nan_loss(loss):
-    problem = plated_problem(4)
-    x = problem.args[0].at[2].set(jnp.nan)
-    values = at_keys(loss, problem.params, problem.model, problem.guide, x)
-    assert np.all(np.isnan(values))
-
-
-@every_loss
-def test_nan_in_one_weight_of_many_is_a_nan_loss(loss):
-    """Where z > 0, which one draw of a few is bound to be."""
-
-    def model():
-        z = numpyro.sample("z", dist.Normal())
-        numpyro.factor("tilt", jnp.sqrt(-z))
-
-    guide = lambda: numpyro.sample("z", dist.Normal(3.0, 0.5))
-    assert np.all(np.isnan(at_keys(loss, {}, model, guide)))
-
-
-# SVI
-
-
-@every_loss
-def test_float64_all_the_way(loss):
-    with jax.enable_x64(True):
-        problem = linear_gaussian_problem(2)
-        as_float64 = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, float), tree)
-        (x,), params = as_float64(problem.args), as_float64(problem.exact_params)
-        mean_and_sd = posterior(x)
-
-        def guide(x):
-            numpyro.sample("z", dist.Normal(*mean_and_sd).to_event(1))
-
-        values = at_keys(loss, params, problem.model, guide, x)
-        assert values.dtype == jnp.float64
-        expected = -float(exact_log_evidence(x).sum())
-        np.testing.assert_allclose(values, expected, atol=1e-8)
-
-
-@every_loss
-def test_an_ensemble_of_runs_is_the_runs_one_by_one(loss):
-    problem = plated_problem(3)
-    svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
-    run = lambda key: svi.run(key, 4, *problem.args, progress_bar=False)
-    keys = random.split(random.key(0), 3)
-    together = quick_jit(jax.vmap(run))(keys)
-    alone = quick_jit(run)
-    for i, key in enumerate(keys):
-        one = alone(key)
-        np.testing.assert_allclose(together.losses[i], one.losses, rtol=1e-4, atol=1e-4)
-        for name, leaf in one.params.items():
-            np.testing.assert_allclose(together.params[name][i], leaf, rtol=1e-4, atol=1e-5)
-    assert len(set(together.losses[:, -1].tolist())) == 3
-
-
-@every_loss
-def test_stable_update_leaves_parameters_alone_where_the_loss_is_not_finite(loss):
-    svi = SVI(half_normal_by_factor, wide_normal, optax.adam(1e-2), loss)
-    state = svi.init(random.key(0), -jnp.inf)
-    before = svi.get_params(state)
-    update = quick_jit(svi.stable_update)
-    state, value = update(state, jnp.inf)
-    assert svi.get_params(state) == before and np.isnan(value)
-    state, value = update(state, -jnp.inf)
-    assert np.isfinite(value)
-
-
-@pytest.mark.parametrize("loss", [SUMO(3), MultilevelSUMO(2)])
-def test_forward_mode_differentiation_is_refused_by_losses_with_a_random_count(loss):
-    problem = linear_gaussian_problem(2)
-    svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
-    update = partial(svi.update, forward_mode_differentiation=True)
-    run = lambda key: update(svi.init(key, *problem.args), *problem.args)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.eval_shape(run, random.key(0))
-
-
-def test_forward_mode_differentiation_of_a_fixed_number_of_draws_is_that_of_reverse_mode():
-    problem = linear_gaussian_problem(2)
-    svi = SVI(problem.model, problem.guide, optax.adam(1e-2), IWELBO(3))
-    state = svi.init(random.key(0), *problem.args)
-    update = quick_jit(svi.update, static_argnames="forward_mode_differentiation")
-    forward, reverse = (
-        svi.get_params(update(state, *problem.args, forward_mode_differentiation=mode)[0])
-        for mode in (True, False)
-    )
-    for name in reverse:
-        np.testing.assert_allclose(forward[name], reverse[name], rtol=1e-4)
-
-
-@every_loss
-def test_losses_are_hashable_and_may_be_static_arguments(loss):
-    problem = linear_gaussian_problem(2)
-
-    def value(loss, key):
-        return loss.loss(key, problem.params, problem.model, problem.guide, *problem.args)
-
-    compiled = jax.jit(value, static_argnums=0)
-    np.testing.assert_allclose(
-        compiled(loss, random.key(0)), value(loss, random.key(0)), rtol=1e-4, atol=1e-4
-    )
-    compiled(loss, random.key(1))
-    assert compiled._cache_size() == 1
-
-
-@every_loss
-def test_predictive_and_sample_posterior_after_training(loss):
-    guide = autoguide.AutoNormal(plated_model)
-    svi = SVI(plated_model, guide, optax.adam(0.05), loss)
-    run = quick_jit(lambda key: svi.run(key, 400, X, progress_bar=False).params)
-    params = run(random.key(0))
-    mean, sd = posterior(X)
-    draws = guide.sample_posterior(random.key(1), params, sample_shape=(4_000,))["z"]
-    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.1)
-    np.testing.assert_allclose(draws.std(axis=0), sd, atol=0.1)
-    predictive = Predictive(guide, params=params, num_samples=4_000)
-    np.testing.assert_allclose(predictive(random.key(2), X)["z"].mean(axis=0), mean, atol=0.1)
-    with_data = Predictive(plated_model, guide=guide, params=params, num_samples=100)
-    assert with_data(random.key(3), X)["x"].shape == (100, 4)
-
-
-TRACE_ELBO_ALONE = {
-    "losses_by_site": {"sum_sites": False},
-    "guides_of_many_samples": {"multi_sample_guide": True},
-}
-
-
-@pytest.mark.parametrize("option", TRACE_ELBO_ALONE.values(), ids=TRACE_ELBO_ALONE.keys())
-@every_loss
-def test_what_only_a_mean_of_log_weights_can_do_is_no_option(option, loss):
-    """The logarithm of a mean of weights is not a sum over sites, nor over samples of a guide."""
-    Trace_ELBO(**option)
-    with pytest.raises(TypeError, match=next(iter(option))):
-        type(loss)(**option)
