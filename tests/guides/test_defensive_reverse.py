@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
+import jax
 from jax import random, vmap
 import jax.numpy as jnp
 

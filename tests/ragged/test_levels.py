@@ -13,8 +13,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.ragged import PATH, Layout, Levels, LevelSums, evaluate_ragged
-from numpyro_sumo.ragged.accumulator import Chunk
-from numpyro_sumo.ragged.queue import Queue
+from numpyro_sumo.ragged.queue import Chunk, Queue
 
 from .examples import KEY, counted, draw_key, params_for, particle_of, weigh
 

@@ -8,8 +8,7 @@ import pytest
 import jax.numpy as jnp
 
 from numpyro_sumo.ragged import Layout, Rows
-from numpyro_sumo.ragged.accumulator import Chunk
-from numpyro_sumo.ragged.queue import Queue
+from numpyro_sumo.ragged.queue import Chunk, Queue
 
 COUNTS = np.array([3, 1, 5, 2])
 LAYOUT = Layout(1, first_chunk=2, chunk_size=2)
