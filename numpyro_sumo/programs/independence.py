@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 from .abstract_jaxprs import Interpreter, Traced, bare_jaxpr, shape_of, uniform_axes
-from .parallel_axes import Axes, parallel_axes
+from .parallel_axes import RULES, Axes, parallel_axes
 
 
 def why_not_elementwise(traced: Traced, size: int) -> str | None:
@@ -203,18 +203,23 @@ def why_numbers_differ(whole: Traced, one: Traced, size: int) -> str | None:
     return None if same else "a number that depends on the batch's length"
 
 
-#: Primitives that only rearrange or repeat entries: they are proven to keep elements apart, so
-#: that what they do may differ between programs in shapes alone.
-_SHAPING = frozenset(
-    "broadcast_in_dim copy copy_p reshape sharding_constraint squeeze transpose".split()
-)
-#: Parameters that follow from shapes, or that have no effect on numbers.
+#: Primitives that keep all entries in their order, or repeat them along other axes.
+_SHAPING = frozenset("broadcast_in_dim copy copy_p reshape sharding_constraint squeeze".split())
+
+#: Primitives whose parameters are understood; all operands' shapes count in others.
+_KNOWN = frozenset([*RULES, "iota", "cond", "scan", "while"])
+
+#: Parameters that have no effect on numbers, or are lengths, which are compared apart.
 _SHAPES = frozenset(
     """
-    axes dimension_numbers limit_indices new_sizes out_sharding sharding slice_sizes
+    broadcast_dimensions limit_indices new_sizes out_sharding shape sharding slice_sizes
     start_indices strides
     """.split()
 )
+
+#: Parameters that JAX writes in other ways for an axis of elements of length one. They are compared
+#: where no operand varies over elements, and operand by operand in products of matrices.
+_AXES = frozenset(["axes", "dimension_numbers", "permutation"])
 
 
 class _Expressions(Interpreter[int]):
@@ -227,10 +232,12 @@ class _Expressions(Interpreter[int]):
     def __init__(self, size: int, shared: set[int]):
         self.size, self.shared = size, shared
         self.numbers: dict[tuple[Any, ...], int] = {}
+        self.varying: set[int] = set()
 
     def of_outputs(self, traced: Traced) -> list[int]:
         known = {v: self.number("known", i) for i, v in enumerate(traced.axis_of)}
         inputs = [self.number("input", i) for i in range(len(traced.jaxpr.invars))]
+        self.varying |= {known[v] for v, axis in traced.axis_of.items() if axis is not None}
         return self.run_traced(traced, inputs, known)
 
     def number(self, *expression: Any) -> int:
@@ -250,18 +257,39 @@ class _Expressions(Interpreter[int]):
 
     def apply(self, equation: JaxprEqn, values: list[int]) -> Sequence[int]:
         name = equation.primitive.name
-        lengths = _lengths(equation)
-        if name in _SHAPING or name == "slice" and not lengths:
+        varies = not self.varying.isdisjoint(values)
+        lengths = self._order(equation) if name in _SHAPING else _lengths(equation)
+        if name in _SHAPING | {"slice"} and not lengths or name == "transpose" and varies:
             return values[:1]
+        left_out = _SHAPES | _AXES if varies else _SHAPES
         params = tuple(
             (key, self._parameter(value))
             for key, value in sorted(equation.params.items())
-            if key not in _SHAPES and not (name == "iota" and key == "shape")
+            if key not in left_out or name not in _KNOWN
         )
+        if name == "dot_general":
+            contracted, batch = equation.params["dimension_numbers"]
+            axes = zip(values, contracted, batch)
+            lengths += tuple((c, b) for value, c, b in axes if value not in self.varying)
         if name == "square":  # what NumPyro writes for one element, and ** 2 for many
             name, params = "integer_pow", (("y", "2"),)
         expression = self.number(name, params, lengths, *values)
-        return [self.number("result", expression, i) for i in range(len(equation.outvars))]
+        results = [self.number("result", expression, i) for i in range(len(equation.outvars))]
+        self.varying |= set(results) if varies else set()
+        return results
+
+    def _order(self, equation: JaxprEqn) -> tuple[Any, ...]:
+        """How an operation changes the axes that are not of elements; empty if it does not."""
+        lengths = [shape_of(atom) for atom in (equation.invars[0], equation.outvars[0])]
+        before, after = ([n for n in each if n not in (1, self.size)] for each in lengths)
+        sources = equation.params.get("broadcast_dimensions")
+        if sources is not None:
+            # Where each axis comes from, and the lengths of new ones.
+            kept = [axis for axis in sources if lengths[1][axis] not in (1, self.size)]
+            after = [n for axis, n in enumerate(lengths[1]) if n not in (1, self.size)]
+            new = len(after) - len(kept)
+            return (tuple(sources), tuple(after)) if new else ()
+        return () if before == after else (tuple(before), tuple(after))
 
     def _parameter(self, value: Any) -> Any:
         """A parameter as something to compare; a jaxpr as the expressions of its outputs."""
@@ -276,14 +304,23 @@ class _Expressions(Interpreter[int]):
 def _lengths(equation: JaxprEqn) -> tuple[Any, ...]:
     """The lengths that the entries of an equation's results depend on."""
     name, params = equation.primitive.name, equation.params
+    if name not in _KNOWN:
+        # What is not known may depend on anything.
+        return tuple(shape_of(atom) for atom in equation.invars)
     if name == "iota":
         return (params["shape"][params["dimension"]],)
     shape = shape_of(equation.invars[0]) if equation.invars else ()
     if name == "slice":
         strides = params["strides"] or (1,) * len(shape)
-        taken = zip(params["start_indices"], params["limit_indices"], strides)
-        return tuple(each for each, length in zip(taken, shape) if each != (0, length, 1))
+        slices = zip(params["start_indices"], params["limit_indices"], strides)
+        return tuple(each for each, length in zip(slices, shape) if each != (0, length, 1))
+    if name in ("dynamic_slice", "gather"):
+        batched = getattr(params.get("dimension_numbers"), "operand_batching_dims", ())
+        taken = enumerate(zip(params["slice_sizes"], shape))
+        return tuple((a, *each) for a, each in taken if each[0] != each[1] and a not in batched)
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        return (math.prod(shape[axis] for axis in contracted),)
-    return tuple((axis, shape[axis]) for axis in params.get("axes", ()) if shape[axis] > 1)
+        return tuple(shape[axis] for axis in contracted)
+    named = params.get("axes", params.get("axis", params.get("dimension", ())))
+    axes = named if isinstance(named, tuple) else (named,)
+    return tuple((axis, shape[axis]) for axis in axes if axis < len(shape) and shape[axis] > 1)

@@ -184,7 +184,33 @@ def window(x, z):
     return jnp.concatenate([rest, x[: len(z) - len(rest), 0]])
 
 
+def clamped_slice(x, z):
+    grows = jnp.cumprod(jnp.full(len(x), 2.0))
+    return z + lax.dynamic_slice(grows, (6,), (1,))[0]
+
+
 REFUSED = {
+    "matrix_or_its_transpose": (
+        lambda x, z: (x @ (WEIGHTS.T if len(x) > 1 else WEIGHTS))[:, 0],
+        BY_LENGTH,
+    ),
+    "contraction_or_another": (
+        lambda x, z: jnp.einsum("ni,ij->nj" if len(x) > 1 else "ni,ji->nj", x, WEIGHTS)[:, 0],
+        BY_LENGTH,
+    ),
+    "place_in_an_array_of_equal_entries": (
+        lambda x, z: z + jnp.searchsorted(jnp.ones(len(x)), 5.0),
+        BY_LENGTH,
+    ),
+    "clamped_slice": (clamped_slice, BY_LENGTH),
+    "cumulative_sum_of_ones": (lambda x, z: z + jnp.cumsum(jnp.ones(len(x)))[-1], BY_LENGTH),
+    "features_or_others": (
+        lambda x, z: (WEIGHTS[:3, :2].reshape(2, 3) if len(x) > 1 else WEIGHTS[:3, :2])[
+            0, 1
+        ]
+        + z,
+        BY_LENGTH,
+    ),
     "batch_mean": (lambda x, z: x.mean(0)[0] + z, "reduce_sum across the elements"),
     "batch_norm": (batch_norm, "reduce_sum across the elements"),
     "softmax_over_the_batch": (lambda x, z: jax.nn.softmax(z), "reduce_max across the elements"),
