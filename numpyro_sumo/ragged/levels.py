@@ -67,7 +67,7 @@ class Levels:
         blocks = self._of_blocks(chunk.log_weights, generating, state.reference, slots)
         block_sums = slots.mask(blocks.log_sums, -jnp.inf)
         largest = state.log_sums.at[row, slots.datum].max(block_sums)
-        shift = jnp.where(jnp.isneginf(largest), 0.0, largest)
+        shift = jnp.where(jnp.isinf(largest), 0.0, largest)
         terms = jnp.exp(block_sums - shift[row, slots.datum])
         sums = jnp.exp(state.log_sums - shift).at[row, slots.datum].add(terms)
 
@@ -106,7 +106,7 @@ class Levels:
         zeros = jnp.zeros_like(state.log_sums)
         of_rows = zeros.at[: len(cotangent.log_sums)].set(cotangent.log_sums)
         log_share = blocks.log_sums - state.log_sums[row, slots.datum]
-        share = jnp.exp(jnp.where(jnp.isneginf(blocks.log_sums), -jnp.inf, log_share))
+        share = jnp.exp(jnp.where(jnp.isinf(blocks.log_sums), -jnp.inf, log_share))
         of_sums = slots.mask(of_rows[row, slots.datum] * share)
 
         def of_total(total: jax.Array | None, values: jax.Array | None) -> Any:
