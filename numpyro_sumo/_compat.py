@@ -35,13 +35,11 @@ class VectorGuide(AutoContinuous, _SortedInitLocs):
     @property
     def initial_vector(self) -> jax.Array:
         """The unconstrained latents at their initial values, shape ``(latent_dim,)``."""
-        vector: jax.Array = self._init_latent
-        return vector
+        return self._init_latent
 
     def unpack(self, vector: jax.Array) -> dict[str, jax.Array]:
         """The unconstrained values of each site, from a vector of shape ``(latent_dim,)``."""
-        values: dict[str, jax.Array] = self._unpack_latent(vector)
-        return values
+        return self._unpack_latent(vector)
 
     def _get_posterior(self) -> Any:
         raise NotImplementedError("This guide has no posterior in closed form.")

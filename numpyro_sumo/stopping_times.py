@@ -12,8 +12,13 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
+from .checks import check_positive_integer
+
 #: The resolution of float32: smaller survival probabilities are taken for zero.
 _SMALLEST_SURVIVAL = 2.0**-24
+
+#: Comparisons in memory at a time, at most, where K is drawn.
+_FEW_COMPARISONS = 2**20
 
 
 class StoppingTime(ABC):
@@ -59,8 +64,7 @@ class StoppingTime(ABC):
     @cached_property
     def probabilities(self) -> np.ndarray:
         """P(K = k) for k = 1 … ``cap``: float64 array of shape ``(cap,)``."""
-        probabilities: np.ndarray = -np.diff(self.survival, append=0.0)
-        return probabilities
+        return -np.diff(self.survival, append=0.0)
 
     @property
     def mean(self) -> float:
@@ -72,7 +76,9 @@ class StoppingTime(ABC):
         u = _uniform_fine_near_zero(rng_key, shape)
         # The number of k with S(k) >= u; searchsorted needs an ascending table.
         table = -jnp.asarray(self.survival, u.dtype)
-        return jnp.searchsorted(table, -u, side="right", method="compare_all").astype(jnp.int32)
+        # Comparing with all of it compiles faster, but its memory is their product.
+        method = "compare_all" if table.size * u.size <= _FEW_COMPARISONS else "scan"
+        return jnp.searchsorted(table, -u, side="right", method=method).astype(jnp.int32)
 
 
 def _uniform_fine_near_zero(rng_key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -120,8 +126,7 @@ class ReciprocalTail(StoppingTime):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if isinstance(self.knee, bool) or not (isinstance(self.knee, int) and self.knee >= 1):
-            raise ValueError(f"Expected knee to be an integer >= 1; got {self.knee!r}.")
+        check_positive_integer("knee", self.knee)
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"Expected decay in [0, 1); got {self.decay!r}.")
 
@@ -173,13 +178,8 @@ class GeometricTail(StoppingTime):
                 "Expected success_probability between 0 and 1; "
                 f"got {self.success_probability!r}. Choose one between 1/2 and 3/4."
             )
-        level = self.max_level
-        if level is not None and (
-            isinstance(level, bool) or not (isinstance(level, int) and level >= 1)
-        ):
-            raise ValueError(
-                f"Expected max_level to be an integer >= 1; got {level!r}. Pass at least 1."
-            )
+        if self.max_level is not None:
+            check_positive_integer("max_level", self.max_level)
 
     @property
     def cap(self) -> int:

@@ -1,4 +1,4 @@
-"""Each private interface of NumPyro and JAX that the package uses still does what it is used for."""
+"""Each private interface of NumPyro and JAX that the package uses does what it is used for."""
 
 import numpy as np
 import pytest

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from numpyro_sumo import SUMO
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail, StoppingTime
+from tests.helpers.compiling import optimising_jit
 
 TAILS = {
     "paper": ReciprocalTail(),
@@ -111,7 +112,8 @@ def test_drawn_counts_are_as_likely_as_survival_says(tail):
 
     keys = random.split(random.key(1), num_draws // batch)
     zeros = jnp.zeros(tail.cap + 1, jnp.int32)
-    counts = np.asarray(jax.jit(lambda keys: jax.lax.scan(add_batch, zeros, keys)[0])(keys))
+    run = optimising_jit(lambda keys: jax.lax.scan(add_batch, zeros, keys)[0])
+    counts = np.asarray(run(keys))
     assert counts[0] == 0 and counts.sum() == num_draws
 
     observed, expected = pool(counts[1:], num_draws * tail.probabilities)
@@ -142,7 +144,7 @@ class FineTail(StoppingTime):
 
 def test_survivals_finer_than_a_float32_uniform_are_told_apart():
     """Such a uniform is a multiple of 2⁻²³, of which 32 of these values share one."""
-    draws = np.asarray(jax.jit(lambda key: FineTail().sample(key, (2**23,)))(random.key(3)))
+    draws = np.asarray(optimising_jit(lambda key: FineTail().sample(key, (2**23,)))(random.key(3)))
     rare = draws[draws > 1]
     assert len(rare) == pytest.approx(2048, abs=4 * 2048**0.5)
     counts = np.bincount(rare % 32, minlength=32)

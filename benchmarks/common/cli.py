@@ -1,8 +1,9 @@
 """The command line of every benchmark: options, refusals, interruption, closing line."""
 
 import argparse
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
+import errno
 from pathlib import Path
 import sys
 import time
@@ -10,7 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.common.interrupts import INTERRUPTED, raise_if_interrupted, recorded_interrupts
 from benchmarks.common.results import RESULTS, InputError, check_writable, write_json
+
+#: Errors of the disk, not of a program: no space, over quota, input or output, read only.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class Command:
@@ -57,51 +62,61 @@ class Command:
     ) -> int:
         """Parse the arguments and call ``work(options)``, which writes ``report.md``.
 
-        :return: the exit status: 2 if an input is refused, with the reason in one line.
+        :return: the exit status: 2 if an input is refused, 1 if the disk does not take a file, 130
+            after Ctrl-C; each with a line on stderr.
         """
         options = self.parser.parse_args(arguments)
         started = time.perf_counter()
         try:
-            check_writable(options.out)
-            work(options)
+            with recorded_interrupts():
+                check_writable(options.out)
+                work(options)
+                raise_if_interrupted()
         except InputError as error:
-            print(f"{self.name}: {error}", file=sys.stderr)
-            return 2
+            return self._failed(str(error), 2)
+        except KeyboardInterrupt:
+            return self._failed(
+                f"interrupted; what was finished is in '{options.out}'.", INTERRUPTED
+            )
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            return self._failed(
+                f"Expected to write '{error.filename or options.out}'; got an error of the disk "
+                f"({error.strerror}). Free some space, or choose another folder with --out.",
+                1,
+            )
         seconds = time.perf_counter() - started
         print(f"Wrote {options.out / 'report.md'} after {seconds:.0f} s.")
         return 0
 
-
-@contextmanager
-def ends_on_interrupt(name: str) -> Iterator[None]:
-    """A block that Ctrl-C ends early; what follows reports on the finished part."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; the report covers what is finished.", file=sys.stderr)
+    def _failed(self, reason: str, status: int) -> int:
+        """Print the reason in a line of its own, and return the status."""
+        print(f"{self.name}: {reason}", file=sys.stderr)
+        return status
 
 
 def add_finished(
-    name: str,
     file: Path,
     results: dict[str, Any],
     finished: Generator[tuple[Any, Any]],
     add: Callable[[Any, Any], None],
     bar: tqdm,
 ) -> None:
-    """Add finished jobs to ``results``, and write the file after each; Ctrl-C ends it early.
+    """Add finished jobs to ``results``, and write the file after each.
 
     :param finished: yields (job, outcome); see :func:`.workers.run_parallel`.
     :param add: adds an outcome to ``results``, whose ``seconds`` this function updates.
     """
     seconds_before, started = results["seconds"], time.perf_counter()
-    with ends_on_interrupt(name), closing(finished), bar:
+    with closing(finished), bar:
         for job, outcome in finished:
             add(job, outcome)
             results["seconds"] = seconds_before + time.perf_counter() - started
             write_json(file, results)
             bar.set_postfix_str(str(job), refresh=False)
             bar.update()
+            raise_if_interrupted()
     write_json(file, results)
 
 

@@ -1,11 +1,11 @@
 """Training by epochs that can be interrupted at any time and continued bit for bit.
 
-Made to be copied: it needs NumPyro, optax, flax and tqdm, and no other file of this folder.
+Made to be copied together with ``files.py``: it needs NumPyro, optax, flax and tqdm, and no other
+file of this folder.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-import os
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from jax import lax, random
 import jax.numpy as jnp
 
 from numpyro.infer import SVI
+
+from benchmarks.common.files import write_whole
 
 #: The name of the gradient norms in the optimiser's state; see :func:`optimiser`.
 _GRADIENT_NORM = "gradient_norm"
@@ -128,19 +130,17 @@ class Checkpoint(NamedTuple):
     configuration: str
 
     def save(self, training: Training) -> None:
-        """Write the file completely or not at all."""
+        """Write the file completely or not at all.
+
+        :raises OSError: if it cannot be written.
+        """
         tree = training._replace(state=_without_typed_key(training.state))
         content = {
             "configuration": self.configuration,
             "training": serialization.to_state_dict(tree),
         }
-        partial = self.file.with_name(f"{self.file.name}.partial")
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            stream.write(serialization.msgpack_serialize(jax.tree.map(_to_numpy, content)))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, self.file)
+        write_whole(self.file, serialization.msgpack_serialize(jax.tree.map(_to_numpy, content)))
 
     def load(self, like: Training) -> Training:
         """Read the training run.

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from typing import Any
 
+from benchmarks.common.files import write_whole
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -44,10 +46,12 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write plain values as JSON, completely or not at all; null is a number that is not finite."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, file)
+    """Write plain values as JSON, completely or not at all; null is a number that is not finite.
+
+    :raises OSError: if the file cannot be written.
+    """
+    text = json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n"
+    write_whole(file, text.encode())
 
 
 def start_or_resume(file: Path, fresh: dict[str, Any], same: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from numpyro.infer import SVI
 
+from benchmarks.common.interrupts import raise_if_interrupted
+
 
 @dataclass
 class TrainingRun:
@@ -60,6 +62,8 @@ def train(
 
     The steps run in blocks, compiled once before the first.
 
+    :raises KeyboardInterrupt: if there are no finished steps.
+
     :param name: shown by the progress bar.
     :param snapshot_steps: steps after which to keep the parameters; rounded up to whole blocks.
     :param num_blocks: the approximate number of blocks; their size divides ``num_steps``.
@@ -81,6 +85,7 @@ def train(
 
     started = time.perf_counter()
     compiled = train_block.lower(state, 0).compile()
+    raise_if_interrupted()
     run.compile_seconds = time.perf_counter() - started
     with tqdm(total=num_steps, desc=name, unit="step", mininterval=1.0) as bar:
         try:
@@ -91,10 +96,13 @@ def train(
                 progress = f"loss {run.losses[-1]:.4f} ± {run.loss_errors[-1]:.4f}"
                 bar.set_postfix_str(progress, refresh=False)
                 bar.update(block_size)
+                raise_if_interrupted()
                 if snapshots_due and run.steps >= snapshots_due[0]:
                     snapshots_due = [step for step in snapshots_due if step > run.steps]
                     run.snapshots[run.steps] = svi.get_params(state)
         except KeyboardInterrupt:
+            if run.steps == 0:
+                raise
             run.interrupted = True
     run.params = svi.get_params(state)
     run.snapshots[run.steps] = run.params

@@ -6,10 +6,10 @@ how far the guide's 8-particle bound is below log p(x) after training.
 """
 
 import argparse
-import sys
 
-from benchmarks.common.cli import Command, ends_on_interrupt
+from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process, raise_if_interrupted
 from benchmarks.common.results import start_or_resume
 from benchmarks.defaults.report import report
 from benchmarks.defaults.run import missing, train_and_judge
@@ -31,13 +31,13 @@ def _run(options: argparse.Namespace) -> None:
     file = options.out / "defaults.json"
     fresh = {"settings": {"steps": options.steps, "seeds": options.seeds}, "models": {}}
     results = start_or_resume(file, fresh, "settings")
-    with ends_on_interrupt("defaults"):
-        for model, name, variant in missing(results):
-            cells = results["models"].setdefault(model, {}).setdefault(name, {})
-            cells[variant] = train_and_judge(model, name, variant, options.steps, options.seeds)
-            write_results(file, results, report)
+    for model, name, variant in missing(results):
+        cell = train_and_judge(model, name, variant, options.steps, options.seeds)
+        results["models"].setdefault(model, {}).setdefault(name, {})[variant] = cell
+        write_results(file, results, report)
+        raise_if_interrupted()
     write_results(file, results, report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

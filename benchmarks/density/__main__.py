@@ -10,10 +10,10 @@ by test log-likelihood. An interrupted run is continued by the same command.
 
 import argparse
 import shutil
-import sys
 
 from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_report
+from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import written_whole
 from benchmarks.common.workers import num_cores
 from benchmarks.density.bench import Bench
@@ -35,14 +35,19 @@ def _run(options: argparse.Namespace) -> None:
     num_seeds = options.seeds or (2 if options.quick else 5)
     num_workers = options.workers or (1 if options.quick else num_cores())
     bench = Bench(plans(options.quick), num_seeds, options.out)
-    results = bench.run_all(options.out / "density.json", num_workers)
-    with written_whole(options.out) as folder:
-        # Pictures of trainings whose checkpoints are deleted cannot be drawn again: keep them.
-        for picture in options.out.glob("*.png"):
-            shutil.copy(picture, folder)
-        draw_pictures(folder, results, bench)
-        write_report(folder, report(results))
+    file = options.out / "density.json"
+    results = bench.start_or_resume(file)
+
+    def write() -> None:
+        with written_whole(options.out) as folder:
+            # Pictures of trainings whose checkpoints are deleted cannot be drawn again: keep them.
+            for picture in options.out.glob("*.png"):
+                shutil.copy(picture, folder)
+            draw_pictures(folder, results, bench)
+            write_report(folder, report(results))
+
+    work_then_report(lambda: bench.run_missing(results, file, num_workers), write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

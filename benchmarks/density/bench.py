@@ -68,21 +68,26 @@ class Bench:
                     for arm in arms:
                         yield Cell(name, draws, arm, seed)
 
-    def run_all(self, file: Path, num_workers: int) -> dict[str, Any]:
-        """Train and judge the cells that are missing in ``file``, and update it after each.
+    def start_or_resume(self, file: Path) -> dict[str, Any]:
+        """The results in ``file``, or results without runs.
 
-        Ctrl-C ends it early.
-
-        :param num_workers: how many cells are trained in parallel.
         :return: configuration, seconds in total, and the figures of each run by name.
         :raises InputError: if the file, or a checkpoint, is incomplete or of something else.
         """
-        cells = list(self.cells())
-        for cell in cells:
+        for cell in self.cells():
             self.average(cell)  # refuses a bad checkpoint before any work
         config = {"plans": {name: plan.config() for name, plan in self.plans.items()}}
         fresh = {"configuration": config, "seconds": 0.0, "runs": {}}
-        results = start_or_resume(file, fresh, "configuration")
+        return start_or_resume(file, fresh, "configuration")
+
+    def run_missing(self, results: dict[str, Any], file: Path, num_workers: int) -> None:
+        """Train and judge the cells that are missing in ``results``, and add them there.
+
+        :param results: from :meth:`start_or_resume`.
+        :param file: where the results are written, after each cell.
+        :param num_workers: how many cells are trained in parallel.
+        """
+        cells = list(self.cells())
         missing = [cell for cell in cells if str(cell) not in results["runs"]]
         args = self.plans, self.num_seeds, self.folder
         finished = run_parallel(_make_runner, args, missing, self.kind, num_workers)
@@ -91,8 +96,7 @@ class Bench:
         def add(cell: Cell, run: dict[str, Any]) -> None:
             results["runs"][str(cell)] = {**run, "workers": num_workers}
 
-        add_finished("density", file, results, finished, add, bar)
-        return results
+        add_finished(file, results, finished, add, bar)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train and judge one cell."""

@@ -8,13 +8,13 @@ continued by the same command.
 """
 
 import argparse
-import sys
 from typing import Any
 
 import jax.numpy as jnp
 
 from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_report
+from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import written_whole
 from benchmarks.common.tables import markdown_table, number
 from benchmarks.common.workers import num_cores
@@ -133,9 +133,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     bench = Bench(variant_plans(options.quick), options.seeds, options.out)
-    results = bench.run_all(options.out / "variants.json", num_cores())
-    with written_whole(options.out) as folder:
-        write_report(folder, report(results))
+    file = options.out / "variants.json"
+    results = bench.start_or_resume(file)
+
+    def write() -> None:
+        with written_whole(options.out) as folder:
+            write_report(folder, report(results))
+
+    work_then_report(lambda: bench.run_missing(results, file, num_cores()), write)
 
 
 def report(results: dict[str, Any]) -> str:
@@ -200,4 +205,4 @@ def _table(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -8,14 +8,14 @@ accuracy; also the Pareto k-hat of the weights.
 
 import argparse
 from pathlib import Path
-import sys
 import time
 from typing import Any
 
 from jax import random
 
-from benchmarks.common.cli import Command, ends_on_interrupt
+from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.evidence.pictures import draw_biases, draw_costs
 from benchmarks.evidence.report import report
 from benchmarks.evidence.run import BATCH, ESTIMATORS, measure_all
@@ -39,16 +39,18 @@ def _run(options: argparse.Namespace) -> None:
         "mean_draws": {name: loss.mean_draws for name, loss in ESTIMATORS.items()},
         "models": {},
     }
-    with ends_on_interrupt("evidence"):
-        measure_all(results, random.key(options.seed), num_batches)
-    results["seconds"] = time.perf_counter() - started
 
     def draw_pictures(folder: Path) -> None:
         draw_biases(folder / "biases.png", results)
         draw_costs(folder / "costs.png", results)
 
-    write_results(options.out / "evidence.json", results, report, draw_pictures)
+    def write() -> None:
+        if results["models"]:
+            results["seconds"] = time.perf_counter() - started
+            write_results(options.out / "evidence.json", results, report, draw_pictures)
+
+    work_then_report(lambda: measure_all(results, random.key(options.seed), num_batches), write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

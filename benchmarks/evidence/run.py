@@ -10,6 +10,7 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
+from benchmarks.common.interrupts import raise_if_interrupted
 from benchmarks.models.conjugate import MODELS, ConjugateModel
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.diagnostics.arviz import pareto_k
@@ -27,18 +28,17 @@ BATCH = 1_000
 
 
 def measure_all(results: dict[str, Any], rng_key: jax.Array, num_batches: int) -> None:
-    """Measure every model, mismatch and estimator, and add the figures to ``results``."""
+    """Measure every model, mismatch and estimator, and add each finished row to ``results``."""
     total = len(MODELS) * len(MISMATCHES) * (1 + len(ESTIMATORS))
     with tqdm(total=total, unit="cell") as bar:
         for model_name, problem in MODELS.items():
-            cells = results["models"].setdefault(model_name, {"title": problem.title, "cells": []})
+            entry: dict[str, Any] = {"title": problem.title, "cells": []}
             weigh = batch_of(problem, IWELBO(1))
             batches = {name: batch_of(problem, loss) for name, loss in ESTIMATORS.items()}
             for mismatch in MISMATCHES:
                 log_weights, _ = weigh(rng_key, mismatch)
                 cell: dict[str, Any] = {"mismatch": mismatch, "estimators": {}}
                 cell["pareto_k"] = float(np.max(pareto_k(np.asarray(log_weights).T)))
-                cells["cells"].append(cell)
                 bar.update()
                 for name, loss in ESTIMATORS.items():
                     bar.set_postfix_str(f"{model_name}, {mismatch}, {name}")
@@ -48,6 +48,9 @@ def measure_all(results: dict[str, Any], rng_key: jax.Array, num_batches: int) -
                     ]
                     cell["estimators"][name] = figures(problem, loss, found)
                     bar.update()
+                    raise_if_interrupted()
+                entry["cells"].append(cell)
+                results["models"][model_name] = entry
 
 
 def batch_of(problem: ConjugateModel, loss: ImportanceLoss) -> Callable:

@@ -8,15 +8,15 @@ are compared with centred and non-centred NUTS and with exact draws.
 
 import argparse
 from pathlib import Path
-import sys
 
 from jax import random
 
 from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.funnel.pictures import draw_pictures
 from benchmarks.funnel.report import report
-from benchmarks.funnel.run import DEFAULT, QUICK, run_all
+from benchmarks.funnel.run import DEFAULT, QUICK, new_outcome, run_all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,15 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     scale = QUICK if options.quick else DEFAULT
     scale = scale._replace(steps=options.steps or scale.steps)
-    outcome = run_all(scale, options.seed)
+    outcome = new_outcome(scale, options.seed)
 
     def draw(folder: Path) -> None:
         for name, draws in outcome.data.items():
             draws.to_netcdf(folder / f"{name}.nc")
         draw_pictures(folder, outcome, random.key(options.seed), scale)
 
-    write_results(options.out / "funnel.json", outcome.results, report, draw)
+    def write() -> None:
+        if outcome.results["samplers"]:
+            write_results(options.out / "funnel.json", outcome.results, report, draw)
+
+    work_then_report(lambda: run_all(outcome, scale, options.seed), write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

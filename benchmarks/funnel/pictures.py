@@ -45,22 +45,27 @@ def draw_pictures(folder: Path, outcome: Outcome, rng_key: jax.Array, scale: Sca
         num_particles = scale.contour_particles
         return log_marginal(rng_key, GUIDE, params, points, num_particles=num_particles)
 
-    for name, run in outcome.runs.items():
+    samplers = outcome.results["samplers"]
+    runs = {name: run for name, run in outcome.runs.items() if name in samplers}
+    for name, run in runs.items():
         panels = []
         for step, params in every_fifth(run.snapshots).items():
             draws = draw_learned(rng_key, params, scale.draws)
             few = {site: draws[site][:1_500] for site in ("v", "x")}
             panels.append((f"step {step}", np.asarray(log_q(params)), few))
         draw_contours(folder / f"contours_{name}.png", name, panels)
-    samplers = outcome.results["samplers"]
-    draw_training(folder / "training.png", {name: samplers[name] for name in outcome.runs})
+    draw_training(folder / "training.png", {name: samplers[name] for name in runs})
     draws_of = {
         name: {site: data.posterior[site].values.ravel() for site in ("v", "x")}
         for name, data in outcome.data.items()
     }
-    diverging = outcome.data["nuts_centred"].sample_stats["diverging"].values.ravel()
+    diverging = {
+        name: data.sample_stats["diverging"].values.ravel()
+        for name, data in outcome.data.items()
+        if name == "nuts_centred"
+    }
     shown = {name: draws_of[name] for name in SIDE_BY_SIDE if name in draws_of}
-    draw_pairs(folder / "pairs.png", shown, {"nuts_centred": diverging})
+    draw_pairs(folder / "pairs.png", shown, diverging)
     draw_quantiles(folder / "quantiles.png", {name: of["v"] for name, of in draws_of.items()})
 
 
@@ -145,8 +150,9 @@ def draw_pairs(
     file: Path, samplers: dict[str, Points], diverging: dict[str, np.ndarray], most: int = 4_000
 ) -> None:
     """Draws of x against v of several samplers side by side, divergent transitions marked."""
-    figure, axes = plt.subplots(
-        1, len(samplers), figsize=(4.2 * len(samplers), 4.6), sharex=True, sharey=True
+    size = 4.2 * len(samplers), 4.6
+    figure, ((*axes,),) = plt.subplots(
+        1, len(samplers), figsize=size, sharex=True, sharey=True, squeeze=False
     )
     for axis, (name, draws) in zip(axes, samplers.items()):
         x, v = draws["x"][:most], draws["v"][:most]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, SVI, Predictive
 from numpyro.infer.reparam import LocScaleReparam
 
+from benchmarks.common.interrupts import forget_interrupt, raise_if_interrupted
 from benchmarks.common.judge import judge
 from benchmarks.common.training import TrainingRun, train
 from benchmarks.funnel.models import (
@@ -72,33 +74,56 @@ class Outcome(NamedTuple):
     runs: dict[str, TrainingRun]
 
 
-def run_all(scale: Scale, seed: int) -> Outcome:
-    """Train and judge all samplers; Ctrl-C ends the training early."""
-    started, key = time.perf_counter(), random.key(seed)
-    runs: dict[str, TrainingRun] = {}
-    for name, loss in ARMS.items():
-        runs[name] = train_arm(TITLES[name], loss, random.fold_in(key, 0), scale.steps)
-        if runs[name].interrupted:
-            break
-    judged = {
-        name: judge_arm(ARMS[name], run, random.fold_in(key, 1), scale)
-        for name, run in runs.items()
-    }
-    non_centred = reparam(target, config={"x": LocScaleReparam(0.0)})
-    judged["nuts_centred"] = judge_nuts(target, random.fold_in(key, 2), scale)
-    judged["nuts_noncentred"] = judge_nuts(non_centred, random.fold_in(key, 2), scale)
-    judged["exact"] = judge_exact(random.fold_in(key, 3), scale)
+def new_outcome(scale: Scale, seed: int) -> Outcome:
+    """The outcome before any sampler is judged."""
     results = {
         "seed": seed,
         "steps": scale.steps,
         "draws_per_step": ARMS["sumo"].num_particles,
         "scale_of_v": SCALE_OF_V,
-        "samplers": {
-            name: figures | {"title": TITLES[name]} for name, (_, figures) in judged.items()
-        },
-        "seconds": time.perf_counter() - started,
+        "samplers": {},
     }
-    return Outcome(results, {name: data for name, (data, _) in judged.items()}, runs)
+    return Outcome(results, {}, {})
+
+
+def run_all(outcome: Outcome, scale: Scale, seed: int) -> None:
+    """Train and judge all samplers, and add each to ``outcome``.
+
+    :raises KeyboardInterrupt: after Ctrl-C; in training, once what is trained has been judged.
+    """
+    started, key = time.perf_counter(), random.key(seed)
+    interrupted = not _train_all(outcome.runs, random.fold_in(key, 0), scale.steps)
+    non_centred = reparam(target, config={"x": LocScaleReparam(0.0)})
+    judges: dict[str, Callable[[], Judgement]] = {
+        name: partial(judge_arm, ARMS[name], run, random.fold_in(key, 1), scale)
+        for name, run in outcome.runs.items()
+    }
+    judges["nuts_centred"] = partial(judge_nuts, target, random.fold_in(key, 2), scale)
+    judges["nuts_noncentred"] = partial(judge_nuts, non_centred, random.fold_in(key, 2), scale)
+    judges["exact"] = partial(judge_exact, random.fold_in(key, 3), scale)
+    for name, judge_sampler in judges.items():
+        outcome.data[name], figures = judge_sampler()
+        outcome.results["samplers"][name] = figures | {"title": TITLES[name]}
+        outcome.results["seconds"] = time.perf_counter() - started
+        raise_if_interrupted()
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _train_all(runs: dict[str, TrainingRun], rng_key: jax.Array, num_steps: int) -> bool:
+    """Train with every loss, and add the runs to ``runs``; whether Ctrl-C did not end it early."""
+    try:
+        for name, loss in ARMS.items():
+            runs[name] = train_arm(TITLES[name], loss, rng_key, num_steps)
+            if runs[name].interrupted:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+        forget_interrupt()
+        print("funnel: interrupted; judging what is trained. Ctrl-C ends that.", file=sys.stderr)
+        return False
+    return True
 
 
 def train_arm(

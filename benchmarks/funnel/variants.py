@@ -7,7 +7,6 @@ objective of the reverse model, Adam's second moment, clipping, the number of st
 
 import argparse
 from dataclasses import replace
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jax import random
 
 from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process
 from benchmarks.common.results import start_or_resume
 from benchmarks.common.tables import markdown_table, number
 from benchmarks.common.training import TrainingRun
@@ -79,8 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     fresh = {"steps": options.steps, "scale_of_v": SCALE_OF_V, "variants": {}}
     results = start_or_resume(options.out / "variants.json", fresh, "steps")
     for name, variant in VARIANTS.items():
-        done = results["variants"].setdefault(name, [])
-        for seed in range(len(done), options.seeds):
+        for seed in range(len(results["variants"].get(name, [])), options.seeds):
             key, steps = random.key(seed), variant.times_steps * options.steps
             run = train_arm(
                 f"{name}, seed {seed}",
@@ -89,7 +88,10 @@ def _run(options: argparse.Namespace) -> None:
                 steps,
                 **variant.optimiser,
             )
-            done.append(_figures(variant.loss, run, random.fold_in(key, 1)))
+            if run.interrupted:
+                raise KeyboardInterrupt
+            found = _figures(variant.loss, run, random.fold_in(key, 1))
+            results["variants"].setdefault(name, []).append(found)
             write_results(options.out / "variants.json", results, report)
 
 
@@ -136,4 +138,4 @@ particles before it, to keep the mean number of draws near 16.
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

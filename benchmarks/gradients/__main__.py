@@ -6,13 +6,14 @@ parameter that is differentiated. The guide's gradient is computed with ``gradie
 """
 
 import argparse
-import sys
 import time
+from typing import Any
 
 from jax import random
 
 from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.gradients.report import report
 from benchmarks.gradients.run import BATCH, NUM_PARTICLES, compare_all
 
@@ -30,16 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     num_keys = -(-options.keys // BATCH) * BATCH
     started = time.perf_counter()
-    cells = compare_all(random.key(options.seed), num_keys)
-    results = {
+    results: dict[str, Any] = {
         "seed": options.seed,
         "keys": num_keys,
         "num_particles": NUM_PARTICLES,
-        "seconds": time.perf_counter() - started,
-        "cells": cells,
+        "cells": [],
     }
-    write_results(options.out / "gradients.json", results, report)
+
+    def write() -> None:
+        if results["cells"]:
+            results["seconds"] = time.perf_counter() - started
+            write_results(options.out / "gradients.json", results, report)
+
+    key = random.key(options.seed)
+    work_then_report(lambda: compare_all(results["cells"], key, num_keys), write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -12,6 +12,7 @@ from jax import lax, random
 
 import numpyro
 
+from benchmarks.common.interrupts import raise_if_interrupted
 from benchmarks.models.conjugate import MODELS, ConjugateModel
 from numpyro_sumo import IWELBO, MultilevelSUMO
 from numpyro_sumo.losses.base import ImportanceLoss
@@ -27,14 +28,11 @@ LOSSES: dict[str, Callable[..., ImportanceLoss]] = {
 BATCH = 100
 
 
-def compare_all(rng_key: jax.Array, num_keys: int) -> list[dict[str, Any]]:
-    """Compare the gradients of every model, loss and mismatch."""
-    cases = [(model, name) for model in MODELS for name in LOSSES]
-    return [
-        cell
-        for model, name in tqdm(cases, unit="case")
-        for cell in compare(model, name, rng_key, num_keys)
-    ]
+def compare_all(cells: list[dict[str, Any]], rng_key: jax.Array, num_keys: int) -> None:
+    """Compare the gradients of every model, loss and mismatch, and add them to ``cells``."""
+    for model, name in tqdm([(model, name) for model in MODELS for name in LOSSES], unit="case"):
+        cells += compare(model, name, rng_key, num_keys)
+        raise_if_interrupted()
 
 
 def compare(model: str, name: str, rng_key: jax.Array, num_keys: int) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ interrupted run is continued by the same command.
 
 import argparse
 import shutil
-import sys
 
 from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_report
+from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import written_whole
 from benchmarks.common.workers import num_cores
 from benchmarks.posterior.bench import DEFAULT, QUICK, new_results, run_all
@@ -39,12 +39,17 @@ def _run(options: argparse.Namespace) -> None:
     scale = QUICK if options.quick else DEFAULT
     results = new_results(scale, options.seed, options.out)
     num_workers = num_cores() if options.quick else 1  # parallel runs would disturb the timing
-    run_all(results, names, scale, options.seed, options.out, num_workers)
-    with written_whole(options.out) as folder:
-        for picture in options.out.glob("*.png"):
-            shutil.copy(picture, folder)
-        write_report(folder, report(results))
+
+    def write() -> None:
+        with written_whole(options.out) as folder:
+            for picture in options.out.glob("*.png"):
+                shutil.copy(picture, folder)
+            write_report(folder, report(results))
+
+    work_then_report(
+        lambda: run_all(results, names, scale, options.seed, options.out, num_workers), write
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

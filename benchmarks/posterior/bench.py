@@ -91,8 +91,6 @@ def run_all(
 ) -> None:
     """Judge the samplers of problems that are missing in ``results``, and add them there.
 
-    Ctrl-C ends it early and keeps the finished problems.
-
     :param results: from :func:`new_results`.
     :param names: of the problems.
     :param folder: for ``posterior.json``, written after each problem, pictures, and references.
@@ -111,7 +109,7 @@ def run_all(
         results["problems"] = {each: done[each] for each in PROBLEMS if each in done}
 
     with hasty_compilation() if scale.hasty else nullcontext():
-        add_finished("posterior", folder / "posterior.json", results, finished, add, bar)
+        add_finished(folder / "posterior.json", results, finished, add, bar)
 
 
 def _make_runner(scale: Scale, seed: int, folder: Path) -> Callable[[str], dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The references of the posterior benchmark: exact draws, or long chains of NUTS."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from jax import random
 from numpyro.infer import MCMC, NUTS, Predictive
 
 from benchmarks.common.distributions import Empirical, Univariate
+from benchmarks.common.files import write_whole
 from benchmarks.common.judge import worst
 from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.posterior.problems import Draws, Problem, log_joint
@@ -63,9 +65,9 @@ def reference_of(
     reference = chains_reference(problem, min_ess)
     file.parent.mkdir(parents=True, exist_ok=True)
     names, values = list(reference.draws), np.stack(list(reference.draws.values()))
-    partial = file.with_suffix(".partial.npz")
-    np.savez(partial, names=names, draws=values, info=json.dumps(reference.info), config=config)
-    partial.replace(file)
+    content = io.BytesIO()
+    np.savez(content, names=names, draws=values, info=json.dumps(reference.info), config=config)
+    write_whole(file, content.getbuffer())
     return reference
 
 

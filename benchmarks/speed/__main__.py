@@ -10,7 +10,6 @@ machine.
 import argparse
 import os
 from pathlib import Path
-import sys
 import time
 from typing import Any
 
@@ -18,8 +17,9 @@ from tqdm import tqdm
 
 import jax
 
-from benchmarks.common.cli import Command, ends_on_interrupt
+from benchmarks.common.cli import Command
 from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process, raise_if_interrupted, work_then_report
 from benchmarks.speed.pictures import draw_times
 from benchmarks.speed.report import report
 from benchmarks.speed.run import SECTIONS
@@ -43,19 +43,25 @@ def _run(options: argparse.Namespace) -> None:
         "load_before": os.getloadavg()[0],
         "repeats": repeats,
     }
-    with ends_on_interrupt("speed"):
+
+    def work() -> None:
         bar = tqdm(SECTIONS.items(), unit="section")
         for name, measure in bar:
             bar.set_postfix_str(name)
             results[name] = measure(repeats, options.quick)
-    results["seconds"] = time.perf_counter() - started
+            raise_if_interrupted()
 
     def draw_pictures(folder: Path) -> None:
         if "draws" in results:
             draw_times(folder / "draws.png", results["draws"])
 
-    write_results(options.out / "speed.json", results, report, draw_pictures)
+    def write() -> None:
+        if any(name in results for name in SECTIONS):
+            results["seconds"] = time.perf_counter() - started
+            write_results(options.out / "speed.json", results, report, draw_pictures)
+
+    work_then_report(work, write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -87,8 +87,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _smooth_tail(log_weights: np.ndarray) -> Any:
     if not _IS_ARVIZ_1:
-        psislw: Any = az.psislw
-        return psislw(log_weights)
+        return az.psislw(log_weights)
     from arviz_stats.base import array_stats
 
     # ArviZ 1.x takes log-likelihoods: minus the log-weights.

@@ -1,6 +1,5 @@
 """Certificates: KL, log-evidence and k-hat of a trained hierarchical guide, from its own draws."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 import warnings
 
@@ -14,7 +13,7 @@ from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws, check_draws_of_u
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.sites import Params, Program
 
 from .summaries import check_log_weights, mean_and_error
 
@@ -60,7 +59,7 @@ class Certificate(NamedTuple):
 
 def certify(
     rng_key: jax.Array,
-    model: Callable[..., Any],
+    model: Program,
     guide: HierarchicalGuide,
     params: Params,
     *args: Any,
@@ -132,7 +131,7 @@ def certify(
 
     def one_draw(key: jax.Array) -> tuple[Sites, jax.Array, jax.Array]:
         draw = extended.draw(key)
-        sites = extended.with_deterministic(draw.latents)
+        sites = programs.with_deterministic(draw.latents)
         return sites, draw.log_weight, draw.log_target - draw.log_below
 
     draws_key, resampling_key = random.split(rng_key)

@@ -1,6 +1,5 @@
 """Lower and upper bounds on the KL divergence and log-density of a hierarchical sampler."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from numpyro_sumo.guides.hierarchical import (
 )
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.sites import Params, Program
 
 
 class KLSandwich(NamedTuple):
@@ -34,7 +33,7 @@ class KLSandwich(NamedTuple):
 
 def kl_sandwich(
     rng_key: jax.Array,
-    model: Callable[..., Any],
+    model: Program,
     guide: HierarchicalGuide,
     params: Params,
     *args: Any,
@@ -129,8 +128,7 @@ def log_marginal(
         return importance_weighted_bound(u_log_weights(key, reverse, x, num_particles))
 
     keys = random.split(rng_key, num_points)
-    log_q: jax.Array = lax.map(one_point, (keys, latents), batch_size=batch_size)
-    return log_q
+    return lax.map(one_point, (keys, latents), batch_size=batch_size)
 
 
 def _check_points(latents: Sites, of_sampler: Sites) -> int:

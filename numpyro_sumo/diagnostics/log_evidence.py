@@ -1,6 +1,5 @@
 """The log-evidence of a model with its standard error and the k-hat of its weights."""
 
-from collections.abc import Callable
 from functools import partial
 import math
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from numpyro_sumo.losses import IWELBO, MultilevelSUMO
 from numpyro_sumo.losses.base import ImportanceLoss
 from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.sites import Params, Program
 
 from .summaries import check_log_weights, mean_and_error
 
@@ -49,8 +48,8 @@ class LogEvidence(NamedTuple):
 
 def log_evidence(
     rng_key: jax.Array,
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     params: Params,
     *args: Any,
     estimator: ImportanceLoss = _DEFAULT,
@@ -99,7 +98,7 @@ def log_evidence(
     True
     >>> evidence.per_datum.mean.shape
     (2,)
-    >>> loss = SUMO()
+    >>> loss = SUMO(data_axes=0)
     >>> score = jax.grad(lambda x: -loss.loss(jax.random.key(1), {}, model, guide, x))(x)
     """
     check_sample_size("num_estimates", num_estimates)

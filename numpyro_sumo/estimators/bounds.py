@@ -38,9 +38,9 @@ def importance_weighted_bound(log_weights: jax.Array, *, score_free: bool = Fals
     rows = jnp.where(all_zero | any_infinite, 0.0, log_weights)
     log_sum = logsumexp(rows, axis=0)
     if score_free:
-        held = stop_gradient(rows)
+        detached = stop_gradient(rows)
         log_sum = stop_gradient(log_sum)
-        change = jnp.where(jnp.isneginf(rows), 0.0, rows - held)
-        log_sum += jnp.sum(jnp.exp(2.0 * (held - log_sum)) * change, axis=0)
+        change = jnp.where(jnp.isneginf(rows), 0.0, rows - detached)
+        log_sum += jnp.sum(jnp.exp(2.0 * (detached - log_sum)) * change, axis=0)
     bound = jnp.where(all_zero, -jnp.inf, log_sum - math.log(log_weights.shape[0]))
     return jnp.where(any_infinite, jnp.inf, bound)

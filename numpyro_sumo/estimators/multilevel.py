@@ -34,8 +34,8 @@ def multilevel(
     order, so that :math:`\Delta_k^2` falls as :math:`4^{-k}`. Unbiased for
     :math:`E[L_{2^c m}]`, c being the largest possible level.
 
-    With ``generating``, the weight of the draw that generated x is among the particles of every bound,
-    of both halves too: the same series begun from the upper bound.
+    With ``generating``, the weight of the draw that generated x is among the particles of every
+    bound, of both halves too: the same series begun from the upper bound.
 
     :param log_sums: logarithms of sums of weights, in nats, shape ``(1 + c, *batch)``: of block 0,
         then of blocks :math:`2^{k-1} … 2^k - 1` for k = 1 … c. Rows from 1 + K on are never read.

@@ -38,7 +38,8 @@ def russian_roulette(
     :param num_particles: m, the draws that are always made.
     :param stopping_times: K, integers that broadcast to ``batch``.
     :param stopping_time: the distribution that K was drawn from.
-    :param num_generating: leading rows that are not exchangeable with the rest and stay in their place.
+    :param num_generating: leading rows that are not exchangeable with the rest: they keep their
+        place.
     :param rotations: number of rotations of the other rows' order to average over. Given K, those
         rows are exchangeable, so the mean stays what it was and the variance falls.
     :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero,

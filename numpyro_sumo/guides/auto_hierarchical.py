@@ -20,11 +20,14 @@ from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.check_sites import refuse_moving_supports
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params, latent_sites
+from numpyro_sumo.programs.sites import Params, Program, Trace, latent_sites
 from numpyro_sumo.programs.validation import refuse_discrete
 
 from .hierarchical import HierarchicalGuide, Sites
 from .normal_fit import blank_fit, fit_normal
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 #: Number of draws that quantiles are computed from.
 _NUM_DRAWS = 10_000
@@ -80,7 +83,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         *,
         prefix: str = "auto",
         init_loc_fn: Callable[..., Any] = init_to_uniform,
@@ -99,6 +102,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
             check_positive_integer("hidden_sizes", units)
         VectorGuide.__init__(self, model, prefix=prefix, init_loc_fn=init_loc_fn)  # type: ignore[call-arg]
         HierarchicalGuide.__init__(self, self._sampler, self._reverse)
+        self._auxiliary_name = f"_{prefix}_auxiliary"
         self.num_auxiliary = num_auxiliary
         self.hidden_sizes = tuple(hidden_sizes)
         self.full_covariance = full_covariance
@@ -151,8 +155,8 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         """
         if self.prototype_trace is None and not (args or kwargs):
             raise ValueError(
-                "Expected a guide that has been called, or the model's arguments; got neither. Pass "
-                "the arguments last."
+                "Expected a guide that has been called, or the model's arguments; got neither. "
+                "Pass the arguments last."
             )
         shape = (_NUM_DRAWS,)
         draws = self.sample_posterior(random.key(0), params, *args, sample_shape=shape, **kwargs)
@@ -190,7 +194,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         numpyro.sample(self._auxiliary_name, normal)
 
     def _conditional(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], sample_shape: tuple[int, ...] = ()
+        self, args: Args, kwargs: Kwargs, sample_shape: tuple[int, ...] = ()
     ) -> tuple[jax.Array, jax.Array]:
         """Location and scale of the unconstrained latents, given auxiliary normals sampled here."""
         normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
@@ -201,14 +205,11 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         scale = fit["scale"] * fit["noise"] * jnp.exp(log_scale)
         return fit["loc"] + fit["scale"] * loc * jnp.exp(log_gate), scale
 
-    def _standardisation(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, jax.Array]:
-        """The Normal that the guide starts as, without gradient; see :func:`~.normal_fit.fit_normal`."""
+    def _standardisation(self, args: Args, kwargs: Kwargs) -> dict[str, jax.Array]:
+        """The Normal that the guide starts as, detached; see :func:`~.normal_fit.fit_normal`."""
         options = {"init_loc_fn": self.init_loc_fn, "full_covariance": self.full_covariance}
         fit = lambda rng_key: fit_normal(rng_key, self.model, args, kwargs, **options)
-        detached: Sites = stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
-        return detached
+        return stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
 
     def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
         """``num_parts`` outputs of shape ``(size,)``; zero before training."""
@@ -227,26 +228,24 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         apply = numpyro.module(f"{self.prefix}_{role}", network, inputs.shape)
         return jnp.split(apply(inputs), num_parts, axis=-1)
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _prepare(self, args: Args, kwargs: Kwargs) -> None:
+        """Finds the model's latent sites at the first call, and keeps arguments without tracers."""
         if self.prototype_trace is None:
-            self._inspect_model(args, kwargs)
+            # Evaluated at compile time, so that the guide keeps no tracer.
+            with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
+                _check_latents(trace(self.model).get_trace(*args, **kwargs))
+                refuse_moving_supports(self.model, args, kwargs)
+                self.set_up(*args, **kwargs)
+            leaves = jax.tree.leaves((args, kwargs))
+            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+            self._first_inputs = None if traced else (args, kwargs)
         if self._auxiliary_size < self.latent_dim:
             raise ValueError(
-                f"Expected num_auxiliary >= {self.latent_dim}, the unconstrained coordinates of "
-                f"the latents; got {self.num_auxiliary}. Raise it, or leave it out."
+                f"Expected num_auxiliary >= {self.latent_dim}, the number of unconstrained "
+                f"coordinates; got {self.num_auxiliary}. Raise it, or leave it out."
             )
 
-    def _inspect_model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Finds the model's latent sites, and keeps its arguments if they are not traced."""
-        # Evaluated at compile time, so that the guide keeps no tracer.
-        with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
-            _check_latents(trace(self.model).get_trace(*args, **kwargs))
-            refuse_moving_supports(self.model, args, kwargs)
-            self.set_up(*args, **kwargs)
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        self._first_inputs = None if traced else (args, kwargs)
-
-    def _inputs_of_first_run(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _inputs_of_first_run(self) -> tuple[Args, Kwargs]:
         if self._first_inputs is None:
             raise ValueError(
                 "Expected the model's arguments, since the guide was first called inside jit and "
@@ -258,22 +257,18 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     def _auxiliary_size(self) -> int:
         return self.latent_dim + 4 if self.num_auxiliary is None else self.num_auxiliary
 
-    @property
-    def _auxiliary_name(self) -> str:
-        return f"_{self.prefix}_auxiliary"
-
     def _transform(self, name: str) -> dist.transforms.Transform:
         """The map from unconstrained values of a site to its support."""
         return biject_to(self.prototype_trace[name]["fn"].support)
 
 
-def _check_latents(model_trace: dict[str, dict[str, Any]]) -> None:
+def _check_latents(model_trace: Trace) -> None:
     """Refuses a model without latents, discrete latents, and latents in a subsampled plate."""
     latents = latent_sites(model_trace)
     if not latents:
         raise ValueError(
-            "Expected a model with latent sites; it has none. Use no guide for it, or leave out obs= "
-            "at the sites to be inferred."
+            "Expected a model with latent sites; it has none. Use no guide for it, or leave out "
+            "obs= at the sites to be inferred."
         )
     refuse_discrete(latents)
     for name, site in latents.items():

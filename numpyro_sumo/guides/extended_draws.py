@@ -43,8 +43,8 @@ class ExtendedDraw(NamedTuple):
 class ExtendedDraws:
     r"""Draws x of the sampler with n + 1 draws of u, the generating one and n of the reverse model.
 
-    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, averaged over
-    which of the n + 1 draws generated x, the density is
+    With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, the density,
+    averaged over which of the n + 1 draws generated x, is
 
     .. math::
         q(x, u_{0:n}) = \hat q(x, u_{0:n}) \prod_{j=0}^n \bar r(u_j \mid x), \qquad
@@ -56,7 +56,7 @@ class ExtendedDraws:
 
     Here r̄ is the :class:`~.defensive_reverse.DefensiveReverse` mixture. Without its share of q(u),
     q̂ is infinite and the weight zero where r(u₀ | x) is zero. Where q(x, u) is zero for all n + 1
-    draws of r̄(u | x), the target is not reached: r should propose no u that the sampler never draws.
+    draws of r̄(u | x), the target is not reached: r must propose no u that the sampler never draws.
 
     :param programs: the target, and the hierarchical guide.
     :param num_particles: n, fresh draws of u for each x.
@@ -74,7 +74,7 @@ class ExtendedDraws:
         """A draw x of the sampler with its log-densities."""
         draw_key, u_key, target_key = random.split(rng_key, 3)
         x, u = hierarchical(self.programs.guide).draw(draw_key, self.programs)
-        log_weights = self._log_weights(u_key, x, self.num_particles, u)
+        log_weights = u_log_weights(u_key, self._reverse, x, self.num_particles, u)
         return ExtendedDraw(
             latents=x,
             log_target=self._log_target(target_key, x),
@@ -85,29 +85,22 @@ class ExtendedDraws:
     def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
         """The log-weight of x in nats, with all n + 1 draws of u from r̄(u | x)."""
         u_key, target_key = random.split(rng_key)
-        log_weights = self._log_weights(u_key, latents, self.num_particles + 1)
+        log_weights = u_log_weights(u_key, self._reverse, latents, self.num_particles + 1)
         return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
-
-    def with_deterministic(self, latents: Sites) -> Sites:
-        """Adds the values of the model's deterministic sites to those of its latent sites."""
-        return self.programs.with_deterministic(latents)
 
     def check(self) -> None:
         """Refuses programs and params whose draws cannot be weighted."""
         refuse_subsamples(check_trained(self.programs))
 
-    def _log_weights(
-        self, rng_key: jax.Array, x: Sites, num_fresh: int, generating: Sites | None = None
-    ) -> jax.Array:
-        reverse = DefensiveReverse(self.programs, self.defensive_share)
-        return u_log_weights(rng_key, reverse, x, num_fresh, generating)
+    @property
+    def _reverse(self) -> DefensiveReverse:
+        return DefensiveReverse(self.programs, self.defensive_share)
 
     def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
         _, args, kwargs = self.programs.inputs
         values = {**self.programs.params, **x}
         model = substitute(seed(self.programs.model, rng_key), data=values)
-        log_target: jax.Array = log_density(model, args, kwargs, {})[0]
-        return log_target
+        return log_density(model, args, kwargs, {})[0]
 
 
 def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:

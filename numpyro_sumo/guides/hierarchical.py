@@ -1,6 +1,5 @@
 """A sampler with auxiliary sites together with the reverse model that integrates them out."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpyro.handlers import block, condition, seed, substitute, trace
 from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.log_weights import Proposal, log_weight, propose
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import JOINT, is_auxiliary, latent_sites
+from numpyro_sumo.programs.sites import JOINT, Program, Trace, is_auxiliary, latent_sites
 from numpyro_sumo.programs.validation import check_programs, refuse_scales
 
 Sites = dict[str, jax.Array]
@@ -49,7 +48,7 @@ class HierarchicalGuide:
     ['scale', 'u', 'width', 'x']
     """
 
-    def __init__(self, sampler: Callable[..., Any], reverse: Callable[..., Any]):
+    def __init__(self, sampler: Program, reverse: Program):
         for name, program in {"sampler": sampler, "reverse": reverse}.items():
             if not callable(program):
                 raise ValueError(
@@ -72,7 +71,7 @@ class HierarchicalGuide:
         return latents
 
     def draw(self, rng_key: jax.Array, programs: Programs) -> tuple[Sites, Sites]:
-        """A reparameterised draw (x, u) of the sampler: target sites and auxiliary sites, by name."""
+        """A reparameterised draw (x, u) of the sampler: target sites, and auxiliary sites."""
         sampler = substitute(seed(self.sampler, rng_key), data=programs.params)
         return _split_sites(trace(sampler).get_trace(*programs.args, **programs.kwargs))
 
@@ -89,7 +88,7 @@ class HierarchicalGuide:
         :param auxiliary: values of u to use in place of a draw.
         :param score_free: whether log r is differentiated through u alone.
         """
-        # Substituted inside ``seed``, so that other random sites get the same keys with and without.
+        # Substituted inside ``seed``: other random sites get the same keys with and without u.
         values = {**programs.params, **(auxiliary or {})}
         marginal = self.marginal_programs(programs, latents).replace(params=values)
         return propose(rng_key, marginal, JOINT, score_free)
@@ -124,7 +123,7 @@ def hierarchical(guide: object) -> HierarchicalGuide:
     return guide
 
 
-def check_hierarchical(programs: Programs) -> dict[str, dict[str, Any]]:
+def check_hierarchical(programs: Programs) -> Trace:
     """Refuses a guide that is not hierarchical, or whose sites do not match the model's.
 
     :return: the model's trace; its arrays are abstract.
@@ -132,8 +131,7 @@ def check_hierarchical(programs: Programs) -> dict[str, dict[str, Any]]:
     hierarchical(programs.guide)
     model_trace, _ = check_programs(programs)
     check_reverse(programs)
-    traced: dict[str, dict[str, Any]] = model_trace
-    return traced
+    return model_trace
 
 
 def check_reverse(programs: Programs) -> Sites:
@@ -162,18 +160,17 @@ def check_reverse(programs: Programs) -> Sites:
                 )
         return latents
 
-    shapes: Sites = jax.eval_shape(check)
-    return shapes
+    return jax.eval_shape(check)
 
 
-def check_trained(programs: Programs) -> dict[str, dict[str, Any]]:
+def check_trained(programs: Programs) -> Trace:
     """As :func:`check_hierarchical`; also refuses params that are not those of model and guide."""
     hierarchical(programs.guide)
     check_params_of_both(programs)
     return check_hierarchical(programs)
 
 
-def _split_sites(sampler_trace: dict[str, dict[str, Any]]) -> tuple[Sites, Sites]:
+def _split_sites(sampler_trace: Trace) -> tuple[Sites, Sites]:
     """Values of the sampler's latent sites: of the target sites, and of the auxiliary sites."""
     sites = latent_sites(sampler_trace)
     auxiliary = {name: site["value"] for name, site in sites.items() if is_auxiliary(site)}
@@ -187,13 +184,8 @@ def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
             "Expected the sampler to have at least one auxiliary site; it has none. "
             "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
         )
-    if missing := sorted(auxiliary - reverse):
+    if auxiliary != reverse:
         raise ValueError(
-            f"Expected the reverse model to sample {sorted(auxiliary)}; it lacks {missing}. Add "
-            "these sites to it."
-        )
-    if extra := sorted(reverse - auxiliary):
-        raise ValueError(
-            f"Expected the reverse model to sample only {sorted(auxiliary)}; it also has {extra}. "
-            "Remove them, or mark them auxiliary in the sampler."
+            f"Expected the reverse model to sample the auxiliary sites, {sorted(auxiliary)}; it "
+            f"samples {sorted(reverse)}. Give both the same sites."
         )

@@ -19,6 +19,7 @@ from numpyro.infer.util import potential_energy
 
 from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.programs.programs import with_params
+from numpyro_sumo.programs.sites import Program
 
 #: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
@@ -50,7 +51,7 @@ class _MeanField(AutoDiagonalNormal, VectorGuide):
 
 def fit_normal(
     rng_key: jax.Array,
-    model: Callable[..., Any],
+    model: Program,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     *,
@@ -96,8 +97,7 @@ def fit_normal(
         return _with_covariances(random.fold_in(rng_key, 1), log_density, mean_field)
 
     with block(), jax.default_matmul_precision("highest"):
-        fitted: Arrays = jax.jit(fit)(fit_key)
-        return fitted
+        return jax.jit(fit)(fit_key)
 
 
 def blank_fit(size: int) -> Arrays:
@@ -174,8 +174,7 @@ def _full_covariance(
 
     rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS)
     inputs = rates, *(random.split(key, _FULL_STEPS) for key in random.split(rng_key))
-    state: tuple[jax.Array, jax.Array] = lax.scan(step, (mean, precision), inputs)[0]
-    return state
+    return lax.scan(step, (mean, precision), inputs)[0]
 
 
 def _elbo(

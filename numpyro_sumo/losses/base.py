@@ -67,9 +67,10 @@ class ImportanceLoss(ELBO):
     :param guide_objective: what the guide is fitted by: a name among ``guide_objectives``, the
         first by default. ``"estimate"``, the estimate itself; ``"iwelbo"``, the bound over the
         draws that are always made; ``"variance"``, the squared difference between the estimate and
-        a baseline from 32 independent draws (the paper's objective with a baseline: quiet near the
-        posterior, but blind while the guide is much narrower); ``"forward_kl"``, −log r(u | x) at
-        the u that generated x (the default inside :class:`~numpyro_sumo.ReverseKL`, its only place).
+        a baseline from 32 independent draws (the paper's objective with a baseline: little noise
+        near the posterior, but no signal while the guide is much narrower); ``"forward_kl"``,
+        −log r(u | x) at the u that generated x (only in :class:`~numpyro_sumo.ReverseKL`, where it
+        is the default).
     :param gradient: how the guide climbs under ``"iwelbo"``: ``"dreg"``, the doubly
         reparameterised gradient, which has the same mean, and no noise where the guide is the
         posterior; or ``"standard"``. None is "dreg" for guides that depend on their parameters
@@ -226,7 +227,7 @@ class ImportanceLoss(ELBO):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The loss, and mutable state (batch statistics, say) updated by one draw of the guide.
+        """The loss, and mutable state (batch statistics, for example) updated by one draw of the guide.
 
         The draw is one more than those of the loss; it sees the same subsample of the data.
         """
@@ -318,7 +319,7 @@ class ImportanceLoss(ELBO):
         )
 
     def fixed_blocks(self, num_data: int) -> tuple[int, int]:
-        """Blocks of draws of each datum that are made whatever its stopping time, and their size."""
+        """Blocks of draws of each datum that are always made, and draws in a block."""
         if num_data > 1 or self.stopping_time is None:
             return self.num_fresh, 1
         return self.num_fresh + min(_FIXED_TAIL_OF_ONE, self.stopping_time.cap), 1

@@ -37,8 +37,8 @@ from numpyro_sumo.ragged.particle import GUIDE, PATH
 class Sample(NamedTuple):
     """Log-weights of the draws behind some estimates, in nats.
 
-    :param kept: log-weights of shape ``(draws, num_data, ...)``, of which only the first
-        ``num_fixed`` + K rows of each datum are to be read; or, for
+    :param kept: log-weights of shape ``(draws, num_data, ...)``: only the first m + K rows of
+        each datum are to be read, m being the draws that are always made; or, for
         :class:`~numpyro_sumo.MultilevelSUMO`, :class:`~numpyro_sumo.ragged.LevelSums`.
     :param stopping_times: K of each datum, shape ``(num_data,)``; zeros where there is no tail.
     :param generating: log-weights of the draws that generated the data, shape ``(num_data, ...)``,
@@ -63,7 +63,7 @@ class Sample(NamedTuple):
 class SampleViews(NamedTuple):
     """A sample in several views: the same numbers, with gradients to different parameters.
 
-    :param kept: {view: what :class:`Sample` has}; likewise ``generating``, empty without such draws.
+    :param kept: {view: as in :class:`Sample`}; likewise ``generating``, empty without such draws.
     """
 
     kept: dict[str, Any]

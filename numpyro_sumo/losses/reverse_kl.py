@@ -157,7 +157,7 @@ class ReverseKL(ELBO):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The loss, and mutable state (batch statistics, say) updated by one draw of the guide."""
+        """The loss, and mutable state (batch statistics, ...) updated by one draw of the guide."""
         plate_key, draw_key, *_ = random.split(rng_key, 5)
         model_of_batch = with_fixed_subsample(plate_key, model)
         programs = Programs(model_of_batch, guide, param_map, args, kwargs)
@@ -171,7 +171,7 @@ class ReverseKL(ELBO):
         marginal = self.marginal
         log_q = marginal.estimate(sample.merged(*views))
         if marginal.from_above and self.gradient == "path":
-            # The same term as the fresh draws alone estimate it: x and the generating u go together.
+            # That term as the fresh draws alone estimate it: x and the generating u are dependent.
             log_q -= gradient_only(marginal.estimate(sample._replace(generating={}).merged(MODEL)))
         return log_q
 

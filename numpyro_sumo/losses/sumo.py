@@ -42,7 +42,7 @@ class SUMO(ImportanceLoss):
         :class:`~numpyro_sumo.IWELBO`. The mean number of draws is m + E[K].
     :param stopping_time: the distribution of K.
     :param from_above: begin from the upper bound, with the generating draw as the first of the m
-        particles, inside ReverseKL only: unbiased for E log q(x) as before, with smaller increments.
+        particles, inside ReverseKL only: unbiased for E log q(x), with smaller increments.
     :param rotations: average the estimate over this many rotations of the order of the draws.
         Given K the draws are exchangeable, so its mean stays; its variance falls, at the cost of
         arithmetic on scalars and of no further draw.

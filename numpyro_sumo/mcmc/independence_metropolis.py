@@ -21,9 +21,9 @@ from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
 from numpyro_sumo.programs.programs import Programs, with_params
-from numpyro_sumo.programs.sites import Params
+from numpyro_sumo.programs.sites import Params, Program
 
-from .proposals import POOL, Program, check_alternate, check_proposals
+from .proposals import POOL, check_alternate, check_proposals
 
 #: Proposals for an initial state that are evaluated at a time.
 _BATCH = 64
@@ -133,8 +133,8 @@ class IndependenceMetropolis(MCMCKernel):
         self.alternate = None if alternate is None else alternate.wrap_model(self._known)
         self._num_warmup = 0
         self._inputs: Args = ()
-        self._start_fn: Program | None = None
-        self._sample_fn: Program | None = None  # MCMC calls ``init`` if this is None
+        self._start_fn: Callable[..., Any] | None = None
+        self._sample_fn: Callable[..., Any] | None = None  # MCMC calls ``init`` if this is None
 
     def init(
         self,
@@ -163,8 +163,7 @@ class IndependenceMetropolis(MCMCKernel):
         if not isinstance(log_weights, jax.core.Tracer):
             check_proposals(np.asarray(log_weights, np.float64), self.alternate)
         self._sample_fn = self.sample
-        found: IndependenceMetropolisState = states
-        return jax.tree.map(lambda leaf: leaf[0], found) if is_one else found
+        return jax.tree.map(lambda leaf: leaf[0], states) if is_one else states
 
     def sample(
         self, state: IndependenceMetropolisState, model_args: Args, model_kwargs: Kwargs
@@ -175,7 +174,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def postprocess_fn(self, model_args: Args, model_kwargs: Kwargs) -> Callable[[Sites], Sites]:
         """A function that adds the model's deterministic sites to the latent sites."""
-        return self._extended(model_args, model_kwargs).with_deterministic
+        return self._extended(model_args, model_kwargs).programs.with_deterministic
 
     def get_diagnostics_str(self, state: IndependenceMetropolisState) -> str:
         """The acceptance rate, for the progress bar."""
@@ -290,9 +289,7 @@ class IndependenceMetropolis(MCMCKernel):
 
     def _unconstrained(self, extended: ExtendedDraws, z: Sites) -> Sites:
         _, args, kwargs = extended.programs.inputs
-        values: Sites = unconstrain_fn(self._seeded(), args, kwargs, z)
-        return values
+        return unconstrain_fn(self._seeded(), args, kwargs, z)
 
     def _seeded(self) -> Program:
-        seeded: Program = seed(self._known(self.model), random.key(0))
-        return seeded
+        return seed(self._known(self.model), random.key(0))

@@ -1,17 +1,15 @@
 """Checks of a guide's proposals, and of the kernel that alternates with them."""
 
-from collections.abc import Callable
-from typing import Any
 import warnings
 
 import numpy as np
 
 from numpyro.infer import HMC
 
+from numpyro_sumo.programs.sites import Program
+
 #: Number of proposals that the initial state of a chain is chosen from.
 POOL = 256
-
-Program = Callable[..., Any]
 
 
 def check_proposals(log_weights: np.ndarray, alternate: HMC | None) -> None:

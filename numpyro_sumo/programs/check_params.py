@@ -1,6 +1,6 @@
 """Checks that params are those of a program: none missing, of the right shapes, finite."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from numpyro.handlers import block, replay, seed, substitute, trace
 
 from .programs import Programs
-from .sites import Params
+from .sites import Params, Program
 
 Shape = tuple[int, ...]
 
@@ -37,7 +37,7 @@ def check_params_of_both(programs: Programs) -> None:
 
 
 def check_params(
-    program: Callable[..., Any],
+    program: Program,
     params: Params,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

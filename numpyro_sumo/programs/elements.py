@@ -1,4 +1,4 @@
-"""Model and guide run for one element of the data, so that each can have its own number of draws."""
+"""Model and guide run for one element of the data, so that each has its own number of draws."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace

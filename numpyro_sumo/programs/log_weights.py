@@ -220,7 +220,8 @@ class TracedGuide:
             scale = jnp.ones(())
         log_density = sum_to_data(log_probs, data_dims)
         others = tuple(d for d in range(-scale.ndim, 0) if d not in data_dims)
-        scale = jnp.broadcast_to(jnp.squeeze(scale, others), log_density.shape)
+        # One number along the other axes, as the checks make sure of.
+        scale = jnp.broadcast_to(jnp.max(scale, others), log_density.shape)
         event_dims = tuple(
             (n, getattr(site["fn"], "event_dim", 0)) for n, site in latent_sites(self.trace).items()
         )

@@ -126,12 +126,9 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
 def refuse_scales(*traces: Trace) -> None:
     """Refuses subsampled plates and scaled sites in a sampler and its reverse model."""
     for program_trace in traces:
-        for name, site in program_trace.items():
-            if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
-                raise ValueError(
-                    f"Expected no subsampled plate in sampler and reverse model; '{name}' is "
-                    "subsampled. Subsample in the target alone."
-                )
+        refuse_subsamples(
+            program_trace, "sampler and reverse model", "Subsample in the target alone."
+        )
         for name, scale in scales_of(program_trace).items():
             known = known_scale(scale)
             if known is None or np.any(known != 1.0):
@@ -141,13 +138,16 @@ def refuse_scales(*traces: Trace) -> None:
                 )
 
 
-def refuse_subsamples(model_trace: Trace) -> None:
-    """Refuses subsampled plates in a model whose weights are those of all data."""
-    for name, site in model_trace.items():
+def refuse_subsamples(
+    program_trace: Trace,
+    programs: str = "the model, whose weights are those of all data",
+    mend: str = "Leave subsample_size out.",
+) -> None:
+    """Refuses subsampled plates; ``programs`` and ``mend`` are words for the message."""
+    for name, site in program_trace.items():
         if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
             raise ValueError(
-                f"Expected no subsampled plate in the model, whose weights are those of all data; "
-                f"'{name}' is subsampled. Leave subsample_size out."
+                f"Expected no subsampled plate in {programs}; '{name}' is subsampled. {mend}"
             )
 
 

@@ -35,7 +35,7 @@ class LevelSums(NamedTuple):
 
 
 class _OfBlocks(NamedTuple):
-    """Log-sums and bounds of the blocks in a chunk, minus the reference, shape ``(slots, *rest)``."""
+    """Log-sums and bounds of a chunk's blocks, minus the reference, shape ``(slots, *rest)``."""
 
     log_sums: jax.Array
     bounds: jax.Array

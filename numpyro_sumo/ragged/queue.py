@@ -132,7 +132,7 @@ class Queue(NamedTuple):
         valid = slot < self.ends[-1]
         # Slots past the end repeat the last one: a valid draw whose result is dropped.
         slot = jnp.maximum(jnp.minimum(slot, self.ends[-1] - 1), 0)
-        # Comparing with all ends compiles twice as fast as a binary search, but costs their product.
+        # Comparing with all ends compiles faster than a binary search, but costs their product.
         method = "compare_all" if len(self.ends) * size <= _FEW_COMPARISONS else "scan"
         datum = jnp.searchsorted(self.ends, slot, side="right", method=method).astype(jnp.int32)
         datum = jnp.minimum(datum, len(self.ends) - 1)
@@ -161,7 +161,7 @@ class Accumulator(Protocol):
 
     @property
     def fixed_only(self) -> frozenset[str]:
-        """Views of which only the fixed draws are wanted."""
+        """Views in which only the fixed draws are wanted."""
 
     def init(self, first: Chunk, num_data: int, generating: jax.Array | None) -> Any:
         """The state after the first chunk, which begins with block 0 of every datum.

@@ -271,7 +271,7 @@ def test_a_support_that_depends_on_a_latent_is_refused():
     "options, message",
     [
         ({"num_auxiliary": 0}, "num_auxiliary to be an integer >= 1; got 0"),
-        ({"num_auxiliary": 6}, "num_auxiliary >= 7, the unconstrained coordinates"),
+        ({"num_auxiliary": 6}, "num_auxiliary >= 7, the number of unconstrained"),
         ({"hidden_sizes": 64}, "hidden_sizes to be a sequence of integers; got 64"),
         ({"hidden_sizes": (64, 0.5)}, "hidden_sizes to be an integer >= 1; got 0.5"),
     ],

@@ -175,7 +175,7 @@ def test_no_draw_is_lost_where_the_reverse_model_does_not_reach(share, lost):
 
 def test_deterministic_sites_come_with_the_latent_ones():
     extended = ExtendedDraws(Programs(target, guide_with(REVERSES["bad"])), 1)
-    sites = extended.with_deterministic({"x": jnp.array(1.5)})
+    sites = extended.programs.with_deterministic({"x": jnp.array(1.5)})
     assert {name: float(value) for name, value in sites.items()} == {"x": 1.5, "square": 2.25}
 
 

@@ -175,12 +175,12 @@ BAD_PROGRAMS = {
     "reverse_lacks_a_site": (
         sampler_with_two,
         reverse,
-        r"reverse model to sample \['u', 'v'\]; it lacks \['v'\]. Add",
+        r"to sample the auxiliary sites, \['u', 'v'\]; it samples \['u'\]. Give",
     ),
     "reverse_has_a_site_too_many": (
         sampler,
         reverse_with_a_site_too_many,
-        r"reverse model to sample only \['u'\]; it also has \['w'\]. Remove",
+        r"to sample the auxiliary sites, \['u'\]; it samples \['u', 'w'\]. Give",
     ),
 }
 
@@ -191,7 +191,7 @@ BAD_PROGRAMS = {
 def test_programs_that_do_not_fit_are_refused_in_one_line_at_init(sampler, reverse, message):
     guide = HierarchicalGuide(sampler, reverse)
     svi = SVI(target, guide, optax.sgd(0.1), loss=ReverseKL(IWHVI(2)))
-    with pytest.raises(ValueError, match="Expected the " + message) as error:
+    with pytest.raises(ValueError, match="Expected the .*" + message) as error:
         svi.init(random.key(0))
     assert "\n" not in str(error.value)
 

@@ -21,7 +21,7 @@ import numpyro.distributions as dist
 from numpyro.infer import HMC, MCMC, NUTS
 
 from numpyro_sumo import HierarchicalGuide, IndependenceMetropolis
-from numpyro_sumo.diagnostics import summarise, to_arviz
+from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
 from numpyro_sumo.mcmc.independence_metropolis import IndependenceMetropolisState
 from numpyro_sumo.mcmc.proposals import acceptance_rate
 from tests.helpers.compiling import quick_jit

@@ -1,6 +1,11 @@
+import errno
+import gc
+import os
+import signal
+
 import pytest
 
-from benchmarks.common.cli import Command, ends_on_interrupt
+from benchmarks.common.cli import Command
 from benchmarks.common.results import RESULTS, InputError
 
 
@@ -45,7 +50,44 @@ def test_other_errors_are_raised(tmp_path):
         run(work, "--out", str(tmp_path))
 
 
-def test_an_interrupt_ends_the_block(capsys):
-    with ends_on_interrupt("a"):
+def test_an_interrupt_is_said_in_one_line_and_in_the_status(tmp_path, capsys):
+    def work(options):
         raise KeyboardInterrupt
-    assert capsys.readouterr().err.startswith("a: interrupted")
+
+    assert run(work, "--out", str(tmp_path)) == 130
+    assert capsys.readouterr().err == f"a.b: interrupted; what was finished is in '{tmp_path}'.\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_is_lost_in_a_callback_is_said_too(tmp_path, capsys):
+    """The garbage collector drops what its callbacks raise, and JAX has such a callback."""
+    interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+
+    def work(options):
+        gc.callbacks.append(interrupt)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(interrupt)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run(work, "--out", str(tmp_path)) == 130
+    assert capsys.readouterr().err.startswith("a.b: interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path, capsys):
+    def work(options):
+        raise OSError(errno.ENOSPC, "No space left on device", "a.json")
+
+    assert run(work, "--out", str(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("a.b: Expected to write 'a.json'; got") and "No space left" in line
+
+
+def test_a_missing_file_is_an_error_of_the_program(tmp_path):
+    def work(options):
+        (tmp_path / "missing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        run(work, "--out", str(tmp_path))

@@ -1,7 +1,12 @@
+import gc
+import os
+import signal
+
 import numpy as np
 import optax
 import pytest
 
+import jax
 from jax import random
 
 import numpyro
@@ -9,6 +14,7 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, autoguide
 
 from benchmarks.common import training
+from benchmarks.common.interrupts import recorded_interrupts
 from numpyro_sumo import IWELBO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -49,6 +55,34 @@ def test_an_interruption_keeps_the_finished_steps(svi, monkeypatch):
     assert run.interrupted and run.steps == 30 and len(run.losses) == 3
     assert list(run.snapshots) == [0, 30]
     assert run.params["z_auto_loc"] != run.snapshots[0]["z_auto_loc"]
+
+
+def test_an_interruption_without_finished_steps_is_raised(svi, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jax.stages.Compiled, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(svi, random.key(0), 10, name="arm", snapshot_steps=[])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_is_lost_while_compiling_is_raised(svi, monkeypatch):
+    """The garbage collector drops what its callbacks raise, and JAX has such a callback."""
+    compile_steps = jax.stages.Lowered.compile
+    interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+
+    def compile_and_collect(lowered, *args):
+        gc.callbacks.append(interrupt)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(interrupt)
+        return compile_steps(lowered, *args)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_and_collect)
+    with recorded_interrupts(), pytest.raises(KeyboardInterrupt):
+        training.train(svi, random.key(0), 10, name="arm", snapshot_steps=[])
 
 
 def test_a_schedule_receives_every_step():

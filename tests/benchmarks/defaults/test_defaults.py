@@ -19,7 +19,7 @@ def test_an_interrupted_run_is_continued_with_what_is_missing(tmp_path, monkeypa
         return {"loss": repr(run.make_loss(name, variant)), "seeds": seeds}
 
     monkeypatch.setattr(command, "train_and_judge", train_and_judge)
-    assert command.main(["--out", str(tmp_path)]) == 0
+    assert command.main(["--out", str(tmp_path)]) == 130
     assert "defaults: interrupted" in capsys.readouterr().err
     first = calls[:3]
     assert command.main(["--out", str(tmp_path)]) == 0

@@ -45,7 +45,7 @@ def test_run_is_continued_and_writes_tables_and_pictures(
 
     monkeypatch.setattr(Bench, "run", stopped_once)
     arguments = ["--seeds", "1", "--quick", "--workers", "1", "--out", str(tmp_path)]
-    assert command.main(arguments) == 0
+    assert command.main(arguments) == 130
     assert "density: interrupted" in capsys.readouterr().err
     first = json.loads((tmp_path / "density.json").read_text())["runs"]
     assert list(first) == ["digits-5-iwelbo-0"]
