@@ -1,11 +1,15 @@
-"""Each private interface of NumPyro and JAX that the package uses does what it is used for."""
+"""Each private interface of NumPyro and JAX that the package uses still does what it is for."""
+
+from functools import partial
 
 import numpy as np
 import pytest
 
 import jax
 from jax import random
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, Var, jaxpr_as_fun
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
 import numpyro
 import numpyro.distributions as dist
@@ -14,7 +18,8 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.initialization import init_to_value
 from numpyro.util import fori_collect
 
-from numpyro_sumo._compat import VectorGuide, collectable_key
+from numpyro_sumo._compat import VectorGuide, collectable_key, vary_over, varying_axes
+from numpyro_sumo.programs.jaxprs import _is_dropped, evaluate_equations
 
 
 def model():
@@ -78,3 +83,132 @@ def make_collected(key):
 def test_keys_of_another_generator_stay_as_they_are():
     key = random.key(0, impl="rbg")
     assert collectable_key(key) is key
+
+
+MESH = jax.make_mesh((1, 1), ("a", "b"), axis_types=(AxisType.Auto, AxisType.Auto))
+BY_AXIS, EVERYWHERE = PartitionSpec("a"), PartitionSpec()
+
+
+def by_device(function, out_spec):
+    """The function of (an array split over axis a, an array on every device) on one device."""
+    return jax.shard_map(
+        function, mesh=MESH, in_specs=(BY_AXIS, EVERYWHERE), out_specs=out_spec, check_vma=True
+    )
+
+
+def test_varying_axes_are_those_that_any_array_is_split_over():
+    found = []
+
+    def note(split, whole):
+        trees = split, whole, [split, whole], split + whole, {"none": None}
+        found.extend(map(varying_axes, trees))
+        return whole
+
+    by_device(note, EVERYWHERE)(jnp.ones(1), jnp.array(1.0))
+    axis, none = frozenset({"a"}), frozenset()
+    assert found == [axis, none, axis, axis, none]
+
+
+def test_arrays_outside_shard_map_vary_over_no_axis():
+    leaf = jnp.ones(2)
+    assert varying_axes({"leaf": leaf, "key": random.key(0)}) == frozenset()
+    assert vary_over(leaf, varying_axes(leaf)) is leaf
+
+
+def test_arrays_are_marked_as_varying_over_the_axes_that_they_do_not_vary_over():
+    found = []
+
+    def mark(split, whole):
+        marked = vary_over({"split": split, "whole": whole}, frozenset({"a", "b"}))
+        found.extend(map(varying_axes, marked.values()))
+        return marked["whole"][None]
+
+    value = by_device(mark, PartitionSpec(("a", "b")))(jnp.ones(1), jnp.array(2.0))
+    assert found == [frozenset({"a", "b"})] * 2
+    np.testing.assert_array_equal(value, [2.0])
+
+
+def test_cotangents_must_vary_over_the_axes_of_the_function_s_value():
+    """This is why ragged evaluation marks what it differentiates."""
+
+    def gradient(split, whole, mark):
+        value, pull_back = jax.vjp(
+            lambda x: vary_over(x, varying_axes(split)) if mark else x, whole
+        )
+        return pull_back(split[0])[0]
+
+    marked = by_device(partial(gradient, mark=True), EVERYWHERE)
+    assert marked(jnp.array([3.0]), jnp.array(1.0)) == 3.0
+    with pytest.raises(ValueError, match="VJP"):
+        by_device(partial(gradient, mark=False), EVERYWHERE)(jnp.array([3.0]), jnp.array(1.0))
+
+
+def example(x):
+    """Two equations, the first of which has a result that nothing reads."""
+    largest, _ = jax.lax.top_k(x, 1)
+    return largest * 2.0
+
+
+X = jnp.array([1.0, 4.0, 3.0])
+
+
+def test_parts_of_a_jaxpr_that_the_package_reads():
+    traced, shape = jax.make_jaxpr(example, return_shape=True)(X)
+    assert (shape.shape, shape.dtype) == ((1,), np.float32)
+    jaxpr = traced.jaxpr
+    assert isinstance(traced, ClosedJaxpr) and isinstance(jaxpr, Jaxpr)
+    top_k, double = jaxpr.eqns
+    assert all(isinstance(variable, Var) for variable in (*jaxpr.invars, *jaxpr.outvars))
+    assert top_k.invars == jaxpr.invars and double.outvars == jaxpr.outvars
+    read, two = double.invars
+    assert read == top_k.outvars[0] and isinstance(two, Literal) and two.val == 2.0
+    assert not top_k.effects and jaxpr.constvars == traced.consts == []
+
+
+def test_arrays_that_a_function_closes_over_are_constants_of_its_jaxpr():
+    traced = jax.make_jaxpr(lambda y: y + X)(1.0)
+    (variable,), (value,) = traced.jaxpr.constvars, traced.consts
+    assert isinstance(variable, Var)
+    np.testing.assert_array_equal(value, X)
+
+
+def test_side_effects_are_those_of_their_equation():
+    noisy = jax.make_jaxpr(lambda x: [jax.debug.callback(lambda _: None, x), x + 1.0][1])(1.0)
+    assert sorted(bool(equation.effects) for equation in noisy.jaxpr.eqns) == [False, True]
+
+
+def with_dropped_result(jaxpr):
+    """The jaxpr with the result that nothing reads dropped, as some versions of JAX leave it."""
+    first, *others = jaxpr.eqns
+    read, not_read = first.outvars
+    first = first.replace(outvars=[read, DropVar(not_read.aval)])
+    return jaxpr.replace(eqns=[first, *others])
+
+
+def test_results_that_nothing_reads_are_recognised_by_the_name_of_their_class():
+    jaxpr = with_dropped_result(jax.make_jaxpr(example)(X).jaxpr)
+    assert "_:i32[1] = top_k" in str(jaxpr)
+    assert [_is_dropped(variable) for variable in jaxpr.eqns[0].outvars] == [False, True]
+
+
+def test_a_part_of_a_jaxpr_can_be_put_in_its_place_and_evaluated():
+    jaxpr = jax.make_jaxpr(example)(X).jaxpr
+    double = jaxpr.eqns[1]
+    part = jaxpr.replace(
+        constvars=[],
+        invars=[double.invars[0]],
+        outvars=double.outvars,
+        eqns=[double],
+        effects=frozenset(),
+    )
+    assert len(jaxpr.eqns) == 2
+    (value,) = jaxpr_as_fun(ClosedJaxpr(part, []))(jnp.array([7.0]))
+    np.testing.assert_array_equal(value, [14.0])
+
+
+@pytest.mark.parametrize("change", [lambda jaxpr: jaxpr, with_dropped_result])
+def test_equations_with_results_that_nothing_reads_are_evaluated(change):
+    jaxpr = change(jax.make_jaxpr(example)(X).jaxpr)
+    values = dict(zip(jaxpr.invars, [X]))
+    (value,) = evaluate_equations(jaxpr, jaxpr.eqns, values, jaxpr.outvars)
+    np.testing.assert_array_equal(value, [8.0])

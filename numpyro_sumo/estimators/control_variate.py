@@ -11,8 +11,8 @@ def expected_increment(
 
     A control variate: what does not depend on the stopping time may be subtracted from the
     increments under a random truncation, and added back outside it. The generating draw counts for
-    less and less as fresh ones of mean weight W are added: with n of them and its weight G the bound
-    is :math:`\log (G + n W)/(n + 1)`.
+    less and less as fresh ones of mean weight W are added: with n of them, and G its weight, the
+    bound is :math:`\log (G + n W)/(n + 1)`.
 
     :param log_ratio: log G/W, W as the first draws have it, in nats; see :func:`log_ratio_of`.
     :param before: fresh draws that are there; broadcasts with the others, as does ``more``.

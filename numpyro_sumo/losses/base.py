@@ -227,7 +227,7 @@ class ImportanceLoss(ELBO):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The loss, and mutable state (batch statistics, for example) updated by one draw of the guide.
+        """The loss, and mutable state (batch statistics, ...) updated by one draw of the guide.
 
         The draw is one more than those of the loss; it sees the same subsample of the data.
         """

@@ -112,8 +112,7 @@ class ClimbEstimate(Objective):
     def value(
         self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
     ) -> jax.Array:
-        estimate: jax.Array = loss.estimate(views.merged(GUIDE))
-        return -estimate
+        return -loss.estimate(views.merged(GUIDE))
 
 
 class ClimbBound(Objective):
@@ -131,8 +130,7 @@ class ClimbBound(Objective):
             )
         view = PATH if PATH in views.kept else GUIDE
         fresh = views._replace(generating={}).merged(view)
-        bound: jax.Array = loss.fixed_bound(fresh, score_free=view == PATH)
-        return -bound
+        return -loss.fixed_bound(fresh, score_free=view == PATH)
 
 
 class DescendVariance(Objective):
@@ -147,7 +145,7 @@ class DescendVariance(Objective):
         self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
     ) -> jax.Array:
         baseline = importance_weighted_bound(draw_baseline(self.num_baseline))
-        difference: jax.Array = loss.estimate(views.merged(GUIDE)) - baseline
+        difference = loss.estimate(views.merged(GUIDE)) - baseline
         # Where all weights of either are zero there is nothing to learn, and no 0·∞.
         return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
 

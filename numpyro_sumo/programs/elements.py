@@ -205,7 +205,10 @@ def _inspect_plate(elements: Elements, whole: Inspection) -> tuple[Inspection | 
         cause = str(error).partition("\n")[0] or type(error).__name__
         return None, f"run for one element, the programs raise: {cause}"
     site = _misfit(elements, whole, one)
-    return one, None if site is None else f"site '{site}' does not have the shape and scale of one element"
+    return (
+        one,
+        None if site is None else f"site '{site}' does not have the shape and scale of one element",
+    )
 
 
 def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elements, Inspection]:

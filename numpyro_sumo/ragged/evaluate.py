@@ -52,7 +52,7 @@ def evaluate_ragged(
         key, proposal = draw
         return particle.weigh(i, key, jax.tree.map(_known_integers, known, proposal), False)
 
-    shapes = jax.eval_shape(lambda key: any_of(fix_datum(propose)(data[0], key)), datum_keys[0])
+    shapes = jax.tree.map(_shape_of, known)
     weighing = hoist(fix_datum(weigh), data[0], (datum_keys[0], shapes))
     steps = _Steps(proposing.of_draw, weighing.of_draw, particle.spread, shapes)
     operands = _Operands(
@@ -299,6 +299,11 @@ def _data(rng_key: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, 
     if len(data) > 1:
         return data, datum_keys, lambda function: function
     return data, datum_keys, lambda function: lambda i, draw: function(data[0], draw)
+
+
+def _shape_of(leaf: Any) -> Any:
+    """The shape and type of an array, and over which mesh axes it differs."""
+    return jax.eval_shape(lambda: leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def _known_integers(known: Any, leaf: jax.Array) -> jax.Array:

@@ -67,7 +67,7 @@ class Levels:
         blocks = self._of_blocks(chunk.log_weights, generating, state.reference, slots)
         block_sums = slots.mask(blocks.log_sums, -jnp.inf)
         largest = state.log_sums.at[row, slots.datum].max(block_sums)
-        shift = jnp.where(jnp.isinf(largest), 0.0, largest)
+        shift = jnp.where(jnp.isneginf(largest), 0.0, largest)
         terms = jnp.exp(block_sums - shift[row, slots.datum])
         sums = jnp.exp(state.log_sums - shift).at[row, slots.datum].add(terms)
 
@@ -105,9 +105,11 @@ class Levels:
         # The derivative of a log-sum in the logarithm of one term is that term's share.
         zeros = jnp.zeros_like(state.log_sums)
         of_rows = zeros.at[: len(cotangent.log_sums)].set(cotangent.log_sums)
+        of_row = of_rows[row, slots.datum]
         log_share = blocks.log_sums - state.log_sums[row, slots.datum]
-        share = jnp.exp(jnp.where(jnp.isinf(blocks.log_sums), -jnp.inf, log_share))
-        of_sums = slots.mask(of_rows[row, slots.datum] * share)
+        # Without a cotangent there is no derivative, where a weight is infinite neither.
+        is_zero = jnp.isneginf(blocks.log_sums) | (of_row == 0.0)
+        of_sums = slots.mask(of_row * jnp.exp(jnp.where(is_zero, -jnp.inf, log_share)))
 
         def of_total(total: jax.Array | None, values: jax.Array | None) -> Any:
             if total is None or values is None:

@@ -35,7 +35,7 @@ def test_weights_of_zero_count_in_the_mean():
     np.testing.assert_allclose(gradient, [0.0, 0.5, 0.0, 0.5], atol=1e-6)
 
 
-def test_bound_of_no_weight_but_zeros_is_minus_infinity():
+def test_bound_of_weights_that_are_all_zero_is_minus_infinity():
     assert float(importance_weighted_bound(jnp.full(3, -jnp.inf))) == -np.inf
 
 
@@ -67,3 +67,17 @@ def test_score_free_derivative_where_every_weight_is_zero_is_zero():
     value, gradient = jax.value_and_grad(score_free)(jnp.full(3, -jnp.inf))
     assert float(value) == -np.inf
     np.testing.assert_array_equal(gradient, 0.0)
+
+
+@pytest.mark.parametrize("score_free", [False, True])
+@pytest.mark.parametrize("others", [[0.3, 1.0], [-np.inf, -np.inf], [np.inf, 0.3]])
+def test_bound_over_an_infinite_weight_is_infinite_with_no_gradient(others, score_free):
+    """Other data keep their bound and their gradient."""
+    log_weights = np.array([[np.inf, *others], [0.5, 0.3, 1.0]]).T
+    bound = lambda rows: importance_weighted_bound(rows, score_free=score_free)
+    values, pull_back = jax.vjp(bound, jnp.asarray(log_weights))
+    (gradient,) = pull_back(jnp.ones(2))
+    alone, pull_back_alone = jax.vjp(bound, jnp.asarray(log_weights[:, 1]))
+    np.testing.assert_allclose(values, [np.inf, alone], rtol=1e-6)
+    np.testing.assert_array_equal(gradient[:, 0], 0.0)
+    np.testing.assert_allclose(gradient[:, 1], pull_back_alone(jnp.array(1.0))[0], rtol=1e-6)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators import multilevel
 from numpyro_sumo.stopping_times import GeometricTail
-from tests.helpers.compiling import quick_jit
 
 BLOCK = 3
 TAIL = GeometricTail(0.6, max_level=2)
@@ -49,12 +48,12 @@ def naive_estimate(blocks, level, tail, generating=None):
     return estimate
 
 
-@quick_jit
+@jax.jit
 def estimates_over(log_sums, mean_bounds, levels):
     return multilevel(log_sums, mean_bounds, levels, BLOCK, TAIL)
 
 
-@quick_jit
+@jax.jit
 def estimates_from_above(log_sums, mean_bounds, levels, generating):
     return multilevel(log_sums, mean_bounds, levels, BLOCK, TAIL, generating=generating)
 
@@ -93,8 +92,8 @@ def test_estimate_is_the_formula_at_every_level():
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-def test_expected_increments_are_taken_from_what_is_left_to_chance():
-    """With equal fresh weights the bound from above falls by a path that is known at level 1."""
+def test_equal_fresh_weights_beside_the_generating_draw_give_one_estimate_at_every_level():
+    """The control variate is then the whole increment, so that nothing is left to the level."""
     blocks = np.full((4, BLOCK), -0.3)
     with jax.enable_x64(True):
         got, _ = estimates([blocks], 0.9)
@@ -106,7 +105,7 @@ def test_expected_increments_are_taken_from_what_is_left_to_chance():
 def test_rows_beyond_the_level_are_not_read_and_have_no_gradient():
     log_sums, mean_bound = summaries(fixed_blocks(2), 1, TAIL.cap)
     function = lambda log_sums: multilevel(log_sums, mean_bound, jnp.array(1), BLOCK, TAIL)
-    value, gradient = quick_jit(jax.value_and_grad(function))(jnp.asarray(log_sums))
+    value, gradient = jax.jit(jax.value_and_grad(function))(jnp.asarray(log_sums))
     assert np.isfinite(value)
     assert gradient[2] == 0.0 and np.all(gradient[:2] != 0.0)
 
@@ -127,7 +126,7 @@ def test_block_of_zero_weights_makes_the_estimate_minus_infinity_with_no_gradien
     def function(log_sums):
         return multilevel(log_sums, jnp.mean(log_sums[:2]), jnp.array(2), BLOCK, TAIL)
 
-    value, gradient = quick_jit(jax.value_and_grad(function))(log_sums)
+    value, gradient = jax.jit(jax.value_and_grad(function))(log_sums)
     assert value == -np.inf
     np.testing.assert_array_equal(gradient[1:], 0.0)
 
@@ -148,7 +147,35 @@ def test_two_blocks_of_zero_weights_beside_the_generating_draw_have_a_finite_gra
         mean_bound = generating - jnp.log(1.0 + BLOCK)
         return multilevel(log_sums, mean_bound, jnp.array(2), BLOCK, TAIL, generating=generating)
 
-    value, gradients = quick_jit(jax.value_and_grad(function, (0, 1)))(log_sums, 0.9)
+    value, gradients = jax.jit(jax.value_and_grad(function, (0, 1)))(log_sums, 0.9)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
     assert gradients[0][2] != 0.0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, [0, 2], [1, 2], "generating"])
+@pytest.mark.parametrize("log_sum", [np.inf, np.nan])
+def test_infinite_weight_makes_the_estimate_infinite_with_no_gradient(log_sum, place):
+    """The weight is in block 0, in a level or of the generating draw: the mean bound is infinite.
+
+    The log-sum of a level may be NaN then. The other datum keeps its estimate and its gradient.
+    """
+    log_sums, generating = np.tile([[0.3], [0.4], [0.7]], 2), np.array([0.9, 0.9])
+    mean_bound = np.array([np.inf, 0.5])
+    if place == "generating":
+        generating[0] = np.inf
+    else:
+        log_sums[place, 0] = log_sum
+
+    def function(log_sums, mean_bound, generating):
+        levels = jnp.array(2)
+        return multilevel(log_sums, mean_bound, levels, BLOCK, TAIL, generating=generating)
+
+    gradients = jax.jit(lambda *arrays: jax.vjp(function, *arrays)[1](jnp.ones(2)))
+    arguments = tuple(map(jnp.asarray, (log_sums, mean_bound, generating)))
+    values = function(*arguments)
+    alone = function(*(leaf[..., 1] for leaf in arguments))
+    np.testing.assert_allclose(values, [np.inf, alone], rtol=1e-6)
+    for gradient in gradients(*arguments):
+        np.testing.assert_array_equal(gradient[..., 0], 0.0)
+        assert np.all(np.isfinite(gradient[..., 1]) & (gradient[..., 1] != 0.0))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from numpyro_sumo.estimators import importance_weighted_bound, russian_roulette
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.helpers.compiling import quick_jit
 
 TAILS = {
     "paper": ReciprocalTail(),
@@ -55,11 +54,11 @@ def mean_over_stopping_times(log_weights, m, tail, num_generating=0):
 
 
 OPTIONS = ("num_generating", "rotations")
-estimate = quick_jit(with_two_particles, static_argnames=OPTIONS)
-value_and_gradient = quick_jit(jax.value_and_grad(with_two_particles), static_argnames=OPTIONS)
+estimate = jax.jit(with_two_particles, static_argnames=OPTIONS)
+value_and_gradient = jax.jit(jax.value_and_grad(with_two_particles), static_argnames=OPTIONS)
 SETTING = ("m", "tail", "num_generating")
-estimates_for_every_stopping_time = quick_jit(at_every_stopping_time, static_argnames=SETTING)
-mean_and_gradient = quick_jit(jax.value_and_grad(mean_over_stopping_times), static_argnames=SETTING)
+estimates_for_every_stopping_time = jax.jit(at_every_stopping_time, static_argnames=SETTING)
+mean_and_gradient = jax.jit(jax.value_and_grad(mean_over_stopping_times), static_argnames=SETTING)
 
 
 @every_tail
@@ -155,12 +154,39 @@ def test_datum_without_weight_leaves_the_others_alone():
     log_weights = fixed_log_weights(5)
     batch = jnp.stack([jnp.asarray(log_weights), jnp.full(5, -jnp.inf)], axis=1)
     first_of_batch = lambda rows: with_two_particles(rows, jnp.array([2, 2]))[0]
-    gradient = quick_jit(jax.grad(first_of_batch))(batch)
+    gradient = jax.jit(jax.grad(first_of_batch))(batch)
     estimates = estimate(batch, np.array([2, 2]))
     assert float(estimates[0]) == pytest.approx(naive_estimate(log_weights, 2, 2, SHORT), abs=1e-5)
     assert float(estimates[1]) == -np.inf
     _, alone = value_and_gradient(log_weights, 2)
     np.testing.assert_allclose(gradient[:, 0], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, [0, 1], [0, 3], [2, 3]])
+@pytest.mark.parametrize("rotations", [1, 2])
+@pytest.mark.parametrize("num_generating", [0, 1])
+def test_infinite_weights_that_were_drawn_give_infinity_with_no_gradient(
+    num_generating, rotations, rows
+):
+    """The datum beside it keeps its estimate and its gradient."""
+    finite = fixed_log_weights(5)
+    log_weights = np.stack([finite, finite], axis=1)
+    log_weights[rows, 0] = np.inf
+    options = {"num_generating": num_generating, "rotations": rotations}
+    estimate_all = lambda rows: with_two_particles(rows, np.array([2, 2]), **options)
+    values, pull_back = jax.vjp(estimate_all, jnp.asarray(log_weights))
+    (gradient,) = pull_back(jnp.ones(2))
+    alone, gradient_alone = value_and_gradient(finite, 2, **options)
+    np.testing.assert_allclose(values, [np.inf, alone], rtol=1e-5)
+    np.testing.assert_array_equal(gradient[:, 0], 0.0)
+    np.testing.assert_allclose(gradient[:, 1], gradient_alone, rtol=1e-4, atol=1e-6)
+
+
+def test_infinite_weight_after_first_weights_of_zero_gives_infinity_with_no_gradient():
+    log_weights = jnp.array([-jnp.inf, -jnp.inf, 0.0, jnp.inf, 2.0])
+    value, gradient = value_and_gradient(log_weights, 2)
+    assert value == np.inf
+    np.testing.assert_array_equal(gradient, 0.0)
 
 
 @pytest.mark.parametrize("row", [0, 1, 2, 3])

@@ -78,8 +78,9 @@ SEEN = {"sampler": [], "reverse": []}
 
 
 def restless_width(program):
-    SEEN[program].append(0.7 + random.uniform(numpyro.prng_key()))
-    return SEEN[program][-1]
+    width = 0.7 + random.uniform(numpyro.prng_key())
+    jax.debug.callback(lambda width: SEEN[program].append(float(width)), width)
+    return width
 
 
 def restless_sampler():
@@ -93,8 +94,8 @@ def restless_reverse(latents):
     numpyro.sample("v", dist.Normal(latents["x"] / 3.0, restless_width("reverse")))
 
 
-@pytest.mark.parametrize("share, times", [(0.0, {1, 2}), (SHARE, {3, 2})])
-def test_what_else_is_random_is_the_same_in_draw_and_weight(share, times):
+@pytest.mark.parametrize("share", [0.0, SHARE])
+def test_what_else_is_random_is_the_same_in_draw_and_weight(share):
     """The key for the width comes after a site that is drawn in one and given in the other."""
     guide = HierarchicalGuide(restless_sampler, restless_reverse)
     defended = DefensiveReverse(Programs(restless_sampler, guide), share)
@@ -103,5 +104,5 @@ def test_what_else_is_random_is_the_same_in_draw_and_weight(share, times):
     x = {"x": jnp.array(2.0)}
     u = defended.draw(random.key(2), x)
     defended.log_weight(random.key(2), x, u)
-    assert {len(widths) for widths in SEEN.values()} == times
-    assert all(len(set(map(float, widths))) == 1 for widths in SEEN.values())
+    jax.effects_barrier()
+    assert all(len(set(widths)) == 1 for widths in SEEN.values())

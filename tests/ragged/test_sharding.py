@@ -16,7 +16,6 @@ from jax import random
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import plated_problem
 
 ROOT = Path(__file__).parents[2]
@@ -54,15 +53,62 @@ for name in CASES if len(sys.argv) == 1 else ["sumo_by_datum"]:
 print("FOUND" + json.dumps(found))
 """
 
+SHARD_MAP_PROGRAM = """
+import json
+import jax, jax.numpy as jnp
+from jax import random
+from jax.sharding import AxisType, PartitionSpec
+from numpyro_sumo import SUMO, MultilevelSUMO
+from tests.helpers.models import plated_problem
+
+assert len(jax.devices()) == 2
+mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+problem = plated_problem(6)
+(data,) = problem.args
+LOSSES = {
+    "sumo": SUMO(2, data_axes=0, chunk_size=3),
+    "sumo_variance": SUMO(2, data_axes=0, guide_objective="variance"),
+    "sumo_shared_times": SUMO(2, share_stopping_times=True),
+    "multilevel": MultilevelSUMO(2, data_axes=0),
+}
+found = {}
+for name, loss in LOSSES.items():
+    def of_shard(params, data, key, index):
+        key = random.fold_in(key, index)
+        of_params = lambda p: loss.loss(key, p, problem.model, problem.guide, data)
+        return jax.value_and_grad(of_params)(params)
+
+    def on_devices(check_vma, params, data, key):
+        value, gradient = of_shard(params, data, key, jax.lax.axis_index("data"))
+        # Where JAX checks what varies, it sums the gradient in params that are on every device.
+        over_devices = lambda leaf: jax.lax.psum(leaf, "data")
+        return over_devices(value), gradient if check_vma else jax.tree.map(over_devices, gradient)
+
+    def on_one(params, data, key):
+        shards = [of_shard(params, data[3 * i : 3 * i + 3], key, i) for i in range(2)]
+        return jax.tree.map(lambda *leaves: sum(leaves), *shards)
+
+    specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec()))
+    specs |= dict(mesh=mesh, out_specs=PartitionSpec())
+    ways = {"sum_over_shards": on_one}
+    for check_vma in (False, True):
+        run = lambda *a, check_vma=check_vma: on_devices(check_vma, *a)
+        ways[f"check_vma={check_vma}"] = jax.shard_map(run, check_vma=check_vma, **specs)
+    for way, function in ways.items():
+        values = jax.jit(function)(problem.params, data, random.key(5))
+        found.setdefault(name, {})[way] = [float(leaf) for leaf in jax.tree.leaves(values)]
+print("FOUND" + json.dumps(found))
+"""
+
 
 def environment(num_devices):
     flags = f"--xla_force_host_platform_device_count={num_devices} {os.environ['XLA_FLAGS']}"
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def start(num_devices, *arguments):
+def start(num_devices, *arguments, program=PROGRAM):
     return subprocess.Popen(
-        [sys.executable, "-W", "error::UserWarning", "-c", PROGRAM, *arguments],
+        [sys.executable, "-W", "error::UserWarning", "-c", program, *arguments],
         env=environment(num_devices),
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -102,6 +148,18 @@ def test_two_processes_give_the_numbers_of_one():
         assert first[name]["four"]["numbers"] == second[name]["four"]["numbers"]
 
 
+def test_losses_inside_shard_map_are_summed_over_the_devices_with_their_gradients():
+    found = found_by(start(2, program=SHARD_MAP_PROGRAM))
+    assert len(found) == 4
+    for name, ways in found.items():
+        expected = ways.pop("sum_over_shards")
+        assert len(ways) == 2 and all(np.isfinite(expected)) and all(np.array(expected) != 0.0)
+        for way, numbers in ways.items():
+            np.testing.assert_allclose(
+                numbers, expected, rtol=2e-5, atol=1e-5, err_msg=f"{name}, {way}"
+            )
+
+
 def mesh_of_one(kind):
     return jax.make_mesh((1,), ("draws",), axis_types=(kind,))
 
@@ -114,7 +172,7 @@ def test_data_that_share_their_draws_have_the_gradients_of_each_view():
         of_params = lambda params: loss.loss(
             random.key(5), params, problem.model, problem.guide, *problem.args
         )
-        return quick_jit(jax.grad(of_params))(problem.params)
+        return jax.jit(jax.grad(of_params))(problem.params)
 
     sharding = NamedSharding(mesh_of_one(AxisType.Auto), PartitionSpec("draws"))
     jax.tree.map(
