@@ -131,6 +131,12 @@ def test_what_a_source_is_computed_from_does_not_count():
     assert sources_of(jaxpr, [second, first], sources) == [{"first", "y"}, {"first"}]
 
 
+def test_a_source_stays_one_where_its_equation_also_defines_a_needed_variable():
+    jaxpr, (part, other, both), _ = traced(two_from_one_equation, jnp.array([1.0, 5.0, 3.0]))
+    sources = {jaxpr.invars[0]: frozenset("x"), part: frozenset(["part"])}
+    assert sources_of(jaxpr, [part, other, both], sources) == [{"part"}, {"x"}, {"part", "x"}]
+
+
 def test_dependence_passes_through_loops_and_calls():
     def function(x, y):
         looped = lax.fori_loop(0, 3, lambda i, total: total + jnp.sin(y), x)
