@@ -11,9 +11,7 @@ LOSSES = {
     "sumo": SUMO,
     "iwhvi": IWHVI,
     "multilevel": MultilevelSUMO,
-    "reverse_kl": lambda *num_particles, **options: ReverseKL(
-        **dict(zip(["num_particles"], num_particles)), **options
-    ),
+    "reverse_kl": lambda num_particles: ReverseKL(num_particles=num_particles),
 }
 BAD_COUNTS = {"zero": 0, "negative": -1, "fraction": 2.5, "bool": True, "text": "8", "none": None}
 
@@ -98,10 +96,36 @@ def test_integers_of_numpy_are_integers():
     assert IWELBO(np.int64(3), chunk_size=np.int32(2)).num_particles == 3
 
 
-def test_options_are_keyword_only():
-    for make in (lambda: SUMO(8, ReciprocalTail()), lambda: ReverseKL(IWHVI(4), 64)):
+@pytest.mark.parametrize("loss", [IWELBO, SUMO, IWHVI, MultilevelSUMO])
+def test_options_but_the_number_of_particles_are_keyword_only(loss):
+    for make in (lambda: loss(8, None), lambda: loss(8, ReciprocalTail())):
         with pytest.raises(TypeError, match="positional argument"):
             make()
+
+
+def test_the_marginal_of_reverse_kl_is_its_one_positional_argument():
+    assert ReverseKL(IWHVI(4)).marginal.num_particles == 4
+    with pytest.raises(TypeError, match="positional argument"):
+        ReverseKL(IWHVI(4), 64)
+
+
+#: Options that a loss does not have, though others of its kind do.
+NO_OPTIONS = {
+    "objective_of_an_upper_bound": (IWHVI, "guide_objective", "forward_kl"),
+    "gradient_of_an_upper_bound": (IWHVI, "gradient", "dreg"),
+    "data_of_an_upper_bound": (IWHVI, "data_axes", 0),
+    "rotations_of_levels": (MultilevelSUMO, "rotations", 2),
+    "truncation": (MultilevelSUMO, "truncation", "single"),
+    "stopping_time_of_a_bound": (IWELBO, "stopping_time", ReciprocalTail()),
+    "shared_stopping_times_of_a_bound": (IWELBO, "share_stopping_times", True),
+    "generating_draw_in_a_lower_bound": (IWELBO, "from_above", True),
+}
+
+
+@pytest.mark.parametrize("loss, name, value", NO_OPTIONS.values(), ids=NO_OPTIONS.keys())
+def test_options_that_have_no_meaning_for_a_loss_are_none_of_its_own(loss, name, value):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        loss(4, **{name: value})
 
 
 def test_mean_number_of_draws_counts_the_tail():

@@ -24,6 +24,7 @@ from tests.helpers.models import (
 )
 
 PLAIN_LOSSES = {"iwelbo": IWELBO(3), "sumo": SUMO(3), "multilevel": MultilevelSUMO(2)}
+#: Whole plates share a stopping time, which would be warned of.
 SHARED_TIMES = {
     "iwelbo": IWELBO(3),
     "sumo": SUMO(3, share_stopping_times=True),

@@ -139,22 +139,22 @@ def test_nan_in_one_weight_of_many_is_a_nan_loss(loss):
 
 # Weights that are infinite
 
-SHARP = [
-    IWELBO(4),
-    IWELBO(4, gradient="standard"),
-    IWELBO(4, chunk_size=2),
-    SUMO(4),
-    SUMO(4, gradient="standard"),
-    SUMO(4, guide_objective="variance"),
-    SUMO(4, chunk_size=2),
-    SUMO(1),
-    SUMO(2, rotations=2),
-    MultilevelSUMO(1),
-    MultilevelSUMO(2),
-    MultilevelSUMO(2, gradient="standard"),
-    MultilevelSUMO(2, guide_objective="variance"),
-    MultilevelSUMO(2, chunk_size=2),
-]
+INFINITE_WEIGHTS = {
+    "iwelbo": IWELBO(4),
+    "iwelbo_standard": IWELBO(4, gradient="standard"),
+    "iwelbo_in_chunks": IWELBO(4, chunk_size=2),
+    "sumo": SUMO(4),
+    "sumo_standard": SUMO(4, gradient="standard"),
+    "sumo_variance": SUMO(4, guide_objective="variance"),
+    "sumo_in_chunks": SUMO(4, chunk_size=2),
+    "sumo_of_one": SUMO(1),
+    "sumo_rotated": SUMO(2, rotations=2),
+    "multilevel_of_one": MultilevelSUMO(1),
+    "multilevel": MultilevelSUMO(2),
+    "multilevel_standard": MultilevelSUMO(2, gradient="standard"),
+    "multilevel_variance": MultilevelSUMO(2, guide_objective="variance"),
+    "multilevel_in_chunks": MultilevelSUMO(2, chunk_size=2),
+}
 
 
 def model_with_infinite_density(above):
@@ -168,7 +168,7 @@ def normal_guide(above):
     numpyro.sample("z", dist.Normal(numpyro.param("loc", 0.0), 1.0))
 
 
-@pytest.mark.parametrize("loss", SHARP, ids=repr)
+@pytest.mark.parametrize("loss", INFINITE_WEIGHTS.values(), ids=INFINITE_WEIGHTS.keys())
 def test_an_infinite_weight_gives_a_loss_of_minus_infinity_and_finite_gradients(loss):
     params = {"positive": jnp.array(1.0), "noise": jnp.array(0.9), "loc": jnp.array(0.1)}
 

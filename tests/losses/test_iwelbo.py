@@ -7,11 +7,13 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
+import numpyro
+import numpyro.distributions as dist
 from numpyro.handlers import substitute
-from numpyro.infer import RenyiELBO
+from numpyro.infer import RenyiELBO, Trace_ELBO
 
-from numpyro_sumo import IWELBO
-from tests.helpers.compiling import quick_jit
+from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
+from tests.helpers.compiling import optimising_jit, quick_jit
 from tests.helpers.models import (
     linear_gaussian_problem,
     plated_problem,
@@ -95,3 +97,106 @@ def test_one_particle_gives_the_elbo():
     kl = 3 * (0.5 * (width**2 + 0.5**2 - 1.0) - 0.05)
     mean, se = mean_and_se(values)
     assert abs(mean - (problem.exact_loss + kl)) < 4 * se < 0.1 * kl
+
+
+# A subsampled plate that does not enclose all sites: an ELBO is a sum, and unbiased all the same.
+
+DATA = jnp.linspace(-1.0, 3.0, 20)
+
+
+def model_of_a_mean(x):
+    mean = numpyro.sample("mean", dist.Normal(0.0, numpyro.param("spread", 3.0)))
+    with numpyro.plate("data", 20, subsample_size=5):
+        numpyro.sample("x", dist.Normal(mean, 0.8), obs=numpyro.subsample(x, event_dim=0))
+
+
+def guide_of_a_mean(x):
+    numpyro.sample("mean", dist.Normal(numpyro.param("loc", 0.3), 0.5))
+
+
+def model_of_local_latents(x):
+    mean = numpyro.sample("mean", dist.Normal(0.0, numpyro.param("spread", 3.0)))
+    with numpyro.plate("data", 20, subsample_size=5):
+        z = numpyro.sample("z", dist.Normal(mean, 1.0))
+        numpyro.sample("x", dist.Normal(z, 0.8), obs=numpyro.subsample(x, event_dim=0))
+
+
+def guide_of_local_latents(x):
+    guide_of_a_mean(x)
+    with numpyro.plate("data", 20, subsample_size=5):
+        batch = numpyro.subsample(x, event_dim=0)
+        numpyro.sample("z", dist.Normal(0.5 * batch + numpyro.param("offset", 0.1), 0.7))
+
+
+GLOBAL_PARAMS = {"spread": jnp.array(3.0), "loc": jnp.array(0.3)}
+WITH_GLOBAL_LATENTS = {
+    "likelihood_alone": (model_of_a_mean, guide_of_a_mean, GLOBAL_PARAMS),
+    "local_latents": (
+        model_of_local_latents,
+        guide_of_local_latents,
+        {**GLOBAL_PARAMS, "offset": jnp.array(0.1)},
+    ),
+}
+with_global_latents = pytest.mark.parametrize(
+    "model, guide, params", WITH_GLOBAL_LATENTS.values(), ids=WITH_GLOBAL_LATENTS.keys()
+)
+
+
+@pytest.mark.parametrize("gradient_kind", ["dreg", "standard"])
+@with_global_latents
+def test_one_particle_is_trace_elbo_for_a_global_latent_and_a_subsample(
+    model, guide, params, gradient_kind
+):
+    def means(loss, key):
+        at_key = lambda key: jax.value_and_grad(
+            lambda params: loss.loss(key, params, model, guide, DATA)
+        )(params)
+        return optimising_jit(jax.vmap(at_key))(random.split(key, 20_000))
+
+    found = means(IWELBO(1, gradient=gradient_kind), random.key(0))
+    expected = means(Trace_ELBO(), random.key(1))
+    assert_same_mean(found[0], expected[0])
+    assert_tree_mean(found[1], expected[1], assert_same_mean)
+    # What the comparison can see.
+    assert mean_and_se(expected[0])[1] < 0.02 * abs(mean_and_se(expected[0])[0])
+
+
+@pytest.mark.parametrize("loss", [IWELBO(2), SUMO(1), SUMO(), MultilevelSUMO(1)])
+@with_global_latents
+def test_more_than_one_particle_is_refused_and_the_elbo_named(model, guide, params, loss):
+    with pytest.raises(ValueError, match=r"'data' to enclose every .* IWELBO\(1\)\.$") as error:
+        loss.loss(random.key(0), params, model, guide, DATA)
+    assert "\n" not in str(error.value)
+
+
+def guide_with_scales_of_their_own():
+    with numpyro.handlers.scale(scale=2.0):
+        u = numpyro.sample("u", dist.Normal(numpyro.param("loc", 0.3), 1.0))
+    with numpyro.handlers.scale(scale=0.5):
+        numpyro.sample("w", dist.Normal(u, 1.0))
+
+
+def model_with_scales_of_their_own():
+    with numpyro.handlers.scale(scale=2.0):
+        u = numpyro.sample("u", dist.Normal())
+    with numpyro.handlers.scale(scale=0.5):
+        w = numpyro.sample("w", dist.Normal(u, 2.0))
+    numpyro.sample("x", dist.Normal(w, 1.0), obs=1.2)
+
+
+def test_one_particle_scales_each_site_by_its_own_scale_as_trace_elbo_does():
+    programs = model_with_scales_of_their_own, guide_with_scales_of_their_own
+    params = {"loc": jnp.array(0.3)}
+
+    def at_keys(loss, key):
+        at = lambda key: jax.value_and_grad(lambda params: loss.loss(key, params, *programs))(
+            params
+        )
+        return optimising_jit(jax.vmap(at))(random.split(key, 20_000))
+
+    found = at_keys(IWELBO(1, gradient="standard"), random.key(0))
+    expected = at_keys(Trace_ELBO(), random.key(1))
+    assert_same_mean(found[0], expected[0])
+    assert_tree_mean(found[1], expected[1], assert_same_mean)
+    with pytest.raises(ValueError, match="all guide sites to have one scale"):
+        IWELBO(2).loss(random.key(0), params, *programs)
