@@ -27,6 +27,7 @@ class StoppingTime(ABC):
     A subclass gives :meth:`log_survival` and :attr:`cap`; K is drawn by inverting that survival
     function.
 
+    >>> import numpy as np
     >>> from numpyro_sumo.stopping_times import StoppingTime
     >>> class OneOrTwo(StoppingTime):
     ...     cap = 2

@@ -129,7 +129,7 @@ class ImportanceLoss(ELBO):
         if self.gradient == "dreg" and self.objective_name != "iwelbo":
             raise ValueError(
                 "Expected gradient='dreg' with guide_objective='iwelbo', a bound that the guide "
-                f"maximises; got {self.objective_name!r}. Pass gradient='standard', or leave it out."
+                f"maximises; got {self.objective_name!r}. Pass gradient='standard', or omit it."
             )
         if self.sharding is not None:
             check_sharding(self.sharding)
@@ -201,17 +201,17 @@ class ImportanceLoss(ELBO):
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
         weights = self._per_datum(plate_key, Programs(model, guide, param_map, args, kwargs))
         score_free = self.is_score_free(self.objective_name, lambda: weights.why_no_dreg)
-        maximizes_estimate = objective.maximizes_estimate or (objective.fixed_only and self._is_bound)
+        of_estimate = objective.maximizes_estimate or (objective.fixed_only and self._is_bound)
         if weights.elements.why_shared is not None:
             _warn_of_shared_stopping_time(weights.elements.why_shared)
         scale = weights.scale()
-        if maximizes_estimate and not score_free:
+        if of_estimate and not score_free:
             # Model and guide maximise the same function: one gradient serves both.
             particle = _joint_particle(weights, scale)
             views = self.sample(draws_key, particle, weights.num_data)
             return -jnp.sum(scale * self.estimate(views.merged(MODEL)))
         view = PATH if score_free else GUIDE
-        particle = _split_particle(weights, scale, view, detach_args=not maximizes_estimate)
+        particle = _split_particle(weights, scale, view, detach_args=not of_estimate)
         fixed_only = (view,) if objective.fixed_only else ()
         views = self.sample(draws_key, particle, weights.num_data, fixed_only=fixed_only)
         estimate = self.estimate(views.merged(MODEL))

@@ -61,7 +61,7 @@ class Sample(NamedTuple):
 
 
 class SampleViews(NamedTuple):
-    """A sample in several views: copies whose gradients reach one set of parameters each.
+    """A sample in several views (see :class:`~numpyro_sumo.ragged.Particle`).
 
     :param kept: {view: as in :class:`Sample`}; likewise ``generating``, empty without such draws.
     """

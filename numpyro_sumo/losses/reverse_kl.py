@@ -49,8 +49,8 @@ class ReverseKL(ELBO):
     :param gradient: ``"path"`` omits the gradient of log q at fixed x, whose mean is zero and which
         is the only term with non-zero variance once q equals the target. If u₀ is among the
         particles (IWHVI, ``from_above``), an estimate of that term from the other draws is
-        subtracted. Its mean is zero for SUMO up to the end of its tail; for IWHVI it is that of the
-        bias of a lower bound. ``"standard"`` omits nothing.
+        subtracted. Its mean is zero for SUMO up to the end of its tail; for IWHVI it is the
+        gradient of a lower bound's bias. ``"standard"`` omits nothing.
     :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler lacks
         latent sites of the model, or if the reverse model's sites are not its auxiliary ones.
 

@@ -1,4 +1,4 @@
-"""Checks that latent sites have one shape and mask in both programs, and supports that stay."""
+"""Checks that latent sites have one shape and mask, and supports independent of latent sites."""
 
 from typing import Any
 
@@ -68,14 +68,14 @@ def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> N
     for name, others in _density_sites(guide, model_trace).items():
         if {in_guide.get(other) for other in others} <= {in_model.get(name)}:
             continue
-        mend = "Apply the same numpyro.handlers.mask to the site in both"
+        fix = "Apply the same numpyro.handlers.mask to the site in both"
         if name.endswith("_unobserved"):  # NumPyro's name for the latent elements of obs_mask
-            mend = (
+            fix = (
                 "Replace obs_mask=m by numpyro.handlers.mask(mask=m), or mask the guide by m ^ True"
             )
         raise ValueError(
             f"Expected latent site '{name}' to have one mask in model and guide; its masks "
-            f"differ, or depend on traced arrays in different ways. {mend}."
+            f"differ, or depend on traced arrays in different ways. {fix}."
         )
 
 

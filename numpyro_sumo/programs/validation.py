@@ -1,4 +1,4 @@
-"""What model and guide must be for their draws to be weighed, and over which plates."""
+"""Check that log-weights log p - log q exist, and find the plates that keep them separate."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -141,13 +141,13 @@ def refuse_scales(*traces: Trace) -> None:
 def refuse_subsamples(
     program_trace: Trace,
     programs: str = "the model, whose weights are those of all data",
-    mend: str = "Leave subsample_size out.",
+    fix: str = "Leave subsample_size out.",
 ) -> None:
-    """Refuses subsampled plates; ``programs`` and ``mend`` are words for the message."""
+    """Refuses subsampled plates; ``programs`` and ``fix`` are parts of the message."""
     for name, site in program_trace.items():
         if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
             raise ValueError(
-                f"Expected no subsampled plate in {programs}; '{name}' is subsampled. {mend}"
+                f"Expected no subsampled plate in {programs}; '{name}' is subsampled. {fix}"
             )
 
 
@@ -270,7 +270,7 @@ def _data_plates(model_trace: Trace, guide_trace: Trace) -> frozenset[Any]:
 
 
 def _check_subsamples(found: Inspection) -> None:
-    """Refuses plates whose subsampling has no meaning for a weight, or one in each program."""
+    """Refuses subsampled plates that do not enclose all sites, or whose full sizes differ."""
     traces = list(found.traces.values())
     for frame in found.data_plates:
         sizes = [t[frame.name]["args"][0] for t in traces if frame.name in t]
