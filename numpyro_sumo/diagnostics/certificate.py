@@ -69,7 +69,7 @@ def certify(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> Certificate:
-    r"""Estimates KL and log-evidence of a trained hierarchical guide, and corrects its draws.
+    r"""Estimates KL and log-evidence of a trained hierarchical guide, and resamples its draws.
 
     .. math::
         w_i = p(x_i) / \hat q(x_i), \qquad \hat Z = \frac{1}{N} \sum_i w_i, \qquad
@@ -80,13 +80,12 @@ def certify(
     (:class:`~numpyro_sumo.guides.extended_draws.ExtendedDraws`). A poor reverse model adds variance
     and widens the gap between the two bounds on ELBO and KL.
 
-    All of this is measured at draws of the sampler. It detects a wrong shape, tails that are too
-    light and a poor reverse model. It does not detect a mode of the target that the sampler *never*
-    draws: k-hat, ESS and KL look perfect, and log-evidence is too low by the missing mass (log 2
-    for one of two equal modes). To look for such a mode, train again, longer and from other initial
-    values, and compare log-evidences: the larger one covers more of the posterior mass. Or run long
-    chains of :class:`~numpyro_sumo.IndependenceMetropolis` alternating with NUTS, or NUTS from
-    scattered initial values.
+    All of this is measured at draws of the sampler. It detects a wrong shape, light tails and a
+    poor reverse model. It does not detect a mode of the target that the sampler *never* draws:
+    k-hat, ESS and KL look perfect, and log-evidence is too low by the missing mass (log 2 for one
+    of two equal modes). To find such a mode, train again from other initial values (the larger
+    log-evidence covers more of the posterior mass), or run long chains of
+    :class:`~numpyro_sumo.IndependenceMetropolis` alternating with NUTS.
 
     :param model: the target.
     :param guide: the sampler with its reverse model.

@@ -68,8 +68,7 @@ def log_evidence(
     single estimates: they are unbiased too.
 
     :param model: the model, with x among its observed sites.
-    :param guide: the proposal for its latent sites, with a known density (an AutoGuide, for
-        example).
+    :param guide: the proposal, with a known density (an AutoGuide, for example).
     :param params: values of the param sites of both.
     :param args: arguments of both, as are ``kwargs``.
     :param estimator: an importance-weighted loss; :class:`~numpyro_sumo.IWELBO` estimates a lower

@@ -36,7 +36,7 @@ from .objectives import OBJECTIVES, Objective, Sample, SampleViews, gradient_onl
 #: so the loop has no iterations.
 _FIXED_TAIL_OF_ONE = 2
 
-#: Slots evaluated at a time in the loop, if there is one datum.
+#: Slots evaluated at a time in the loop if there is one datum.
 _CHUNK_OF_ONE = 3
 
 #: The first chunk of the tails of many data has at most this many draws of each.
@@ -47,8 +47,8 @@ _LARGEST_FIRST_CHUNK = 8
 class ImportanceLoss(ELBO):
     r"""Base of the losses that estimate log p(x) from importance weights.
 
-    The *value* of the loss is minus the estimate. Its gradient is that of the estimate in the
-    model's parameters, and that of the guide objective in the guide's: the table is in
+    The *value* of the loss is minus the estimate, in nats. The model's parameters get the gradient
+    of the estimate, and the guide's that of the guide objective: the table is in
     :mod:`numpyro_sumo.losses.objectives`.
 
     To write a loss of your own, derive from this class and override :meth:`estimate`. Model and
@@ -59,16 +59,16 @@ class ImportanceLoss(ELBO):
     draws, are differentiated in reverse mode only: under
     ``forward_mode_differentiation=True`` JAX raises a TypeError.
 
-    If all guide sites share a scale s > 0 (from subsampling or ``handlers.scale``), the loss is s
-    times the estimate from log p / s − log q, where log p is scaled and log q is not. With one
-    particle that is what :class:`numpyro.infer.Trace_ELBO` does.
+    If all guide sites share a scale s > 0 (from subsampling or ``handlers.scale``), the loss is −s
+    times the estimate from log p / s − log q, where log p includes the scales of its sites and
+    log q does not. With one particle this equals :class:`numpyro.infer.Trace_ELBO`.
 
     :param num_particles: m, draws that are always made, an integer ≥ 1.
     :param guide_objective: what the guide is fitted by: a name among ``guide_objectives``, the
         first by default. ``"estimate"``, the estimate itself; ``"iwelbo"``, the bound over the
         draws that are always made; ``"variance"``, the squared difference between the estimate and
         a baseline from 32 independent draws (the paper's objective with a baseline: little noise
-        near the posterior, but no signal while the guide is much narrower); ``"forward_kl"``,
+        near the posterior, but training fails from a much narrower guide); ``"forward_kl"``,
         −log r(u | x) at the u that generated x (only in :class:`~numpyro_sumo.ReverseKL`, where it
         is the default).
     :param gradient: the guide's gradient under ``"iwelbo"``: ``"dreg"``, the doubly

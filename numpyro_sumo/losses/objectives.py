@@ -136,8 +136,7 @@ class MaximizeBound(Objective):
 class MinimizeVariance(Objective):
     """The squared difference between the estimate and a baseline from independent draws.
 
-    Subtracting a baseline that is independent of F does not change the mean gradient of Var[F];
-    it reduces the gradient's variance.
+    A baseline independent of F leaves the mean gradient, ∇ Var[F], unchanged and has less variance.
     """
 
     num_baseline = 32

@@ -217,8 +217,7 @@ class _MarginalParticles:
 
     def _propose(self, u: Params | None, i: Any, key: jax.Array) -> dict[str, Any]:
         propose = _hierarchical(self.programs.guide).propose
-        # Detached here, not outside: so all views close over the same arrays, and XLA sees one
-        # computation where there would be several.
+        # Detached here, not outside: all views then close over the same arrays, computed once.
         x = jax.tree.map(lambda leaf: leaf[i], self.x)
         fixed_x, fixed_u, fixed_params = stop_gradient((x, u, self.programs.params))
         programs = self.programs.replace(params=fixed_params)

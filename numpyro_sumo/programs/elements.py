@@ -1,4 +1,4 @@
-"""Model and guide run for one element of the data, so that each has its own number of draws."""
+"""Model and guide run for one element of the data, so that each has its own stopping time."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -133,7 +133,7 @@ def find_elements(
 
     :param whole: the programs as they are written.
     :param data_axes: as ``in_axes`` of :func:`jax.vmap`, for the positional arguments.
-    :param apart: whether the elements of a subsampled plate are wanted one at a time.
+    :param apart: whether to run the elements of a subsampled plate one at a time, where possible.
     :return: the elements, and the programs as they were traced for one datum.
     :raises ValueError: if model and guide do not match, or ``data_axes`` the arguments.
     """
@@ -222,8 +222,7 @@ def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elemen
     try:
         found = whole.inspect()
     except Exception:
-        # A program written for one datum may fail on a batch. Raise only if it also fails on one
-        # datum.
+        # A program written for one datum may fail on a batch. Raise only if it also fails on one.
         with suppress(Exception):
             return inspect_one()
         raise
@@ -243,8 +242,7 @@ def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elemen
         _refuse_misfits(misfits, size)
         _refuse_plates_of_arguments(by_themselves, found, None)
         raise
-    # A plate that keeps its size when run for one datum is inside the datum (pixels, for example),
-    # not the data plate.
+    # A plate that keeps its size when run for one datum is inside it (pixels, for example).
     within = _plate_sizes(one)
     _refuse_misfits({n: site for n, site in misfits.items() if within.get(n) != size}, size)
     _refuse_plates_of_arguments(by_themselves, found, one)

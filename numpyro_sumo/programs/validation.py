@@ -75,7 +75,7 @@ def inspect_programs(
     rng_key: jax.Array | None = None,
     is_linear: bool = False,
 ) -> Inspection:
-    """Traces model and guide, refuses what cannot be weighted, and finds the data plates.
+    """Traces model and guide, checks that log-weights exist, and finds the data plates.
 
     :param programs_of: maps a datum, an integer array, to the programs run for it.
     :param rng_key: any key.
@@ -228,7 +228,7 @@ def _check_reparameterised(guide_trace: Trace) -> None:
 
 
 def _check_scales(guide_trace: Trace, data_dims: frozenset[int]) -> None:
-    """Refuses guides whose sites have different scales: their density is not that of the draw."""
+    """Refuses guides whose sites have different scales: the scaled density is not the draw's."""
     scales = scales_of(guide_trace)
     known = {name: known_scale(scale) for name, scale in scales.items()}
     for name, scale in known.items():

@@ -4,9 +4,8 @@ XLA needs static shapes. Log-weights, which cost a run of model and guide each, 
 the slots (datum, block of draws) that were drawn, a chunk at a time, in a loop with a traced bound.
 Only scalars are padded to the largest possible count, never evaluations of the model.
 
-The derivative of an estimate in each log-weight is a number; the gradient is the sum over slots of
-that number times the gradient of the log-weight. So the backward pass visits the chunks once more,
-in any order, evaluates each again, and adds up.
+The gradient is the sum over slots of the estimate's derivative in the log-weight times the gradient
+of the log-weight. The backward pass evaluates each chunk again, in any order, and adds its terms.
 """
 
 from collections.abc import Callable
@@ -35,8 +34,8 @@ def evaluate_ragged(
 ) -> dict[str, Any]:
     """Evaluates ``counts[i]`` blocks of log-weights for every datum i, and accumulates them.
 
-    Draw j of datum i has a key of its own, made from (i, j) alone: the numbers do not depend on the
-    layout or on the other data's counts. Memory is that of the accumulator's state and two chunks.
+    The key of draw j of datum i depends on (i, j) only, so log-weights do not depend on the layout
+    or on the other data's counts. Memory is that of the accumulator's state and two chunks.
 
     :param particle: its steps may close over traced values, and are differentiable in them.
     :param counts: integers of shape ``(num_data,)``.
@@ -290,10 +289,9 @@ def _scaled(steps: _Steps, factors: jax.Array, of_proposal: list[jax.Array]) -> 
 
 
 def _data(rng_key: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, Callable[..., Any]]:
-    """Indices and keys of the data, each of shape ``(num_data,)``, and a wrapper of functions.
+    """Indices and keys of the data, both of shape ``(num_data,)``, and a wrapper of functions.
 
-    The wrapper makes the index a constant if num_data = 1, so that ``hoist`` computes its values
-    once.
+    It makes the index a constant if num_data = 1, so that ``hoist`` computes its values once.
     """
     data = jnp.arange(len(counts), dtype=jnp.int32)
     datum_keys = jax.vmap(partial(random.fold_in, rng_key))(data)
