@@ -33,13 +33,11 @@ def russian_roulette(
 
     Differentiable in reverse mode only: the loop stops at the longest stopping time.
 
-    :param log_weights: log-weights, shape ``(m + c, *batch)``, in nats. Rows from m + K on are
-        never read.
+    :param log_weights: in nats, shape ``(m + c, *batch)``; rows from m + K on are never read.
     :param num_particles: m, the draws that are always made.
     :param stopping_times: K, integers that broadcast to ``batch``.
     :param stopping_time: the distribution that K was drawn from.
-    :param num_generating: number of leading rows that are not exchangeable with the rest; they are
-        not rotated.
+    :param num_generating: number of leading rows, not exchangeable with the rest and not rotated.
     :param rotations: number of rotations of the other rows' order to average over. Given K, those
         rows are exchangeable, so the mean is unchanged and the variance falls.
     :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero,

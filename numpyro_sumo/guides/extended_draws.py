@@ -55,8 +55,8 @@ class ExtendedDraws:
     :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
 
     Here r̄ is the :class:`~.defensive_reverse.DefensiveReverse` mixture. Without its share of q(u),
-    q̂ is infinite and the weight zero where r(u₀ | x) is zero. If q(x, u) = 0
-    for all n + 1 draws, the weights are no longer unbiased; r(u | x) must be zero where q(u) is.
+    q̂ is infinite and the weight zero where r(u₀ | x) is zero. If q(x, u) = 0 for all n + 1 draws,
+    the weights are no longer unbiased; r(u | x) must be zero where q(u) is zero.
 
     :param programs: the target, and the hierarchical guide.
     :param num_particles: n, fresh draws of u for each x.

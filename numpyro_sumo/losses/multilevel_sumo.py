@@ -38,9 +38,9 @@ class MultilevelSUMO(ImportanceLoss):
     and :math:`L'`, :math:`L''` are the bounds over the halves of the draws of :math:`L_{2^k m}`.
     Halves cancel to first order, so that :math:`E[\Delta_k^2]` falls as :math:`4^{-k}` where cost
     rises as :math:`2^k`. Unbiased for :math:`E[L_{2^c m}]`, c the largest possible level (17 by
-    default), in nats. The variance is finite if that of the weights and some higher moments are:
-    choose a larger m for heavy-tailed weights. If weights can be zero, choose a larger m too: one
-    block with only zero weights makes the estimate −∞.
+    default), in nats. The variance is finite if that of the weights and some higher moments are.
+    Choose a larger m for heavy-tailed weights, and for weights that can be zero: one block with
+    only zero weights makes the estimate −∞.
 
     Data have their own stopping times, or share one, as in :class:`~numpyro_sumo.SUMO`. Defaults
     had the lowest, or nearly the lowest, loss at equal total draws on six models

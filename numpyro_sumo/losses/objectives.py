@@ -136,7 +136,7 @@ class MaximizeBound(Objective):
 class MinimizeVariance(Objective):
     """The squared difference between the estimate and a baseline from independent draws.
 
-    A baseline independent of F leaves the mean gradient, ∇ Var[F], unchanged and has less variance.
+    Subtracting a baseline independent of F keeps the mean gradient, ∇ Var[F], with less variance.
     """
 
     num_baseline = 32

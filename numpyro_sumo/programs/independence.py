@@ -190,7 +190,7 @@ def _followed(equation: JaxprEqn, values: list[_Entries], maps: list[Axes]) -> _
 def why_numbers_differ(whole: Traced, one: Traced, size: int) -> str | None:
     """Why a constant may differ between a run for the batch and a run for one element, in words.
 
-    The batch's length, for example. The outputs of both must be the same expressions of the known
+    An example is the batch's length. The outputs of both must be the same expressions of the known
     variables and of the inputs, which are matched by their order.
 
     :param one: as ``whole``, with axes of elements of length one instead of ``size``.

@@ -190,7 +190,7 @@ OTHER_PARAMS = {
     ),
     "nan": (
         lambda params: with_kernel(params, lambda kernel: kernel.at[0, 1].set(jnp.nan)),
-        r"finite params; 'flax\$params\['kernel'\]' of the guide contains NaN .* diverged, .* Train",
+        r"finite params; 'flax\$params\['kernel'\]' of the guide contains NaN .* diverged, .* Tra",
     ),
 }
 
