@@ -199,16 +199,13 @@ def _inspect_plate(elements: Elements, whole: Inspection) -> tuple[Inspection | 
     """The programs traced for one element, and why the plate cannot be split, or None."""
     try:
         one = elements.inspect()
-    except (
-        Exception
-    ) as error:  # programs that cannot be run for one element do not follow the plate
+    except Exception as error:  # programs that fail for one element do not follow the plate
         cause = str(error).partition("\n")[0] or type(error).__name__
         return None, f"run for one element, the programs raise: {cause}"
     site = _misfit(elements, whole, one)
-    return (
-        one,
-        None if site is None else f"site '{site}' does not have the shape and scale of one element",
-    )
+    if site is None:
+        return one, None
+    return one, f"site '{site}' does not have the shape and scale of one element"
 
 
 def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elements, Inspection]:
