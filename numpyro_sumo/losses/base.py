@@ -178,7 +178,7 @@ class ImportanceLoss(ELBO):
         if obstacle is not None and self.gradient == "dreg":
             raise ValueError(
                 "Expected a guide whose parameters act through reparameterised draws only, for "
-                f"gradient='dreg'; {obstacle}. Pass gradient='standard'."
+                f"gradient='dreg'; its {obstacle}. Pass gradient='standard'."
             )
         return obstacle is None
 

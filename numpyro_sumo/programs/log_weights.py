@@ -293,7 +293,7 @@ class TracedGuide:
                 return f"site '{name}' (a Delta or a factor) depends on a parameter directly"
         for name, of_support in supports.items():
             if of_support.on_parameters:
-                return f"the support of site '{name}' depends on a parameter"
+                return f"site '{name}' has a support that depends on a parameter"
         return "draws are made inside a scan or a cond" if self._has_control_flow else None
 
 

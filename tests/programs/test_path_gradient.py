@@ -198,7 +198,7 @@ SATURATED = {
 
 @pytest.mark.parametrize("family", SATURATED.values(), ids=SATURATED.keys())
 def test_where_a_transform_is_flat_the_gradient_is_finite(family):
-    """In float32 a sigmoid of 17 is one, and its derivative zero."""
+    """In float32 a sigmoid of 17 is one, and its derivative nought."""
 
     def guide():
         numpyro.sample("z", family(numpyro.param("loc", 30.0)))
@@ -358,9 +358,9 @@ WITHOUT_PATH = {
     "auto_dais": (autoguide.AutoDAIS(delta_model, K=2), "site 'auto_factor', a Delta or a factor"),
     "delta_at_a_parameter": (guide_with_a_delta, "site 'w', a Delta"),
     "factor_with_a_parameter": (guide_with_a_factor, "site 'tilt', a Delta or a factor"),
-    "moving_support": (guide_with_a_moving_support, "the support of site 'z'"),
-    "shifted_support": (guide_with_a_shifted_support, "the support of site 'z'"),
-    "truncated_normal": (guide_with_a_truncated_normal, "the support of site 'z'"),
+    "moving_support": (guide_with_a_moving_support, "site 'z' has a support"),
+    "shifted_support": (guide_with_a_shifted_support, "site 'z' has a support"),
+    "truncated_normal": (guide_with_a_truncated_normal, "site 'z' has a support"),
     "scan": (guide_that_scans, "draws are made inside a scan or a cond"),
 }
 
@@ -411,7 +411,7 @@ def test_a_reverse_model_without_a_path_is_refused_by_name():
     guide = HierarchicalGuide(sampler, reverse)
     loss = ReverseKL(IWELBO(2, guide_objective="iwelbo", gradient="dreg"), num_particles=2)
     svi = SVI(lambda: numpyro.sample("x", dist.Normal()), guide, optax.adam(0.1), loss=loss)
-    with pytest.raises(ValueError, match="the support of site 'u' depends"):
+    with pytest.raises(ValueError, match="its site 'u' has a support that"):
         svi.run(random.key(0), 2, progress_bar=False)
 
 
