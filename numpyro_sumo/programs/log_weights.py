@@ -290,7 +290,7 @@ class TracedGuide:
         computed, supports = self.dependences
         for name, of_site in computed.items():
             if of_site.on_parameters:
-                return f"site '{name}' (a Delta or a factor) depends on a parameter directly"
+                return f"site '{name}', a Delta or a factor, depends on a parameter directly"
         for name, of_support in supports.items():
             if of_support.on_parameters:
                 return f"site '{name}' has a support that depends on a parameter"
