@@ -1,4 +1,4 @@
-"""Unbiased evidence for NumPyro: losses that train on log p(x) itself, not on a lower bound."""
+"""Losses for NumPyro that estimate log p(x) without bias up to the end of a random tail."""
 
 from ._version import __version__
 from .diagnostics import (

@@ -1,4 +1,4 @@
-"""Private interfaces of NumPyro and JAX that this package uses: a change in them is mended here."""
+"""All uses of private NumPyro and JAX interfaces. Adapt this file if they change."""
 
 from typing import Any
 

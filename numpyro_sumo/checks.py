@@ -1,7 +1,6 @@
 """Checks of options: each raises a ValueError of one line."""
 
 from collections.abc import Iterable
-import inspect
 from numbers import Integral, Real
 from typing import Any
 
@@ -62,10 +61,3 @@ def check_sharding(value: Any) -> None:
             f"Expected mesh axis '{names[0]}' to be of type Auto; it is {kind.name}. Make "
             "the mesh with axis_types=(AxisType.Auto,)."
         )
-
-
-def options_repr(instance: object) -> str:
-    """``Class(option=value, ...)`` with the options of the class's constructor."""
-    names = inspect.signature(type(instance)).parameters
-    options = ", ".join(f"{name}={getattr(instance, name)!r}" for name in names)
-    return f"{type(instance).__name__}({options})"

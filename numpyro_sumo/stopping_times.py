@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from .checks import check_positive_integer
 
-#: The resolution of float32: smaller survival probabilities are taken for zero.
+#: The resolution of float32: smaller survival probabilities are set to zero.
 _SMALLEST_SURVIVAL = 2.0**-24
 
 #: Comparisons in memory at a time, at most, where K is drawn.
@@ -26,6 +26,15 @@ class StoppingTime(ABC):
 
     A subclass gives :meth:`log_survival` and :attr:`cap`; K is drawn by inverting that survival
     function.
+
+    >>> import numpy as np
+    >>> from numpyro_sumo.stopping_times import StoppingTime
+    >>> class OneOrTwo(StoppingTime):
+    ...     cap = 2
+    ...     def log_survival(self, k):
+    ...         return np.log(1 / k)
+    >>> OneOrTwo().probabilities
+    array([0.5, 0.5])
     """
 
     @property
@@ -103,12 +112,11 @@ class ReciprocalTail(StoppingTime):
         P(K \ge k) = \rho^{\,k - \kappa} / \kappa \text{ for } k \ge \kappa,
 
     with knee :math:`\kappa` and decay :math:`\rho`. The default is the paper's: E[K] = 5.08, median
-    1, 99th percentile 82. The largest value is where the survival falls below 2⁻²⁴, the resolution
-    of float32 (196 by default), so an estimator is unbiased for the bound at that many draws.
+    1, 99th percentile 82. The cap c is where the survival falls below 2⁻²⁴, the resolution of
+    float32 (196 by default), so an estimator is unbiased for the bound over m + c draws.
 
-    Increments are multiplied by the inverse survival, which grows geometrically beyond the knee: a
-    *larger* knee limits it more. With ``decay=0`` K stops at the knee and no factor exceeds
-    ``knee``.
+    Increment j is divided by P(K ≥ j). With ``decay > 0`` the factor grows up to 2²⁴ at the cap;
+    with ``decay=0`` it is at most ``knee``.
 
     :param knee: the last k of the reciprocal law; an integer ≥ 1.
     :param decay: ratio of the geometric law beyond it; 0 ≤ decay < 1.
@@ -152,10 +160,9 @@ class GeometricTail(StoppingTime):
         P(K \ge k) = (1 - r)^{k - 1}
 
     Cost doubles from level to level and variance falls fourfold: both are finite for
-    1/2 < r < 3/4. Work times variance is least at r = 0.6340 for the roulette, and at
-    :math:`1 - 2^{-3/2} = 0.6464` for the single term. The largest value is where the survival falls
-    below 2⁻²⁴, the resolution of float32 (17 by default), so an estimator is unbiased for the bound
-    at that many draws.
+    1/2 < r < 3/4. Work times variance is least at r = 0.6340. The largest level c is where the
+    survival falls below 2⁻²⁴, the resolution of float32 (17 by default), so an estimator is
+    unbiased for the bound over 2ᶜ m draws.
 
     :param success_probability: r, in (0, 1).
     :param max_level: a smaller largest value, an integer ≥ 1; None leaves it as above.

@@ -30,8 +30,8 @@ class Certificate(NamedTuple):
     :param kl_lower: lower bound on KL(q ‖ p/Z): log-evidence minus ``elbo_upper``.
     :param kl_upper: upper bound on it: report this one. Both rely on log-evidence.
     :param pareto_k: k-hat of the weights. Up to 0.5 their variance is finite; above 0.7 do not
-        trust log-evidence and resampled draws. Where the sampler misses large weights,
-        log-evidence is too low, and both KL bounds with it. −∞ where all weights are equal.
+        trust log-evidence and resampled draws. If the sampler misses large weights, log-evidence is
+        too low, and so are ``kl_lower`` and ``kl_upper``. −∞ where all weights are equal.
     :param ess: (Σw)² / Σw², the effective number of independent draws of p.
     :param draws: draws of q by site, with the model's deterministic sites and a leading axis of
         ``num_samples``.
@@ -69,7 +69,7 @@ def certify(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> Certificate:
-    r"""Estimates KL and log-evidence of a trained hierarchical guide, and corrects its draws.
+    r"""Estimates KL and log-evidence of a trained hierarchical guide, and resamples its draws.
 
     .. math::
         w_i = p(x_i) / \hat q(x_i), \qquad \hat Z = \frac{1}{N} \sum_i w_i, \qquad
@@ -80,13 +80,12 @@ def certify(
     (:class:`~numpyro_sumo.guides.extended_draws.ExtendedDraws`). A poor reverse model adds variance
     and widens the gap between the two bounds on ELBO and KL.
 
-    All of this is measured at draws of the sampler. It shows a wrong shape, tails that are too
-    light and a poor reverse model. It cannot show a mode of the target where the sampler *never*
-    draws: k-hat, ESS and KL look perfect, and log-evidence is too low by the missing mass (log 2
-    for one of two equal modes). To look for such a mode, train again, longer and from other initial
-    values, and compare log-evidences: the larger one has found more. Or run long chains of
-    :class:`~numpyro_sumo.IndependenceMetropolis` alternating with NUTS, or NUTS from scattered
-    initial values.
+    All of this is measured at draws of the sampler. It detects a wrong shape, light tails and a
+    poor reverse model. It does not detect a mode of the target that the sampler *never* draws:
+    k-hat, ESS and KL look perfect, and log-evidence is too low by the missing mass (log 2 for one
+    of two equal modes). To find such a mode, train again from other initial values (the larger
+    log-evidence covers more of the posterior mass), or run long chains of
+    :class:`~numpyro_sumo.IndependenceMetropolis` alternating with NUTS.
 
     :param model: the target.
     :param guide: the sampler with its reverse model.
@@ -97,6 +96,7 @@ def certify(
     :param defensive_share: share of the sampler's own u among them, in [0, 1). It bounds what one
         u of low reverse density can add to q̂.
     :param batch_size: draws of x evaluated at a time.
+    :return: estimates in nats, draws, and their log-weights.
     :raises ValueError: if model and guide do not match, for params of another guide, if the model
         is subsampled, if a log-weight is NaN or +∞, or if all weights are zero.
     :warns UserWarning: if k-hat is larger than 0.7.

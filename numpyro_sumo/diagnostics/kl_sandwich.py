@@ -53,7 +53,7 @@ def kl_sandwich(
     :math:`U_{n+1}` includes the u that generated x. Subtracting log p(x) gives bounds on
     KL(q ‖ p) − log Z, with Z the target's normaliser (1 for a model without observed sites or
     factors). If the gap is large, the reverse model misses some u: report the *upper* bound.
-    Neither bound shows a mode of the target where the sampler never draws.
+    Neither bound detects a mode of the target that the sampler never draws.
 
     :param num_samples: draws of x, an integer ≥ 2. The other arguments are those of
         :func:`~numpyro_sumo.certify`.
@@ -115,6 +115,18 @@ def log_marginal(
     :return: shape ``(n,)``, in nats.
     :raises ValueError: for a guide that is not hierarchical, params of another guide, points whose
         sites or shapes are not the sampler's, or options outside their ranges.
+
+    >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> from numpyro_sumo import HierarchicalGuide, log_marginal
+    >>> def sampler():
+    ...     u = numpyro.sample("u", dist.Normal(), infer={"is_auxiliary": True})
+    ...     numpyro.sample("x", dist.Normal(u, 1.0))
+    >>> def reverse(latents):
+    ...     numpyro.sample("u", dist.Normal(0.5 * latents["x"], 0.8))
+    >>> guide, x = HierarchicalGuide(sampler, reverse), jnp.array([0.0, 1.0])
+    >>> bound = log_marginal(jax.random.key(0), guide, {}, {"x": x})
+    >>> bool(jnp.allclose(bound, dist.Normal(0.0, 2.0**0.5).log_prob(x), atol=0.05))
+    True
     """
     check_draws_of_u(num_particles, defensive_share, batch_size)
     check_params(hierarchical(guide), params, args, kwargs)

@@ -33,10 +33,10 @@ class LogEvidence(NamedTuple):
     :param pareto_k: shape of the upper tail of the importance weights (Vehtari et al. 2024). Up to
         0.5 their variance is finite and the standard error is reliable; above 0.7 the guide misses
         part of the posterior: trust neither mean nor standard error. −∞ where all weights are
-        equal; NaN where elements are subsampled, since the tail would be that of the data.
+        equal; NaN for subsampled plates, where the weights also vary with the subsample.
     :param mean_draws: expected number of log-weights for each estimate.
-    :param per_datum: the same for each element of the data plates, in arrays of their shape; None
-        where there is one joint weight, or where elements are subsampled.
+    :param per_datum: LogEvidence with arrays of the plates' shape, one entry for each element; None
+        if there is one joint weight, or if elements are subsampled.
     """
 
     mean: Any
@@ -58,17 +58,17 @@ def log_evidence(
     progress_bar: bool = True,
     **kwargs: Any,
 ) -> LogEvidence:
-    r"""Estimates log p(x), or the log normaliser of a model without observed sites.
+    r"""Estimates log p(x) in nats, or the log normaliser of a model without observed sites.
 
     Averages independent estimates, evaluated a batch at a time, and draws 4,000 single log-weights
-    for the Pareto k-hat. Where weights can be zero, choose ``num_particles`` large enough that no
-    estimate has zero weights only, or the mean is −∞.
+    for the Pareto k-hat. If weights can be zero, choose a larger ``num_particles``: one estimate
+    with only zero weights makes the mean −∞.
 
     For the *score*, the gradient of log p(x) with respect to the data, average the gradients of
     single estimates: they are unbiased too.
 
     :param model: the model, with x among its observed sites.
-    :param guide: the proposal for its latent sites.
+    :param guide: the proposal, with a known density (an AutoGuide, for example).
     :param params: values of the param sites of both.
     :param args: arguments of both, as are ``kwargs``.
     :param estimator: an importance-weighted loss; :class:`~numpyro_sumo.IWELBO` estimates a lower
@@ -76,8 +76,10 @@ def log_evidence(
     :param num_estimates: an integer ≥ 2.
     :param batch_size: estimates evaluated at a time.
     :param progress_bar: whether to show a progress bar.
-    :raises ValueError: if model and guide do not match, for params that are not theirs, for options
-        outside these ranges, or if a log-weight is NaN or +∞.
+    :return: the mean in nats, its standard error and k-hat.
+    :raises ValueError: if model and guide do not match, for a HierarchicalGuide (use
+        :func:`~numpyro_sumo.certify`), for params that are not theirs, for options outside these
+        ranges, or if a log-weight is NaN or +∞.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
     deep latent variable models*, for the default estimator.

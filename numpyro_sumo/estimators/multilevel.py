@@ -34,16 +34,14 @@ def multilevel(
     order, so that :math:`\Delta_k^2` falls as :math:`4^{-k}`. Unbiased for
     :math:`E[L_{2^c m}]`, c being the largest possible level.
 
-    With ``generating``, the weight of the draw that generated x is among the particles of every
-    bound, of both halves too: the same series begun from the upper bound.
-
     :param log_sums: logarithms of sums of weights, in nats, shape ``(1 + c, *batch)``: of block 0,
         then of blocks :math:`2^{k-1} … 2^k - 1` for k = 1 … c. Rows from 1 + K on are never read.
     :param mean_bound: :math:`I_0`, in nats, shape ``batch``.
     :param levels: K, integers that broadcast to ``batch``.
     :param block_size: m, without the generating draw.
     :param stopping_time: the distribution that K was drawn from.
-    :param generating: log-weight of the generating draw, shape ``batch``; None leaves it out.
+    :param generating: log-weight of the draw that generated x, shape ``batch``, or None: add this
+        weight to every bound, including both halves. The series then starts from an upper bound.
     :return: the estimate, shape ``batch``, in nats; ±inf where :math:`I_0` is.
 
     **Reference:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation for
@@ -80,13 +78,13 @@ def multilevel(
         so_far, tail = carry
         second, size, drawn, weight, expected = level
         if generating is None:
-            surprise = _log_cosh(0.5 * (second - so_far))
+            residual = _log_cosh(0.5 * (second - so_far))
         else:
             one, other = jnp.logaddexp(generating, so_far), jnp.logaddexp(generating, second)
-            # log(1 + e^(second - one)) is what the second half adds to the first.
+            # log-sum of the first half plus log(1 + e^(second - one)) is that of both halves.
             whole = one + jax.nn.softplus(second - one)
-            surprise = whole - 0.5 * (one + other) - size - expected
-        tail = tail + expected + jnp.where(drawn, weight * surprise, 0.0)
+            residual = whole - 0.5 * (one + other) - size - expected
+        tail = tail + expected + jnp.where(drawn, weight * residual, 0.0)
         so_far = jnp.where(drawn, log_add(so_far, second), so_far)
         return (so_far, tail), None
 
@@ -99,10 +97,10 @@ def multilevel(
 
 
 def _log_cosh(x: jax.Array) -> jax.Array:
-    """log cosh x: what log (e^a + e^b) / 2 exceeds (a + b) / 2 by, a and b being 2x apart.
+    """log cosh x = log((e^a + e^b)/2) − (a + b)/2 with x = (a − b)/2.
 
-    Halves that agree differ by rounding alone; here it counts by its square, before it is
-    multiplied by what may be thousands.
+    For small x use log1p(2 sinh²(x/2)): rounding in x then enters squared, before division by
+    P(K ≥ k).
     """
     small = jnp.abs(x) < 1.0
     near = jnp.log1p(2.0 * jnp.sinh(0.5 * jnp.where(small, x, 0.0)) ** 2)

@@ -22,30 +22,28 @@ def russian_roulette(
     num_generating: int = 0,
     rotations: int = 1,
 ) -> jax.Array:
-    r"""The roulette estimate begun from the bound over the first m = ``num_particles`` draws.
+    r"""The roulette estimate, which adds increments to the bound over the first m draws.
 
     .. math::
         L_m + \sum_{j=1}^{K} \frac{L_{m+j} - L_{m+j-1}}{P(K \ge j)}
 
-    Unbiased for :math:`E[L_{m + \mathrm{cap}}]`, cap being the largest possible stopping time.
-    Its variance with respect to a tail like 1/k is not finite as cap grows, because
+    Unbiased for :math:`E[L_{m + c}]`, c being the largest possible stopping time. With
+    P(K ≥ k) = 1/k its variance grows without bound as c grows, because
     :math:`E[(L_{k+1} - L_k)^2]` falls only as :math:`1/k^2`.
 
-    Differentiable in reverse mode only, for it goes no further than the longest stopping time.
+    Differentiable in reverse mode only: the loop stops at the longest stopping time.
 
-    :param log_weights: log-weights, shape ``(m + cap, *batch)``, in nats. Rows from m + K on are
-        never read, whatever they hold.
+    :param log_weights: in nats, shape ``(m + c, *batch)``; rows from m + K on are never read.
     :param num_particles: m, the draws that are always made.
     :param stopping_times: K, integers that broadcast to ``batch``.
     :param stopping_time: the distribution that K was drawn from.
-    :param num_generating: leading rows that are not exchangeable with the rest: they keep their
-        place.
+    :param num_generating: number of leading rows, not exchangeable with the rest and not rotated.
     :param rotations: number of rotations of the other rows' order to average over. Given K, those
-        rows are exchangeable, so the mean stays what it was and the variance falls.
+        rows are exchangeable, so the mean is unchanged and the variance falls.
     :return: the estimate, shape ``batch``, in nats; −inf where the first m weights are all zero,
         and +inf where a weight that was drawn is infinite.
 
-    **Reference:** Luo et al. 2020, *SUMO*, eq. (5).
+    **Reference:** Luo et al. 2020, *SUMO*, eq. (6).
 
     >>> import jax.numpy as jnp
     >>> from numpyro_sumo.estimators import russian_roulette
@@ -85,33 +83,33 @@ def russian_roulette(
     times = jnp.broadcast_to(stopping_times, log_sum.shape)
     rows = log_weights[num_particles:]
     terms = _Terms(inverse_survival, counts, log_sum, rows, reference, expected, times)
-    tail = _weighted_surprise(terms)
+    tail = _weighted_residual(terms)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail + total)
     estimate = jnp.where(is_infinite, jnp.inf, estimate)
     return estimate.mean(axis=0) if rotations > 1 else estimate
 
 
 def increment(log_sum: jax.Array, log_weight: jax.Array, num_before: jax.Array) -> jax.Array:
-    r"""What one more draw adds to the importance-weighted bound.
+    r"""Change of the importance-weighted bound when one draw is added.
 
     .. math::
         \log \frac{S + w}{n + 1} - \log \frac{S}{n}
 
-    :param log_sum: log S, of the weights so far, in nats.
-    :param log_weight: log w, of the draw that comes, in nats.
-    :param num_before: n, how many weights S is of.
+    :param log_sum: log S, S being the sum of the n weights before, in nats.
+    :param log_weight: log w of the added draw, in nats.
+    :param num_before: n.
     :return: in nats, broadcast.
     """
     log_ratio = log_weight - log_sum
-    # Of a weight near the mean of those before it little is left: (nw/S - 1) / (n + 1), which
-    # must not come out of a difference, for it may be multiplied by millions.
+    # If w is near the mean S/n, the increment is about (nw/S - 1)/(n + 1). Do not compute it as a
+    # difference of logs: 1/P(K >= j) would amplify the rounding error.
     from_mean = log_ratio + jnp.log(num_before)
     near = jnp.log1p(jnp.expm1(jnp.minimum(from_mean, 1.0)) / (num_before + 1))
     return jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - jnp.log1p(1 / num_before))
 
 
 class _Terms(NamedTuple):
-    """What the weighted sum of increments is computed from.
+    """Inputs of the weighted sum of increments.
 
     :param inverse_survival: 1 / P(K ≥ j), shape ``(cap,)``.
     :param counts: how many draws come before each, of that shape.
@@ -132,24 +130,24 @@ class _Terms(NamedTuple):
 
 
 @jax.custom_vjp
-def _weighted_surprise(terms: _Terms) -> jax.Array:
-    """Sum of the increments of the bound minus their expectation, each over its survival.
+def _weighted_residual(terms: _Terms) -> jax.Array:
+    """Sum over j ≤ K of (increment − expected increment) / P(K ≥ j).
 
-    Loops go as far as the longest stopping time, and no further: automatic differentiation of a
-    scan over all rows costs thirty times as much. They write over the rows that they have read:
-    first each draw's share of the sum so far, then its derivative.
+    The loop stops at the longest K: automatic differentiation of a scan over all rows costs thirty
+    times as much. The forward pass overwrites row j with w_j/S_j, the backward pass with its
+    cotangent.
     """
-    return _weighted_surprise_forward(terms)[0]
+    return _weighted_residual_forward(terms)[0]
 
 
-def _weighted_surprise_forward(terms: _Terms) -> tuple[jax.Array, _Terms]:
+def _weighted_residual_forward(terms: _Terms) -> tuple[jax.Array, _Terms]:
     def add_increment(state: Any) -> Any:
         j, log_sum, tail, rows = state
         drawn = j < terms.times
         log_weight = jnp.where(drawn, rows[j] - terms.reference, -jnp.inf)
         added = increment(log_sum, log_weight, terms.counts[j])
-        surprise = added - (0.0 if terms.expected is None else terms.expected[j])
-        tail = tail + jnp.where(drawn, terms.inverse_survival[j] * surprise, 0.0)
+        residual = added - (0.0 if terms.expected is None else terms.expected[j])
+        tail = tail + jnp.where(drawn, terms.inverse_survival[j] * residual, 0.0)
         rows = _with_row(rows, jax.nn.sigmoid(log_weight - log_sum), j)
         return j + 1, log_sum + added + jnp.log1p(1.0 / terms.counts[j]), tail, rows
 
@@ -160,14 +158,14 @@ def _weighted_surprise_forward(terms: _Terms) -> tuple[jax.Array, _Terms]:
     return tail, terms._replace(rows=shares)
 
 
-def _weighted_surprise_backward(terms: _Terms, cotangent: jax.Array) -> tuple[_Terms]:
+def _weighted_residual_backward(terms: _Terms, cotangent: jax.Array) -> tuple[_Terms]:
     """The cotangents; the rows of the residuals hold each draw's share of the sum."""
     longest = jnp.max(terms.times)
 
     def take_increment(state: Any) -> Any:
         j, of_log_sum, of_rows = state
         of_row = of_rows[j] * (terms.inverse_survival[j] * cotangent + of_log_sum)
-        # The increment falls with the sum so far by as much as it rises with the draw.
+        # The increment's derivatives in log_sum and in the log-weight are opposite numbers.
         return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
 
     as_rows = lambda leaf: leaf.reshape(-1, *[1] * terms.times.ndim)
@@ -179,16 +177,16 @@ def _weighted_surprise_backward(terms: _Terms, cotangent: jax.Array) -> tuple[_T
         of_expected = jnp.where(
             row < terms.times, -as_rows(terms.inverse_survival) * cotangent, 0.0
         )
-    # A change of the reference changes every row by as much as it changes the sum.
+    # Adding a number to the reference is the same as adding it to log_sum.
     nothing: Any = None
     return (_Terms(nothing, nothing, of_log_sum, of_rows, of_log_sum, of_expected, nothing),)
 
 
-_weighted_surprise.defvjp(_weighted_surprise_forward, _weighted_surprise_backward)
+_weighted_residual.defvjp(_weighted_residual_forward, _weighted_residual_backward)
 
 
 def _with_row(rows: jax.Array, row: jax.Array, j: jax.Array) -> jax.Array:
-    """The rows with another in place j; a scatter would copy them all."""
+    """The rows with row j replaced; a scatter would copy them all."""
     return lax.dynamic_update_index_in_dim(rows, row, j, 0)
 
 
@@ -202,7 +200,7 @@ def _rotate(
 
     def rotated(index: jax.Array) -> jax.Array:
         source = (row + (index * num_fresh) // rotations) % num_fresh
-        # Rows that were not drawn stay where they are, to be passed over as before.
+        # Rows that were not drawn are not rotated and never read.
         source = jnp.where(row < num_fresh, source, row)
         return jnp.concatenate([generating, jnp.take_along_axis(fresh, source, axis=0)])
 

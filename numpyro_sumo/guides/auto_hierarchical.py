@@ -1,4 +1,4 @@
-"""A hierarchical guide for any model with continuous latents, networks and all."""
+"""A hierarchical guide for any model with continuous latents, with its neural networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,7 +58,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     :param init_loc_fn: initial values of the fit; see NumPyro's initialisation strategies.
     :param num_auxiliary: n; None is d + 4.
     :param hidden_sizes: units of the hidden layers of both networks.
-    :param full_covariance: whether to fit covariances, up to d = 1,000; they are used if they gain
+    :param full_covariance: also fit a covariance (d ≤ 1,000) and use it if it raises the ELBO by
         more than 0.1 nats. The fit takes 800 d products with the model's Hessian. Use it for time
         series, where mean field starts far from the posterior, and train at a small learning rate.
     :raises ValueError: at construction for options outside these ranges; when called, if n < d,

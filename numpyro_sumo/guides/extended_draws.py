@@ -1,4 +1,4 @@
-"""Draws of a hierarchical sampler with extra draws of u, under which their weights are exact."""
+"""Draws of a hierarchical sampler with extra draws of u, which make their weights unbiased."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -55,8 +55,8 @@ class ExtendedDraws:
     :math:`E[f(x)\, p(x) / \hat q] = \int f(x)\, p(x)\, dx`.
 
     Here r̄ is the :class:`~.defensive_reverse.DefensiveReverse` mixture. Without its share of q(u),
-    q̂ is infinite and the weight zero where r(u₀ | x) is zero. Where q(x, u) is zero for all n + 1
-    draws of r̄(u | x), the target is not reached: r must propose no u that the sampler never draws.
+    q̂ is infinite and the weight zero where r(u₀ | x) is zero. If q(x, u) = 0 for all n + 1 draws,
+    the weights are no longer unbiased; r(u | x) must be zero where q(u) is zero.
 
     :param programs: the target, and the hierarchical guide.
     :param num_particles: n, fresh draws of u for each x.

@@ -32,11 +32,11 @@ from numpyro_sumo.stopping_times import StoppingTime
 
 from .objectives import OBJECTIVES, Objective, Sample, SampleViews, gradient_only
 
-#: Draws of the tail that every step makes whatever was drawn, if there is one datum: it has no
-#: tail beyond them more often than not, and a loop costs more than they do.
+#: Number of extra draws evaluated before the loop if there is one datum. Usually K is at most 2,
+#: so the loop has no iterations.
 _FIXED_TAIL_OF_ONE = 2
 
-#: Slots evaluated at a time in the loop, if there is one datum.
+#: Slots evaluated at a time in the loop if there is one datum.
 _CHUNK_OF_ONE = 3
 
 #: The first chunk of the tails of many data has at most this many draws of each.
@@ -47,32 +47,32 @@ _LARGEST_FIRST_CHUNK = 8
 class ImportanceLoss(ELBO):
     r"""Base of the losses that estimate log p(x) from importance weights.
 
-    The *value* of the loss is minus the estimate. Its gradient is that of the estimate in the
-    model's parameters, and that of the guide objective in the guide's: the table is in
+    The *value* of the loss is minus the estimate, in nats. The model's parameters get the gradient
+    of the estimate, and the guide's that of the guide objective: the table is in
     :mod:`numpyro_sumo.losses.objectives`.
 
     To write a loss of your own, derive from this class and override :meth:`estimate`. Model and
-    guide then both climb your estimate. To have the guide climb something else, name it first in
+    guide then both maximise your estimate. To give the guide another objective, name it first in
     ``guide_objectives``.
 
     Losses with a random number of draws, and all with a ``chunk_size`` that is less than their
     draws, are differentiated in reverse mode only: under
     ``forward_mode_differentiation=True`` JAX raises a TypeError.
 
-    A positive scale that all sites of the guide share, from subsampling or ``handlers.scale``,
-    multiplies the finished estimate; the model's densities are taken relative to it. With one
-    particle that is what :class:`numpyro.infer.Trace_ELBO` does.
+    If all guide sites share a scale s > 0 (from subsampling or ``handlers.scale``), the loss is −s
+    times the estimate from log p / s − log q, where log p includes the scales of its sites and
+    log q does not. With one particle this equals :class:`numpyro.infer.Trace_ELBO`.
 
     :param num_particles: m, draws that are always made, an integer ≥ 1.
     :param guide_objective: what the guide is fitted by: a name among ``guide_objectives``, the
         first by default. ``"estimate"``, the estimate itself; ``"iwelbo"``, the bound over the
         draws that are always made; ``"variance"``, the squared difference between the estimate and
         a baseline from 32 independent draws (the paper's objective with a baseline: little noise
-        near the posterior, but no signal while the guide is much narrower); ``"forward_kl"``,
+        near the posterior, but training fails from a much narrower guide); ``"forward_kl"``,
         −log r(u | x) at the u that generated x (only in :class:`~numpyro_sumo.ReverseKL`, where it
         is the default).
-    :param gradient: how the guide climbs under ``"iwelbo"``: ``"dreg"``, the doubly
-        reparameterised gradient, which has the same mean, and no noise where the guide is the
+    :param gradient: the guide's gradient under ``"iwelbo"``: ``"dreg"``, the doubly
+        reparameterised gradient, which has the same mean, and variance zero where the guide is the
         posterior; or ``"standard"``. None is "dreg" for guides that depend on their parameters
         through random draws alone, and "standard" for the others (AutoDelta, AutoDAIS).
     :param data_axes: the axis of the data in each positional argument of model and guide, with the
@@ -89,7 +89,7 @@ class ImportanceLoss(ELBO):
 
     #: Accepted names; the first is the default outside ReverseKL.
     guide_objectives: ClassVar[tuple[str, ...]] = ("estimate",)
-    #: Size of the first chunk of the tails of many data, as a share of what they hold on average.
+    #: Size of the first chunk of the tails of many data, relative to their mean number of draws.
     first_chunk_share: ClassVar[float] = 1.0
 
     num_particles: int = field(default=4, kw_only=False)
@@ -114,7 +114,7 @@ class ImportanceLoss(ELBO):
             if inherited != ImportanceLoss.guide_objectives:
                 raise TypeError(
                     f"Expected {cls.__name__}, which overrides estimate, to say what its guide "
-                    f"climbs; it inherits guide_objectives={inherited}. Set guide_objectives = "
+                    f"maximises; it inherits guide_objectives={inherited}. Set guide_objectives = "
                     "('estimate',) for the estimate itself, or repeat the inherited names."
                 )
 
@@ -129,7 +129,7 @@ class ImportanceLoss(ELBO):
         if self.gradient == "dreg" and self.objective_name != "iwelbo":
             raise ValueError(
                 "Expected gradient='dreg' with guide_objective='iwelbo', a bound that the guide "
-                f"climbs; got {self.objective_name!r}. Pass gradient='standard', or leave it out."
+                f"maximises; got {self.objective_name!r}. Pass gradient='standard', or omit it."
             )
         if self.sharding is not None:
             check_sharding(self.sharding)
@@ -167,17 +167,17 @@ class ImportanceLoss(ELBO):
         return importance_weighted_bound(sample.kept[: self.num_fresh], score_free=score_free)
 
     def is_score_free(self, objective_name: str, why_not: Callable[[], str | None]) -> bool:
-        """Whether the guide climbs its bound by the doubly reparameterised gradient.
+        """Whether the guide gets the doubly reparameterised gradient of its bound.
 
-        :param why_not: says what in the guide forbids it, if anything.
-        :raises ValueError: if that gradient was asked for, and the guide does not allow it.
+        :param why_not: returns what in the guide forbids it, or None.
+        :raises ValueError: if the option asks for that gradient and the guide does not allow it.
         """
         if objective_name != "iwelbo" or self.gradient == "standard":
             return False
         obstacle = why_not()
         if obstacle is not None and self.gradient == "dreg":
             raise ValueError(
-                "Expected a guide whose parameters act through reparameterised draws alone, for "
+                "Expected a guide whose parameters act through reparameterised draws only, for "
                 f"gradient='dreg'; its {obstacle}. Pass gradient='standard'."
             )
         return obstacle is None
@@ -201,17 +201,17 @@ class ImportanceLoss(ELBO):
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
         weights = self._per_datum(plate_key, Programs(model, guide, param_map, args, kwargs))
         score_free = self.is_score_free(self.objective_name, lambda: weights.why_no_dreg)
-        climbs_estimate = objective.climbs_estimate or (objective.fixed_only and self._is_bound)
+        of_estimate = objective.maximizes_estimate or (objective.fixed_only and self._is_bound)
         if weights.elements.why_shared is not None:
             _warn_of_shared_stopping_time(weights.elements.why_shared)
         scale = weights.scale()
-        if climbs_estimate and not score_free:
-            # One function is climbed by all: one gradient is that of all.
+        if of_estimate and not score_free:
+            # Model and guide maximise the same function: one gradient serves both.
             particle = _joint_particle(weights, scale)
             views = self.sample(draws_key, particle, weights.num_data)
             return -jnp.sum(scale * self.estimate(views.merged(MODEL)))
         view = PATH if score_free else GUIDE
-        particle = _split_particle(weights, scale, view, detach_args=not climbs_estimate)
+        particle = _split_particle(weights, scale, view, detach_args=not of_estimate)
         fixed_only = (view,) if objective.fixed_only else ()
         views = self.sample(draws_key, particle, weights.num_data, fixed_only=fixed_only)
         estimate = self.estimate(views.merged(MODEL))
@@ -273,10 +273,10 @@ class ImportanceLoss(ELBO):
         generating: dict[str, jax.Array] | None = None,
         fixed_only: tuple[str, ...] = (),
     ) -> SampleViews:
-        """Samples a stopping time for each datum and evaluates as many log-weights as it asks for.
+        """Samples a stopping time K for each datum and evaluates m + K log-weights.
 
         :param generating: {view: log-weights of the draws that generated the data}.
-        :param fixed_only: views that are wanted of the draws that are always made, alone.
+        :param fixed_only: views that need the fixed draws only.
         """
         layout, times = self.layout(num_data), self.sample_stopping_times(rng_key, num_data)
         cap = 0 if self.stopping_time is None else self.stopping_time.cap
@@ -295,7 +295,7 @@ class ImportanceLoss(ELBO):
         return self.stopping_time.sample(model_key(rng_key), (num_data,))
 
     def layout(self, num_data: int) -> Layout:
-        """How the draws of so many data are cut up into chunks."""
+        """How the draws of ``num_data`` data are split into chunks."""
         num_fixed, block_size = self.fixed_blocks(num_data)
         chunk_size = self.chunk_size or max(_CHUNK_OF_ONE, num_data)
         if num_data == 1:
@@ -377,9 +377,9 @@ def _warn_of_shared_stopping_time(why: str) -> None:
 
 
 def model_key(key: jax.Array) -> jax.Array:
-    """Another key, from one that is itself split or folded with small numbers.
+    """Derive the model's key from a draw's key by fold_in(key, 2³² − 1).
 
-    What is computed from it costs nothing where it is not used: models seldom draw.
+    That number is larger than any draw's index. XLA removes it if the model draws nothing.
     """
     return random.fold_in(key, 2**32 - 1)
 

@@ -14,9 +14,9 @@ class IWHVI(ImportanceLoss):
         \log \frac1m \sum_{j=0}^{m-1} \frac{q(x, u_j)}{r(u_j \mid x)}, \qquad
         (x, u_0) \sim q(x, u), \quad u_1 \dots u_{m-1} \sim r(u \mid x)
 
-    An upper bound on E log q(x), hence one on KL(q ‖ p) when put into
+    An upper bound on E log q(x), in nats, hence one on KL(q ‖ p) inside
     :class:`~numpyro_sumo.ReverseKL`, which is the only place where the generating draw is known.
-    The reverse model descends −log r(u₀ | x), ``"forward_kl"``. One particle gives the bound of
+    The reverse model minimises −log r(u₀ | x), ``"forward_kl"``. One particle gives the bound of
     hierarchical variational models (Ranganath et al. 2016); it needs ``gradient="standard"`` in
     ReverseKL.
 

@@ -38,13 +38,13 @@ class MultilevelSUMO(ImportanceLoss):
     and :math:`L'`, :math:`L''` are the bounds over the halves of the draws of :math:`L_{2^k m}`.
     Halves cancel to first order, so that :math:`E[\Delta_k^2]` falls as :math:`4^{-k}` where cost
     rises as :math:`2^k`. Unbiased for :math:`E[L_{2^c m}]`, c the largest possible level (17 by
-    default). Heavy-tailed weights want a larger m: the variance is finite if that of the weights
-    is, and some higher moments. Where weights can be zero, so does a block of nothing but zeros,
-    which makes the estimate −∞ (as it does the mean of :math:`L_m`).
+    default), in nats. The variance is finite if that of the weights and some higher moments are.
+    Choose a larger m for heavy-tailed weights, and for weights that can be zero: one block with
+    only zero weights makes the estimate −∞.
 
     Data have their own stopping times, or share one, as in :class:`~numpyro_sumo.SUMO`. Defaults
-    are those that did best, or nearly so, draw for draw, on the six models of
-    ``benchmarks/defaults``. Options that are not listed here are those of
+    had the lowest, or nearly the lowest, loss at equal total draws on six models
+    (``benchmarks/defaults``). Options that are not listed here are those of
     :class:`~numpyro_sumo.losses.base.ImportanceLoss`; ``guide_objective="iwelbo"`` is here the mean
     bound over the two blocks that are always drawn, and ``chunk_size`` is rounded down to blocks.
 
@@ -52,8 +52,8 @@ class MultilevelSUMO(ImportanceLoss):
         :math:`m\, E[2^K]`, 4.7 m by default.
     :param stopping_time: the distribution of K; by default the geometric one with the least
         variance times work.
-    :param from_above: begin from the upper bound, inside ReverseKL only: the generating draw is one
-        of the m particles of each block, and of every bound over several.
+    :param from_above: include the u that generated x among the m particles of each block and of
+        every bound over several blocks (an upper bound). ReverseKL only.
     :param share_stopping_times: one stopping time for all data, where each would have its own.
     :raises ValueError: for options outside these, for a stopping time under which the mean number
         of draws is not finite, and in ``loss`` for a guide that does not match the model.

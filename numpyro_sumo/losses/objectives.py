@@ -1,7 +1,7 @@
-r"""What the guide is fitted by, and which derivative each parameter gets.
+r"""The guide objectives, and the gradient that each parameter gets.
 
 An unbiased estimate of log p(x) does not depend on the guide in expectation, and so cannot fit it:
-model and guide climb different functions of the same log-weights :math:`\ell_j`. The value of a
+model and guide maximise different functions of the same log-weights :math:`\ell_j`. The value of a
 loss is always minus the estimate F. Its gradient is a sum over draws of a coefficient times the
 gradient of the draw's log-weight:
 
@@ -61,7 +61,7 @@ class Sample(NamedTuple):
 
 
 class SampleViews(NamedTuple):
-    """A sample in several views: the same numbers, with gradients to different parameters.
+    """A sample in several views (see :class:`~numpyro_sumo.ragged.Particle`).
 
     :param kept: {view: as in :class:`Sample`}; likewise ``generating``, empty without such draws.
     """
@@ -78,15 +78,15 @@ class SampleViews(NamedTuple):
 
 
 class Objective(ABC):
-    """What the guide descends: one number for each estimate.
+    """A function that the guide minimises: one number for each estimate.
 
-    :cvar climbs_estimate: whether it is minus the very estimate that the model climbs.
+    :cvar maximizes_estimate: whether it is minus the estimate that the model maximises.
     :cvar fixed_only: whether it needs only the draws that are always made.
     :cvar in_reverse_kl_only: whether it needs the draws that generated x.
     :cvar num_baseline: independent draws that it needs for each estimate.
     """
 
-    climbs_estimate = False
+    maximizes_estimate = False
     fixed_only = False
     in_reverse_kl_only = False
     num_baseline = 0
@@ -104,10 +104,10 @@ class Objective(ABC):
         """
 
 
-class ClimbEstimate(Objective):
-    """The guide climbs the estimate, as the model does."""
+class MaximizeEstimate(Objective):
+    """The guide maximises the estimate, as the model does."""
 
-    climbs_estimate = True
+    maximizes_estimate = True
 
     def value(
         self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
@@ -115,8 +115,8 @@ class ClimbEstimate(Objective):
         return -loss.estimate(views.merged(GUIDE))
 
 
-class ClimbBound(Objective):
-    """The guide climbs the importance-weighted bound over the draws that are always made."""
+class MaximizeBound(Objective):
+    """The guide maximises the importance-weighted bound over the draws that are always made."""
 
     fixed_only = True
 
@@ -133,10 +133,10 @@ class ClimbBound(Objective):
         return -loss.fixed_bound(fresh, score_free=view == PATH)
 
 
-class DescendVariance(Objective):
+class MinimizeVariance(Objective):
     """The squared difference between the estimate and a baseline from independent draws.
 
-    Any baseline leaves the mean of its gradient, ∇ Var[F], alone; a good one cuts the noise.
+    Subtracting a baseline independent of F keeps the mean gradient, ∇ Var[F], with less variance.
     """
 
     num_baseline = 32
@@ -146,7 +146,7 @@ class DescendVariance(Objective):
     ) -> jax.Array:
         baseline = importance_weighted_bound(draw_baseline(self.num_baseline))
         difference = loss.estimate(views.merged(GUIDE)) - baseline
-        # Where all weights of either are zero there is nothing to learn, and no 0·∞.
+        # If all weights of either are zero, the gradient is zero, not 0·∞.
         return jnp.where(jnp.isfinite(difference), difference, 0.0) ** 2
 
 
@@ -164,9 +164,9 @@ class ForwardKL(Objective):
 
 #: Guide objectives by the names that users give them.
 OBJECTIVES: dict[str, Objective] = {
-    "estimate": ClimbEstimate(),
-    "iwelbo": ClimbBound(),
-    "variance": DescendVariance(),
+    "estimate": MaximizeEstimate(),
+    "iwelbo": MaximizeBound(),
+    "variance": MinimizeVariance(),
     "forward_kl": ForwardKL(),
 }
 

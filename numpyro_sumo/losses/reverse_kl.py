@@ -37,23 +37,20 @@ class ReverseKL(ELBO):
         E_{(x, u) \sim q_\theta} \big[ \widehat{\log q_\theta}(x) - \log p(x) \big], \qquad
         q_\theta(x) = \int q_\theta(x \mid u)\, q_\theta(u)\, du
 
-    ``marginal`` estimates log q(x) with the guide's reverse model as proposal for u. Since log q is
-    *minimised*, a lower bound on it (:class:`~numpyro_sumo.IWELBO`) is the wrong way round: the
-    optimiser can lower the bound instead of the density, and sooner or later it does. An unbiased
-    estimate (:class:`~numpyro_sumo.SUMO`) or an upper bound (:class:`~numpyro_sumo.IWHVI`) cannot
-    be lowered so. The value of the loss estimates KL(q ‖ p) − log Z (or a bound on it, of the
-    marginal's kind), Z the target's normaliser, in nats.
+    ``marginal`` estimates log q(x) with the guide's reverse model as proposal for u. Do not use a
+    lower bound (:class:`~numpyro_sumo.IWELBO`): the optimiser can decrease the loss by loosening
+    the bound, and training diverges. Use an unbiased estimate (:class:`~numpyro_sumo.SUMO`) or an
+    upper bound (:class:`~numpyro_sumo.IWHVI`). The value of the loss estimates KL(q ‖ p) − log Z
+    (or a bound on it, of the marginal's kind), Z the target's normaliser, in nats.
 
     :param marginal: any loss with importance weights, IWHVI(16) by default;
         ``marginal.num_particles`` is the number of draws of u for each x.
     :param num_particles: draws of x per step, an integer ≥ 1. Each has its own stopping time.
-    :param gradient: ``"path"`` leaves out ∇θ log qθ(x) at fixed x, whose mean is zero and which is
-        all the noise there is once q fits: only (∇ₓ log q̂ − ∇ₓ log p)·∂x/∂θ is kept. With the
-        generating draw u₀ among the particles this does not hold as it stands, since u₀ and x go
-        together; there the same term, as the fresh draws alone estimate it, is subtracted from the
-        whole gradient. Its mean is zero as far as that estimate is unbiased: with SUMO, to the end
-        of its tail; with IWHVI, up to the bias of the fresh draws' lower bound, which the sampler
-        is then made to avoid as well. ``"standard"`` is the whole gradient.
+    :param gradient: ``"path"`` omits the gradient of log q at fixed x, whose mean is zero and which
+        is the only term with non-zero variance once q equals the target. If u₀ is among the
+        particles (IWHVI, ``from_above``), an estimate of that term from the other draws is
+        subtracted. Its mean is zero for SUMO up to the end of its tail; for IWHVI it is the
+        gradient of a lower bound's bias. ``"standard"`` omits nothing.
     :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler lacks
         latent sites of the model, or if the reverse model's sites are not its auxiliary ones.
 
@@ -171,7 +168,7 @@ class ReverseKL(ELBO):
         marginal = self.marginal
         log_q = marginal.estimate(sample.merged(*views))
         if marginal.from_above and self.gradient == "path":
-            # That term as the fresh draws alone estimate it: x and the generating u are dependent.
+            # That term estimated from fresh draws only: x and the generating u are dependent.
             log_q -= gradient_only(marginal.estimate(sample._replace(generating={}).merged(MODEL)))
         return log_q
 
@@ -197,7 +194,7 @@ class _MarginalParticles:
 
     :param x: draws, with a leading axis.
     :param objective_name: of the reverse model.
-    :param score_free: whether the reverse model climbs by the doubly reparameterised gradient.
+    :param score_free: whether the reverse model gets the doubly reparameterised gradient.
     :param has_score: whether the sampler's parameters get ∇ log q at fixed x.
     :param one_view: whether all gradients are those of one log-weight.
     """
@@ -220,8 +217,7 @@ class _MarginalParticles:
 
     def _propose(self, u: Params | None, i: Any, key: jax.Array) -> dict[str, Any]:
         propose = _hierarchical(self.programs.guide).propose
-        # Detached here, not outside: so all views close over the same arrays, and XLA sees one
-        # computation where there would be several.
+        # Detached here, not outside: all views then close over the same arrays, computed once.
         x = jax.tree.map(lambda leaf: leaf[i], self.x)
         fixed_x, fixed_u, fixed_params = stop_gradient((x, u, self.programs.params))
         programs = self.programs.replace(params=fixed_params)

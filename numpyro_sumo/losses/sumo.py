@@ -21,31 +21,30 @@ class SUMO(ImportanceLoss):
         L_m + \sum_{j=1}^{K} \frac{L_{m+j} - L_{m+j-1}}{P(K \ge j)}, \qquad
         L_k = \log \frac1k \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i \mid x)}, \quad z_i \sim q(z \mid x)
 
-    Unbiased for :math:`E[L_{m + c}]`, c the largest possible stopping time (196 by default). That
-    is log p(x) less about Var(w) / 2(m + c)E[w]², w being one weight. **Its variance is not
-    finite** as c grows: the squared increments fall only as 1/k² against a survival of 1/k, and
-    single estimates can be off by thousands of nats. Its mean is right all the same.
+    Unbiased for :math:`E[L_{m + c}]`, c the largest possible stopping time (196 by default). Its
+    bias for log p(x) is about −Var(w) / (2 (m + c) E[w]²) nats, w being one weight. **Its variance
+    grows without bound** as c grows, since squared increments fall only as 1/k² and the survival as
+    1/k: single estimates can be far off.
 
     Each element of a subsampled plate that encloses all sites has its own stopping time, if model
-    and guide follow the plate's indices (data by ``numpyro.subsample`` or indexing), do not look
-    across the batch, and have no mutable state: the programs are then run for one element at a
-    time. So has each datum that ``data_axes`` splits off, and every draw of x inside
-    :class:`~numpyro_sumo.ReverseKL`. Otherwise one stopping time is drawn per step and shared by
-    all data, whose estimates are large or small together: the variance of their sum grows as the
-    square of their number (``benchmarks/speed``).
+    and guide follow the plate's indices (data by ``numpyro.subsample`` or indexing), are proven to
+    compute nothing across the batch, and have no mutable state: the programs are then run for one
+    element at a time. Each datum that ``data_axes`` splits off, and every draw of x inside
+    :class:`~numpyro_sumo.ReverseKL`, also has its own. Otherwise all data share one stopping time
+    per step, and the variance of the sum of their estimates grows as the square of their number.
 
-    Defaults are those that did best, or nearly so, draw for draw, on the six models of
-    ``benchmarks/defaults``. Options that are not listed here are those of
+    Defaults had the lowest, or nearly the lowest, loss at equal total draws on six models
+    (``benchmarks/defaults``). Options that are not listed here are those of
     :class:`~numpyro_sumo.losses.base.ImportanceLoss`.
 
     :param num_particles: m, the particles always drawn, an integer ≥ 1; the same m as in
         :class:`~numpyro_sumo.IWELBO`. The mean number of draws is m + E[K].
     :param stopping_time: the distribution of K.
-    :param from_above: begin from the upper bound, with the generating draw as the first of the m
-        particles, inside ReverseKL only: unbiased for E log q(x), with smaller increments.
+    :param from_above: include the u that generated x as the first of the m particles (an upper
+        bound), and estimate the rest from fresh draws. ReverseKL only.
     :param rotations: average the estimate over this many rotations of the order of the draws.
-        Given K the draws are exchangeable, so its mean stays; its variance falls, at the cost of
-        arithmetic on scalars and of no further draw.
+        Given K the draws are exchangeable, so the mean is unchanged and the variance falls, without
+        further draws.
     :param share_stopping_times: one stopping time for all data, where each would have its own.
     :raises ValueError: for options outside these, and in ``loss`` for a guide that does not match
         the model.

@@ -16,8 +16,8 @@ class Traced(NamedTuple):
     """A jaxpr with what is known about its variables.
 
     :param consts: values of the jaxpr's constants.
-    :param axis_of: known variables, inputs or not, with their axis of elements, None for those that
-        are constant over elements. How the jaxpr computes them does not matter.
+    :param axis_of: variables treated as inputs, with their axis of elements (None: equal for all).
+        Equations that define them are ignored.
     :param outputs: results, each with the axis (not negative) along which it may vary.
     """
 

@@ -70,7 +70,7 @@ def check_params(
     if missing:
         raise ValueError(
             f"Expected params to hold every param site of the {role}; they lack {missing}. "
-            "Pass those that training ended with: svi.run(...).params."
+            "Pass the params of the trained guide: svi.run(...).params."
         )
     for name, shapes in expected.items():
         given = _shapes(params[name])
@@ -79,14 +79,15 @@ def check_params(
                 raise ValueError(
                     f"Expected params of the {role}; its '{name}{path}' has "
                     f"{_shape_in_words(shapes.get(path))}, and params have "
-                    f"{_shape_in_words(given.get(path))}. Pass those that it was trained to."
+                    f"{_shape_in_words(given.get(path))}. Pass svi.run(...).params."
                 )
         for path, leaf in _leaves(params[name]).items():
             if not _is_finite(leaf):
                 raise ValueError(
-                    f"Expected finite params; '{name}{path}' of the {role} has NaN or infinity in "
-                    "it: training diverged, at step numpy.isnan(svi_result.losses).argmax(). Train "
-                    "again with a smaller learning rate or clipped gradients."
+                    f"Expected finite params; '{name}{path}' of the {role} contains NaN or "
+                    "infinity: training diverged, at step "
+                    "numpy.isnan(svi_result.losses).argmax(). Train again with a smaller learning "
+                    "rate or clipped gradients."
                 )
 
 

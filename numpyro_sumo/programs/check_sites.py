@@ -1,4 +1,4 @@
-"""Checks that latent sites have one shape and mask in both programs, and supports that stay."""
+"""Checks that latent sites have one shape and mask, and supports independent of latent sites."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ from .sites import (
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses latent sites whose shapes differ: the model's density would broadcast the draws.
 
-    Leading axes of length one make no difference. The number of event dimensions makes one only
-    inside plates, where it says which axis of the draw is the plate's.
+    Leading axes of length one are ignored. The number of event dimensions matters only inside
+    plates, where it decides which axis of the draw is the plate's.
     """
     for name, in_model in latent_sites(model_trace).items():
         in_guide = guide_trace[name]
@@ -59,8 +59,8 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> None:
     """Refuses latent sites that are not masked alike in model and guide.
 
-    Where only one program counts an element's density, the log-weight is no ratio of densities:
-    its importance weights average to a value that depends on the guide.
+    If only one program masks an element, the weight is no ratio of densities, and the mean weight
+    depends on the guide.
     """
     if not any(map(_is_masked, [*latent_sites(model_trace).values(), *guide.trace.values()])):
         return
@@ -68,19 +68,19 @@ def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> N
     for name, others in _density_sites(guide, model_trace).items():
         if {in_guide.get(other) for other in others} <= {in_model.get(name)}:
             continue
-        mend = "Apply the same numpyro.handlers.mask to the site in both"
+        fix = "Apply the same numpyro.handlers.mask to the site in both"
         if name.endswith("_unobserved"):  # NumPyro's name for the latent elements of obs_mask
-            mend = (
+            fix = (
                 "Replace obs_mask=m by numpyro.handlers.mask(mask=m), or mask the guide by m ^ True"
             )
         raise ValueError(
             f"Expected latent site '{name}' to have one mask in model and guide; its masks "
-            f"differ, or depend on traced arrays in different ways. {mend}."
+            f"differ, or depend on traced arrays in different ways. {fix}."
         )
 
 
 def _is_masked(site: dict[str, Any]) -> bool:
-    """Whether a site's density counts for some elements only, and is not left out by design."""
+    """Whether a site's density is masked, except auxiliary sites that are masked out altogether."""
     if site["type"] != "sample" or (is_auxiliary(site) and is_masked_out(site["fn"])):
         return False
     return is_masked(site["fn"])
@@ -105,7 +105,7 @@ def _numbered_masks(programs: Programs) -> tuple[dict[str, int], dict[str, int]]
     params, args, kwargs = programs.inputs
 
     def masks(rng_key: jax.Array) -> list[dict[str, Any]]:
-        # What is computed from known arrays alone is known; draws are not, since the key is traced.
+        # Evaluates what is computed from known arrays only; the key, and so draws, are traced.
         with jax.ensure_compile_time_eval():
             guide = substitute(seed(programs.guide, rng_key), data=params)
             guide_trace = trace(guide).get_trace(*args, **kwargs)
@@ -120,7 +120,7 @@ def _numbered_masks(programs: Programs) -> tuple[dict[str, int], dict[str, int]]
 
 
 def _mask(site: dict[str, Any]) -> Any:
-    """The mask of a site's elements, of the shape of its value; None if all of them count."""
+    """The mask of a site's elements, of the shape of its value; None if all are True."""
     mask = jnp.ones(jnp.shape(site["value"]), bool)
     for of_layer, event_dim in masks_of(site["fn"]):
         of_layer = jnp.asarray(of_layer)

@@ -1,4 +1,4 @@
-"""Model and guide run for one element of the data, so that each has its own number of draws."""
+"""Model and guide run for one element of the data, so that each has its own stopping time."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class Elements:
     :param indices: of the subsampled plate's elements, shape ``(num_estimates, size)``, or None.
     :param data_axes: axes along which arguments are split: a pytree like them, of integers and
         None; None where they are not split.
-    :param why_shared: why elements that were wanted apart share their draws, in words, or None.
+    :param why_shared: why all elements share their stopping time, in words, or None.
     :param is_linear: whether an estimate is one log-weight; see :func:`inspect_programs`.
     """
 
@@ -99,10 +99,10 @@ class Elements:
 
 
 class at_index(Messenger):
-    """A program of whose plate one index alone is left, scaled as with all of them.
+    """Handler: run a program with one index of a plate, keeping the scale of the full batch.
 
-    :param full_size: the number of elements that the plate was subsampled from, and ``size`` the
-        number of those that were taken.
+    :param full_size: the number of elements that the plate is subsampled from.
+    :param size: the number of elements in the batch.
     """
 
     def __init__(self, program: Program, plate: str, index: jax.Array, full_size: int, size: int):
@@ -113,13 +113,13 @@ class at_index(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "plate" and msg["name"] == self.plate:
             self.declared_size, _ = msg["args"]
-            # A plate as long as its data has one element already, the first of what it is given.
+            # With plate size len(x) and a batch of one, the plate has size 1: use index 0.
             index = self.index if self.declared_size > 1 else jnp.zeros_like(self.index)
             msg["args"], msg["value"] = (self.full_size, 1), index[None]
         elif msg["type"] == "sample" and any(
             frame.name == self.plate for frame in msg["cond_indep_stack"]
         ):
-            # The plate has scaled one element up to as many as it was declared with.
+            # The plate has multiplied the scale by its declared size.
             msg["scale"] = scale_of(msg) / self.declared_size * (self.full_size / self.size)
 
 
@@ -133,7 +133,7 @@ def find_elements(
 
     :param whole: the programs as they are written.
     :param data_axes: as ``in_axes`` of :func:`jax.vmap`, for the positional arguments.
-    :param apart: whether the elements of a subsampled plate are wanted one at a time.
+    :param apart: whether to run the elements of a subsampled plate one at a time, where possible.
     :return: the elements, and the programs as they were traced for one datum.
     :raises ValueError: if model and guide do not match, or ``data_axes`` the arguments.
     """
@@ -167,7 +167,7 @@ def find_elements(
 
 
 def _why_not_apart(elements: Elements, whole: Inspection, one: Inspection) -> str | None:
-    """What may make a run for one element differ from one for all, in words; None if nothing."""
+    """Why a run for one element may differ from one for all, in words; None if proven equal."""
     plate: Any = elements.plate, elements.dim
     for program in ("guide", "model"):
         of_all, of_one = (getattr(found, program).batch(*plate) for found in (whole, one))
@@ -196,19 +196,16 @@ def _of_plate(whole: Elements, found: Inspection, frame: Any) -> Elements:
 
 
 def _inspect_plate(elements: Elements, whole: Inspection) -> tuple[Inspection | None, str | None]:
-    """The programs traced for one element, and what keeps the plate from being cut, in words."""
+    """The programs traced for one element, and why the plate cannot be split, or None."""
     try:
         one = elements.inspect()
-    except (
-        Exception
-    ) as error:  # programs that cannot be run for one element do not follow the plate
+    except Exception as error:  # programs that fail for one element do not follow the plate
         cause = str(error).partition("\n")[0] or type(error).__name__
         return None, f"run for one element, the programs raise: {cause}"
     site = _misfit(elements, whole, one)
-    return (
-        one,
-        None if site is None else f"site '{site}' does not have the shape and scale of one element",
-    )
+    if site is None:
+        return one, None
+    return one, f"site '{site}' does not have the shape and scale of one element"
 
 
 def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elements, Inspection]:
@@ -222,7 +219,7 @@ def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elemen
     try:
         found = whole.inspect()
     except Exception:
-        # Written for one datum they need not run for many; but an error in both is one of theirs.
+        # A program written for one datum may fail on a batch. Raise only if it also fails on one.
         with suppress(Exception):
             return inspect_one()
         raise
@@ -242,7 +239,7 @@ def _split_arguments(whole: Elements, data_axes: Any, size: int) -> tuple[Elemen
         _refuse_misfits(misfits, size)
         _refuse_plates_of_arguments(by_themselves, found, None)
         raise
-    # A plate that is as long for one datum is within the data, and not over them.
+    # A plate that keeps its size when run for one datum is inside it (pixels, for example).
     within = _plate_sizes(one)
     _refuse_misfits({n: site for n, site in misfits.items() if within.get(n) != size}, size)
     _refuse_plates_of_arguments(by_themselves, found, one)
@@ -259,7 +256,7 @@ def _refuse_misfits(misfits: dict[str, Any], size: int) -> None:
 
 
 def _misfit(elements: Elements, whole: Inspection, found: Inspection) -> str | None:
-    """A site that has another shape or scale than one element of it should have, if any."""
+    """A site whose shape or scale is not that of one element; None if there is none."""
 
     dim: int = elements.dim  # type: ignore[assignment]  # these are elements of a plate
 
@@ -292,11 +289,11 @@ def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 def _refuse_plates_of_arguments(
     elements: Elements, whole: Inspection, one: Inspection | None
 ) -> None:
-    """Refuses programs with a plate over what is split that they cannot be cut along.
+    """Refuses programs with a plate over the split axis that does not enclose all sites.
 
-    Run for one datum without that axis, they would be quite other programs.
+    Without that axis they would define another density.
 
-    :param one: what was found in them for one datum; None if they could not be run.
+    :param one: the inspection for one datum; None if they could not be run.
     """
     programs, size = elements.programs, elements.size
     kept = element_of(programs.args, elements.data_axes, jnp.array(0), keep_axes=True)

@@ -1,8 +1,7 @@
-"""Proofs, from jaxprs, that the elements of a batch do not see each other.
+"""Proofs, from jaxprs, that element i of a result depends on element i of the batch only.
 
-Elements of a subsampled plate can be run one at a time only if element i of each result depends on
-element i of the batch alone, by the same rule for every i, and is computed with the same numbers
-for one element as for many. What cannot be proven counts as false.
+Elements of a subsampled plate are run one at a time only if that is proven, by the same rule for
+every i, and if the constants are the same for one element as for many.
 """
 
 from collections.abc import Callable, Sequence
@@ -189,13 +188,13 @@ def _followed(equation: JaxprEqn, values: list[_Entries], maps: list[Axes]) -> _
 
 
 def why_numbers_differ(whole: Traced, one: Traced, size: int) -> str | None:
-    """Why a batch and one element of it may be computed with different numbers, in words.
+    """Why a constant may differ between a run for the batch and a run for one element, in words.
 
-    The batch's length, for example, is a constant of a jaxpr. The outputs of both must be the same
-    expressions of the known variables and of the inputs, which are matched by their order.
+    An example is the batch's length. The outputs of both must be the same expressions of the known
+    variables and of the inputs, which are matched by their order.
 
     :param one: as ``whole``, with axes of elements of length one instead of ``size``.
-    :return: None if it is proven that the numbers are the same.
+    :return: None if all constants are provably equal.
     """
     shared = {id(const) for const in whole.consts} & {id(const) for const in one.consts}
     expressions = _Expressions(size, shared)

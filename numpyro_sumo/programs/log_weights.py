@@ -78,7 +78,7 @@ class _GuideOutputs(NamedTuple):
     :param path_log_probs: the same as functions of the draws alone. For transformed draws
         ``log_probs`` are functions of the base draws instead.
     :param supports: arrays that the supports of random sites are made of.
-    :param base_draws: what transformed draws were transformed from.
+    :param base_draws: base draws of transformed draws.
     """
 
     values: dict[str, jax.Array]
@@ -282,19 +282,18 @@ class TracedGuide:
 
     @property
     def why_no_dreg(self) -> str | None:
-        """What forbids the doubly reparameterised gradient for this guide, in words; else None.
+        """What forbids the doubly reparameterised gradient for this guide, in words, or None.
 
-        The score has mean zero, and may be left out, if parameters act through reparameterised
-        draws alone: a Delta at a parameter has no density, and a support that depends on parameters
-        moves probability.
+        The score has mean zero only if parameters act through reparameterised draws. It has not for
+        a Delta at a parameter or for a support that depends on a parameter.
         """
         computed, supports = self.dependences
         for name, of_site in computed.items():
             if of_site.on_parameters:
-                return f"site '{name}', a Delta or a factor, depends on them otherwise"
+                return f"site '{name}', a Delta or a factor, depends on a parameter directly"
         for name, of_support in supports.items():
             if of_support.on_parameters:
-                return f"site '{name}' has a support that depends on them"
+                return f"site '{name}' has a support that depends on a parameter"
         return "draws are made inside a scan or a cond" if self._has_control_flow else None
 
 
@@ -420,7 +419,7 @@ def without_scale(log_prob: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def sum_to_data(log_probs: dict[str, jax.Array], data_dims: frozenset[int]) -> jax.Array:
-    """Log-densities of all sites, summed over every dimension that is not of the data."""
+    """Log-densities of all sites, summed over every dimension except the data's."""
     total = jnp.zeros(())
     for log_prob in log_probs.values():
         others = (d for d in range(-jnp.ndim(log_prob), 0) if d not in data_dims)

@@ -38,7 +38,7 @@ def _first_only(equation: JaxprEqn, axes: Axes) -> list[Axes]:
 
 
 def _without(ndim: int, mixed: Collection[int]) -> Axes:
-    """All axes but those that an operation mixes, which keep their places."""
+    """All axes except those that an operation mixes; they keep their places."""
     return {axis: axis for axis in range(ndim) if axis not in mixed}
 
 

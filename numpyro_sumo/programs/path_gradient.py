@@ -1,9 +1,9 @@
 """The density of a transformed draw as a function of the draw alone, without inverting transforms.
 
 With z = z(ε, φ) reparameterised, the derivative of log q(z | φ) in φ has two parts: through z, and
-in φ at fixed z. The second, the score, has mean zero and is all the noise there is once the guide
-fits. The doubly reparameterised gradient leaves it out: it needs log q as a function of z, with φ
-detached.
+in φ at fixed z. The second, the score, has mean zero and is the only term with non-zero variance
+once q equals the target. The doubly reparameterised gradient omits it: it needs log q as a function
+of z, with φ detached.
 """
 
 import math
@@ -22,8 +22,8 @@ def intermediates_at(
 ) -> list[list[Any]]:
     """The intermediate values of a transformed distribution as a function of its draw y.
 
-    The base draw x is known, so that no transform is inverted: to first order, which is all that a
-    derivative sees, x moves by J⁻¹ dy, J being the transform's Jacobian at x.
+    No transform is inverted: the derivative of the base draw x with respect to y is J⁻¹, J the
+    Jacobian at x.
 
     :param distribution: its parameters must be detached where y is differentiated.
     :param drawn: the intermediate values that y was drawn with.
@@ -49,7 +49,7 @@ def _pull_back(transform: Transform, x: jax.Array, dy: jax.Array) -> jax.Array:
     columns = stop_gradient(jax.vmap(push)(basis))
     dy = dy.reshape(*batch, -1)
     jacobian = jnp.moveaxis(columns.reshape(len(basis), *dy.shape), 0, -1)
-    # Where a transform is flat, float32 saturated, nothing can be said: nothing is passed on.
+    # Where J is singular (float32 saturation), set the gradient to zero.
     if jacobian.shape[-2:] == (1, 1):
         flat = jacobian[..., 0] == 0.0
         return jnp.where(flat, 0.0, dy / jnp.where(flat, 1.0, jacobian[..., 0])).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""Draws and log-weights of a number of estimates, datum by datum."""
+"""Draws and log-weights of independent estimates, datum by datum."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,13 +14,13 @@ from .programs import Programs
 class PerDatumWeights:
     """Proposes and weighs draws for one datum at a time.
 
-    A datum is an element of the data in one estimate; or, where all elements share their draws,
-    the data of one estimate together. Every estimate has its own subsample.
+    A datum is an element of the data in one estimate or, if all elements share their stopping time,
+    all data of one estimate. Every estimate has its own subsample.
 
     :param plate_key: of the subsamples.
     :param num_estimates: how many estimates there are.
     :param data_axes: as ``in_axes`` of :func:`jax.vmap`, for the positional arguments.
-    :param apart: whether the elements of a subsampled plate are wanted one at a time.
+    :param apart: whether to run the elements of a subsampled plate one at a time, where possible.
     :param is_linear: whether an estimate is one log-weight; see :func:`.inspect_programs`.
     :raises ValueError: if model and guide cannot be weighed.
     """
@@ -97,7 +97,7 @@ class PerDatumWeights:
         return proposal.spread(self._expanded(of_data), self.elements.data_dims)
 
     def scale(self) -> jax.Array:
-        """What finished estimates are multiplied by, shape ``(num_data, *rest)``."""
+        """Factors of the estimates in the sum over the data, shape ``(num_data, *rest)``."""
         of_datum = lambda datum: self._squeezed(self.propose(datum, self._plate_key).scale)
         return jax.vmap(of_datum)(jnp.arange(self.num_data, dtype=jnp.int32))
 

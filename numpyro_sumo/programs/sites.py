@@ -37,17 +37,17 @@ def random_sites(guide_trace: Trace) -> Trace:
 
 
 def is_delta(distribution: Distribution) -> bool:
-    """Whether draws are a function of what came before: a Delta, under whatever shape or mask."""
+    """Whether the distribution is a Delta, possibly expanded, wrapped or masked."""
     return any(isinstance(layer, Delta) for layer in layers(distribution))
 
 
 def is_masked_out(distribution: Distribution) -> bool:
-    """Whether the density counts for nothing, whatever the draw."""
+    """Whether the whole log-density is masked to zero."""
     return any(getattr(layer, "_mask", None) is False for layer in layers(distribution))
 
 
 def is_masked(distribution: Distribution) -> bool:
-    """Whether the density counts for some elements only."""
+    """Whether the log-density is masked to zero for some elements."""
     return any(mask is not True for mask, _ in masks_of(distribution))
 
 

@@ -1,4 +1,4 @@
-"""What model and guide must be for their draws to be weighed, and over which plates."""
+"""Check that log-weights log p - log q exist, and find the plates that keep them separate."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def inspect_programs(
     rng_key: jax.Array | None = None,
     is_linear: bool = False,
 ) -> Inspection:
-    """Traces model and guide, refuses what cannot be weighted, and finds the data plates.
+    """Traces model and guide, checks that log-weights exist, and finds the data plates.
 
     :param programs_of: maps a datum, an integer array, to the programs run for it.
     :param rng_key: any key.
@@ -141,13 +141,13 @@ def refuse_scales(*traces: Trace) -> None:
 def refuse_subsamples(
     program_trace: Trace,
     programs: str = "the model, whose weights are those of all data",
-    mend: str = "Leave subsample_size out.",
+    fix: str = "Leave subsample_size out.",
 ) -> None:
-    """Refuses subsampled plates; ``programs`` and ``mend`` are words for the message."""
+    """Refuses subsampled plates; ``programs`` and ``fix`` are parts of the message."""
     for name, site in program_trace.items():
         if site["type"] == "plate" and site["value"].shape[0] < site["args"][0]:
             raise ValueError(
-                f"Expected no subsampled plate in {programs}; '{name}' is subsampled. {mend}"
+                f"Expected no subsampled plate in {programs}; '{name}' is subsampled. {fix}"
             )
 
 
@@ -228,7 +228,7 @@ def _check_reparameterised(guide_trace: Trace) -> None:
 
 
 def _check_scales(guide_trace: Trace, data_dims: frozenset[int]) -> None:
-    """Refuses guides whose sites have different scales: their density is not that of the draw."""
+    """Refuses guides whose sites have different scales: the scaled density is not the draw's."""
     scales = scales_of(guide_trace)
     known = {name: known_scale(scale) for name, scale in scales.items()}
     for name, scale in known.items():
@@ -270,7 +270,7 @@ def _data_plates(model_trace: Trace, guide_trace: Trace) -> frozenset[Any]:
 
 
 def _check_subsamples(found: Inspection) -> None:
-    """Refuses plates whose subsampling has no meaning for a weight, or one in each program."""
+    """Refuses subsampled plates that do not enclose all sites, or whose full sizes differ."""
     traces = list(found.traces.values())
     for frame in found.data_plates:
         sizes = [t[frame.name]["args"][0] for t in traces if frame.name in t]

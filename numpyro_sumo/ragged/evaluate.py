@@ -4,9 +4,8 @@ XLA needs static shapes. Log-weights, which cost a run of model and guide each, 
 the slots (datum, block of draws) that were drawn, a chunk at a time, in a loop with a traced bound.
 Only scalars are padded to the largest possible count, never evaluations of the model.
 
-The derivative of an estimate in each log-weight is a number; the gradient is the sum over slots of
-that number times the gradient of the log-weight. So the backward pass visits the chunks once more,
-in any order, evaluates each again, and adds up.
+The gradient is the sum over slots of the estimate's derivative in the log-weight times the gradient
+of the log-weight. The backward pass evaluates each chunk again, in any order, and adds its terms.
 """
 
 from collections.abc import Callable
@@ -35,8 +34,8 @@ def evaluate_ragged(
 ) -> dict[str, Any]:
     """Evaluates ``counts[i]`` blocks of log-weights for every datum i, and accumulates them.
 
-    Draw j of datum i has a key of its own, made from (i, j) alone: the numbers do not depend on the
-    layout or on the other data's counts. Memory is that of the accumulator's state and two chunks.
+    The key of draw j of datum i depends on (i, j) only, so log-weights do not depend on the layout
+    or on the other data's counts. Memory is that of the accumulator's state and two chunks.
 
     :param particle: its steps may close over traced values, and are differentiable in them.
     :param counts: integers of shape ``(num_data,)``.
@@ -173,7 +172,7 @@ def _backward(plan: _Plan, residuals: Any, cotangents: dict[str, Any]) -> Any:
         return _gradients(plan, pull_back, chunk, (cotangents, state, generating), views)
 
     add = partial(jax.tree.map, jnp.add)
-    # Beyond the fixed draws these views have no derivative.
+    # The other views have no derivative beyond the fixed draws.
     views = tuple(view for view in plan.views if view not in plan.accumulator.fixed_only)
     num_chunks = queue.num_chunks(layout)
     if pull_back_first is None:
@@ -246,28 +245,28 @@ def _linearized(
 def _gradients(
     plan: _Plan, pull_back: Any, chunk: Chunk, of_all: tuple[Any, ...], views: tuple[str, ...]
 ) -> Any:
-    """What a chunk adds to the gradients: in the inputs of each step, and in ``generating``.
+    """Gradient contribution of one chunk: of inputs of both steps, and of ``generating``.
 
     :param of_all: cotangents by view, the final state and the generating draws' log-weights.
     """
     cotangents, state, generating = of_all
     of_log_weights, of_generating = {}, jax.tree.map(jnp.zeros_like, generating)
     for view in views:
-        given = generating.get(view)
-        here = plan.accumulator.vjp(cotangents[view], state, chunk, view, given)
+        generating_weight = generating.get(view)
+        here = plan.accumulator.vjp(cotangents[view], state, chunk, view, generating_weight)
         of_log_weights[view] = here[0]
-        if given is not None:
+        if generating_weight is not None:
             of_generating[view] = here[1]
     pull_propose, pull_weigh = pull_back
     of_log_weights = plan.layout.shard(of_log_weights)
     others = [view for view in views if view != MODEL]
     if math.prod(chunk.log_weights.shape[2:]) == 1:
-        # One pass back through the model serves all views, each by its own multiple.
+        # One backward pass serves all views, each with its own factor.
         shared, ratios = shared_cotangent(of_log_weights)
         of_weigh, of_proposal = pull_weigh(shared)
         by_view = {view: _scaled(plan.steps, ratios[view], of_proposal) for view in others}
     else:
-        # Elements of a log-weight may depend on each other's draws: there is no such multiple.
+        # Elements of a log-weight may depend on each other's draws: there is no such factor.
         of_weigh, _ = pull_weigh(of_log_weights[MODEL])
         positive = (chunk.log_weights > -jnp.inf).astype(chunk.log_weights.dtype)
         by_view = {
@@ -290,9 +289,9 @@ def _scaled(steps: _Steps, factors: jax.Array, of_proposal: list[jax.Array]) -> 
 
 
 def _data(rng_key: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, Callable[..., Any]]:
-    """The data's numbers and keys, and a function that fixes the datum if there is only one.
+    """Indices and keys of the data, both of shape ``(num_data,)``, and a wrapper of functions.
 
-    What depends on a single datum is the same for all draws, and so hoisted out of the loop.
+    It makes the index a constant if num_data = 1, so that ``hoist`` computes its values once.
     """
     data = jnp.arange(len(counts), dtype=jnp.int32)
     datum_keys = jax.vmap(partial(random.fold_in, rng_key))(data)
@@ -307,7 +306,7 @@ def _shape_of(leaf: Any) -> Any:
 
 
 def _known_integers(known: Any, leaf: jax.Array) -> jax.Array:
-    """Integers that depend on no draw, plate indices for instance, as they are known outside."""
+    """Integers that depend on no draw (plate indices, for instance) as their known values."""
     is_known = isinstance(known, jax.Array) and jnp.issubdtype(known.dtype, jnp.integer)
     return known if is_known else leaf
 

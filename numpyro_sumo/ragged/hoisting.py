@@ -1,4 +1,4 @@
-"""A function of (datum, draw) taken apart: what does not depend on the draw is computed once."""
+"""Split f(datum, draw) into parts that depend on constants, the datum or the draw."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -29,7 +29,7 @@ class Hoisted(NamedTuple):
 
 
 class _Stage(IntEnum):
-    """What a variable depends on, at the most."""
+    """Latest input that a variable depends on: nothing < constants < datum < draw."""
 
     NOTHING = 0
     CONSTANTS = 1
@@ -38,10 +38,10 @@ class _Stage(IntEnum):
 
 
 def hoist(function: Callable[[jax.Array, Any], Any], datum: jax.Array, draw: Any) -> Hoisted:
-    """Traces a function once, and takes it apart.
+    """Traces a function once and splits it, so that each part is evaluated once.
 
-    A guide's network then runs once for each datum and not once for each draw, and a subsample of
-    the data is taken once: inside loops too, where XLA does not move it out.
+    A guide's network then runs once for each datum, not once for each draw, and a subsample of the
+    data is taken once. XLA does not move such computations out of loops.
 
     :param function: maps (datum, draw), an array and a pytree of arrays, to a pytree of arrays.
     :param datum: an example, as is ``draw``: arrays, or their shapes and types.
@@ -101,7 +101,7 @@ def _stages(jaxpr: Jaxpr) -> tuple[dict[Var, _Stage], dict[_Stage, list[JaxprEqn
         read = (_stage(stages, atom) for atom in equation.invars)
         stage = _Stage.DRAW if equation.effects else max(read, default=_Stage.NOTHING)
         stages |= dict.fromkeys(equation.outvars, stage)
-        # What depends on nothing is cheap, and evaluated wherever it is needed.
+        # Equations without inputs are cheap: they are evaluated in every stage that needs them.
         for each in _Stage if stage == _Stage.NOTHING else [stage]:
             equations[each].append(equation)
     return stages, equations

@@ -21,7 +21,7 @@ class LevelSums(NamedTuple):
         :math:`2^{k-1} … 2^k - 1` (row k), minus the reference: shape
         ``(1 + max_level, num_data, *rest)``. Rows beyond the datum's level are not to be read.
     :param bounds: sum over all blocks of their importance-weighted bounds minus the reference:
-        shape ``(num_data, *rest)``. None in views of the fixed draws alone.
+        shape ``(num_data, *rest)``. None in views that need the fixed draws only.
     :param bounds_with_generating: the same, with the generating draw among the particles of each
         block; None without such a draw.
     :param reference: log of the sum of the weights in block 0, or 0 where that is not finite; no
@@ -47,7 +47,7 @@ class Levels:
     """Keeps :class:`LevelSums`; see :class:`.Accumulator`. The fixed draws are blocks 0 and 1.
 
     :param max_level: the largest possible level.
-    :param fixed_only: views that have the log-sums of the fixed blocks alone.
+    :param fixed_only: views that need the fixed draws only.
     """
 
     max_level: int

@@ -24,9 +24,9 @@ def _same_for_all_leaves(of_weight: jax.Array, proposal: Any) -> Any:
 class Particle(NamedTuple):
     """One log-weight in two steps: a draw is proposed, then weighed.
 
-    A log-weight has several *views*: one number, with gradients to different parameters. The view
-    "model" is differentiable in what ``weigh`` closes over. Each proposal is a view as well,
-    differentiable in what that proposal was computed from.
+    A *view* is a copy of a log-weight whose gradient reaches one set of parameters. The view
+    "model" is differentiable in what ``weigh`` closes over, and the view of each proposal in what
+    that proposal was computed from.
 
     :param weigh: maps (datum, key, proposal, detached) to a log-weight, a scalar or a small array.
         If ``detached``, a bool, no gradient may flow to what it closes over.
@@ -78,9 +78,9 @@ def stop_gradient_where_zero(
 def shared_cotangent(
     cotangents: dict[str, jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """One cotangent of the log-weight for all views, and the ratio of each view's own to it.
+    """The model's cotangent c and, for each other view, d/c, d being the view's own cotangent.
 
-    It is the model's. Where that is zero and another view's is not, it is a tiny number instead.
+    One backward pass then serves all views. Where c = 0 and d ≠ 0, c = 2⁻⁸⁰ avoids 0/0.
     """
     of_model = cotangents[MODEL]
     others = {name: cotangent for name, cotangent in cotangents.items() if name != MODEL}

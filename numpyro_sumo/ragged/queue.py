@@ -11,19 +11,19 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-#: Up to so many comparisons cost next to nothing beside the evaluations of a chunk.
+#: Up to this number of comparisons, their cost is negligible next to that of a chunk.
 _FEW_COMPARISONS = 2**20
 
 
 class Layout(NamedTuple):
-    """How draws are cut up into slots, and slots into chunks.
+    """How draws are split into slots, and slots into chunks.
 
     :param num_fixed: blocks of each datum that are evaluated whatever the counts.
     :param first_chunk: slots beyond these that are evaluated together with them, before the loop.
     :param chunk_size: slots evaluated together in one iteration of the loop.
     :param block_size: draws in a block.
-    :param max_first_chunk: the most slots before the loop that are evaluated together; None for no
-        limit. If there are more, they are evaluated in parts, and again in the backward pass.
+    :param max_first_chunk: largest number of slots evaluated at once before the loop (None: no
+        limit). If exceeded, slots are evaluated in parts and recomputed in the backward pass.
     :param sharding: the mesh axis over whose devices chunks are split; None for one device.
     """
 
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
         return self.max_first_chunk is not None and num_slots > self.max_first_chunk
 
     def parts(self, tree: Any) -> Any:
-        """Arrays of slots as few parts of one size, padded with zeros: slots that do not exist."""
+        """Splits arrays (slots, …) into (parts, size, …), padded with invalid slots."""
         limit = self.max_first_chunk or 1
 
         def in_parts(leaf: jax.Array) -> jax.Array:
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
         num_devices = self.sharding.mesh.shape[self.sharding.spec[0]]
 
         def split(leaf: jax.Array) -> jax.Array:
-            # Outside jit JAX has no way to split what does not divide.
+            # Outside jit JAX can only split axes whose length the device count divides.
             if leaf.shape[0] % num_devices and not isinstance(leaf, jax.core.Tracer):
                 return leaf
             return lax.with_sharding_constraint(leaf, self.sharding)
@@ -153,7 +153,7 @@ class Chunk(NamedTuple):
 
 
 class Accumulator(Protocol):
-    """Accumulates what an estimate needs of the log-weights, chunk by chunk.
+    """Accumulates the statistics of log-weights that an estimate reads, chunk by chunk.
 
     It is additive: a chunk's derivative depends on the final state and on that chunk alone, so that
     chunks may be visited in any order and their gradients are summed.
@@ -161,7 +161,7 @@ class Accumulator(Protocol):
 
     @property
     def fixed_only(self) -> frozenset[str]:
-        """Views in which only the fixed draws are wanted."""
+        """Views that need the fixed draws only."""
 
     def init(self, first: Chunk, num_data: int, generating: jax.Array | None) -> Any:
         """The state after the first chunk, which begins with block 0 of every datum.
@@ -174,7 +174,7 @@ class Accumulator(Protocol):
         """The state after one more chunk."""
 
     def finalize(self, state: Any, view: str) -> Any:
-        """What the estimators are given of a view."""
+        """The accumulated values of a view that ``estimate`` reads."""
 
     def vjp(
         self, cotangent: Any, state: Any, chunk: Chunk, view: str, generating: jax.Array | None

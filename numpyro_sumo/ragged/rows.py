@@ -1,4 +1,4 @@
-"""Every log-weight in a row of its own."""
+"""An accumulator that keeps every log-weight, one row for each draw of a datum."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ class Rows:
 
     :param num_rows: the largest possible number of draws.
     :param num_fixed: how many draws of each datum are always made.
-    :param fixed_only: views that have these rows alone.
+    :param fixed_only: views that need the fixed draws only.
     """
 
     num_rows: int

@@ -264,7 +264,7 @@ BAD_PROGRAMS = {
     "no_guide": ({"guide": half_normal}, "guide to be a HierarchicalGuide; got .*Write"),
     "nan_params": (
         {"params": NAN},
-        "finite params; 'slope' of the guide has NaN .*argmax.*Train again",
+        "finite params; 'slope' of the guide contains NaN .*argmax.*Train again",
     ),
     "nan_weights": ({"model": broken_target}, r"have a weight; \d+ of 50 have NaN .*Look for"),
     "infinite_weights": (

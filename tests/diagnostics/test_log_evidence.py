@@ -255,7 +255,7 @@ BAD_PARAMS = {
     "guide": ({"scale": 1.0}, r"every param site of the guide; they lack \['loc'\]"),
     "model": ({"loc": 0.0}, r"every param site of the model; they lack \['scale'\]"),
     "shape": ({"loc": [0.0, 1.0], "scale": 1.0}, r"params of the guide; its 'loc' has shape \(\)"),
-    "nan": ({"loc": 0.0, "scale": np.nan}, "finite params; 'scale' of the model has NaN"),
+    "nan": ({"loc": 0.0, "scale": np.nan}, "finite params; 'scale' of the model contains NaN"),
 }
 
 

@@ -59,7 +59,7 @@ def test_at_order_zero_it_is_the_importance_weighted_bound_for_every_key():
 
 
 @pytest.mark.parametrize("parent", [IWELBO, SUMO])
-def test_a_class_that_does_not_say_what_its_guide_climbs_is_refused_when_it_is_made(parent):
+def test_a_class_that_does_not_say_what_its_guide_maximises_is_refused_when_it_is_made(parent):
     with pytest.raises(TypeError, match="Own, which overrides estimate, to say what its guide"):
         type("Own", (parent,), {"estimate": lambda self, sample: sample.log_weights[0]})
     own = {

@@ -97,7 +97,7 @@ def test_no_weight_but_zeros_gives_an_infinite_loss_and_a_finite_gradient(loss):
 
 @every_loss_of_many
 def test_a_weight_that_overflows_to_zero_sends_no_nan_back(loss):
-    """log 0 is −∞ with an infinite derivative, and nought times that is not a number."""
+    """log 0 is −∞ with an infinite derivative, and zero times that is NaN."""
 
     def model():
         with numpyro.plate("data", 3):

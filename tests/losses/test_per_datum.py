@@ -1,4 +1,4 @@
-"""Losses of which each element of the data has its own draws and its own stopping time."""
+"""Losses in which each element of the data has its own draws and its own stopping time."""
 
 import numpy as np
 import pytest

@@ -391,7 +391,7 @@ def test_programs_that_do_not_fit_are_refused_in_one_line(model, guide, message)
 
 
 def test_bound_without_fresh_particles_is_refused_in_one_line():
-    """From above, one particle is the generating draw: there is no bound for r to climb."""
+    """From above, one particle is the generating draw: there is no bound for r to maximise."""
     with pytest.raises(ValueError, match="Expected .*particles") as error:
         marginal = SUMO(1, from_above=True, guide_objective="iwelbo")
         loss = ReverseKL(marginal, num_particles=2, gradient="standard")

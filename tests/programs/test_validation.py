@@ -157,7 +157,7 @@ def params_of(size):
     return {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
 
 
-def test_parameters_of_the_program_are_accepted_and_others_besides():
+def test_parameters_of_the_program_and_others_are_accepted():
     params = params_of(4)
     assert params.keys() == {"loc", "flax$params", "stax$params"}
     check_params(program_with_params, {**params, "of the model": 1.0}, (4,), {"bias": 1.0})
@@ -190,7 +190,7 @@ OTHER_PARAMS = {
     ),
     "nan": (
         lambda params: with_kernel(params, lambda kernel: kernel.at[0, 1].set(jnp.nan)),
-        r"finite params; 'flax\$params\['kernel'\]' of the guide has NaN .* diverged, .* Train",
+        r"finite params; 'flax\$params\['kernel'\]' of the guide contains NaN .* diverged, .* Tra",
     ),
 }
 
