@@ -78,7 +78,7 @@ class ImportanceLoss(ELBO):
     :param data_axes: the axis of the data in each positional argument of model and guide, with the
         meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
         then has its own draws. Programs with a plate over that axis are run for batches of one,
-        others for single data.
+        others for single data: a program that looks across the batch is then another program.
     :param chunk_size: log-weights evaluated at a time; memory is that of two chunks. None evaluates
         the first draws and most of the tails together.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto:
@@ -370,8 +370,8 @@ def _warn_of_shared_stopping_time(why: str) -> None:
     warnings.warn(
         f"Expected a stopping time for each element of the data; {why}. Their estimates are large "
         "or small together, and the variance of the loss grows as the square of their number. "
-        "Pass share_stopping_times=True to accept that, or, where the plate is not subsampled, "
-        "data_axes: the axis of the data in each argument, 0 for example.",
+        "Pass share_stopping_times=True to accept that; or, for programs that do not look across "
+        "the batch, data_axes: the axis of the data in each argument, 0 for example.",
         stacklevel=3,
     )
 

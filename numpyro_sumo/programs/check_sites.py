@@ -30,14 +30,14 @@ from .sites import (
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses latent sites whose shapes differ: the model's density would broadcast the draws.
 
-    Leading axes of length one are ignored. The number of event dimensions matters only inside
-    plates, where it decides which axis of the draw is the plate's.
+    The number of event dimensions matters only inside plates, where it decides which axis of the
+    draw is the plate's.
     """
     for name, in_model in latent_sites(model_trace).items():
         in_guide = guide_trace[name]
         expected = (*in_model["kwargs"].get("sample_shape", ()), *in_model["fn"].shape())
         shape = jnp.shape(in_guide["value"])
-        if _without_leading_ones(shape) != _without_leading_ones(expected):
+        if shape != expected:
             raise ValueError(
                 f"Expected latent site '{name}' to have one shape in model and guide; got "
                 f"{expected} and {shape}. Expand the distributions alike, or use the same plates."
@@ -49,11 +49,6 @@ def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
                 f"Expected latent site '{name}' to have one event_dim in model and guide; got "
                 f"{event_dims[0]} and {event_dims[1]}. Call to_event alike on both distributions."
             )
-
-
-def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    leading = next((axis for axis, size in enumerate(shape) if size != 1), len(shape))
-    return shape[leading:]
 
 
 def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> None:

@@ -45,7 +45,8 @@ def checked_axes(data_axes: Any, args: tuple[Any, ...]) -> tuple[Any, int]:
     if not sizes:
         raise ValueError(
             f"Expected data_axes to name an axis of some positional argument; got {data_axes!r} "
-            f"for {len(args)} of them. Give the axis of the data, 0 for instance."
+            f"for {len(args)} of them. Pass the data by position, for "
+            "keyword arguments are not split, and give their axis: 0, for instance."
         )
     if 0 in sizes.values():
         raise ValueError("Expected data in what data_axes splits; got none. Pass at least one.")

@@ -146,7 +146,7 @@ def find_elements(
         for frame in _by_dim(found):
             if frame.size == 1:
                 continue
-            shared = f"the {frame.size} elements of plate '{frame.name}' share one, for "
+            shared = f"the {frame.size} elements of plate '{frame.name}' share one: "
             if found.has_mutable_state:
                 why_shared = shared + "the programs have mutable state"
             elif found.full_size(frame) == frame.size:
@@ -201,7 +201,7 @@ def _inspect_plate(elements: Elements, whole: Inspection) -> tuple[Inspection | 
         one = elements.inspect()
     except Exception as error:  # programs that fail for one element do not follow the plate
         cause = str(error).partition("\n")[0] or type(error).__name__
-        return None, f"run for one element, the programs raise: {cause}"
+        return None, f'run for one element, they raise "{cause.rstrip(".")}"'
     site = _misfit(elements, whole, one)
     if site is None:
         return one, None

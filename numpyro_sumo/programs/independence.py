@@ -7,7 +7,6 @@ every i, and if the constants are the same for one element as for many.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 import hashlib
-import math
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -91,7 +91,7 @@ class _GuideOutputs(NamedTuple):
     base_draws: dict[str, jax.Array]
 
 
-class _Traced:
+class _PartialEvaluator:
     """A function traced once as a jaxpr; any part of its outputs can be evaluated by itself."""
 
     def __init__(self, function: Callable[..., Any], *examples: Any):
@@ -149,7 +149,9 @@ class TracedGuide:
     def __init__(self, programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array):
         datum = jnp.zeros((), jnp.int32)
         self._params = programs_of(datum).params
-        self._traced = _Traced(partial(self._run, programs_of), self._params, datum, rng_key)
+        self._traced = _PartialEvaluator(
+            partial(self._run, programs_of), self._params, datum, rng_key
+        )
         values = self._traced.outputs.values
         self._draws = {
             name: values[name]
@@ -330,7 +332,7 @@ class TracedModel:
             check(self.trace, guide.trace)
             return _log_joint(self.trace)
 
-        self._traced = _Traced(run, params, datum, rng_key, proposal)
+        self._traced = _PartialEvaluator(run, params, datum, rng_key, proposal)
 
     def batch(self, plate: str, dim: int) -> Traced:
         """As :meth:`TracedGuide.batch`: the proposal is known, log-densities are results."""

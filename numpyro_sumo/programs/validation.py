@@ -10,6 +10,8 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
+from numpyro.distributions import Unit
+
 from .check_sites import check_masks, check_shapes
 from .log_weights import TracedGuide, TracedModel
 from .programs import Programs
@@ -87,6 +89,7 @@ def inspect_programs(
     _check_random(guide.trace)
     _check_auxiliary(guide)
     found = Inspection(guide, model, _data_plates(model.trace, guide.trace))
+    _check_full_sizes(found)
     try:
         _check_subsamples(found)
         _check_scales(guide.trace, found.data_dims)
@@ -119,6 +122,7 @@ def _traced(
 def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses sites of model and guide that do not match or cannot be weighted."""
     _check_latents(model_trace, guide_trace)
+    _check_observed(guide_trace)
     _check_reparameterised(guide_trace)
     check_shapes(model_trace, guide_trace)
 
@@ -217,6 +221,16 @@ def _check_auxiliary(guide: TracedGuide) -> None:
         )
 
 
+def _check_observed(guide_trace: Trace) -> None:
+    """Refuse observed guide sites that are not factors: their density is no part of log q(z)."""
+    for name, site in guide_trace.items():
+        if site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], Unit):
+            raise ValueError(
+                f"Expected a guide without observed sites; '{name}' is observed. Move it to the "
+                "model."
+            )
+
+
 def _check_reparameterised(guide_trace: Trace) -> None:
     """Refuses guide sites without a reparameterised sampler: no gradient flows through them."""
     for name, site in latent_sites(guide_trace).items():
@@ -269,16 +283,20 @@ def _data_plates(model_trace: Trace, guide_trace: Trace) -> frozenset[Any]:
     return frozenset.intersection(*stacks) if stacks else frozenset()
 
 
-def _check_subsamples(found: Inspection) -> None:
-    """Refuses subsampled plates that do not enclose all sites, or whose full sizes differ."""
-    traces = list(found.traces.values())
+def _check_full_sizes(found: Inspection) -> None:
+    """Refuse data plates whose full size differs between model and guide."""
     for frame in found.data_plates:
-        sizes = [t[frame.name]["args"][0] for t in traces if frame.name in t]
+        sizes = [t[frame.name]["args"][0] for t in found.traces.values() if frame.name in t]
         if len(set(sizes)) > 1:
             raise ValueError(
                 f"Expected plate '{frame.name}' to have one full size in model and guide; got "
                 f"{sizes[0]} and {sizes[1]}. Give both the same size and subsample_size."
             )
+
+
+def _check_subsamples(found: Inspection) -> None:
+    """Refuse subsampled plates that do not enclose all sample sites."""
+    traces = list(found.traces.values())
     for frame in frozenset().union(*_plates_of_sites(*traces)) - found.data_plates:
         if found.full_size(frame) > frame.size:
             raise ValueError(

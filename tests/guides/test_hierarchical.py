@@ -233,7 +233,7 @@ WITHOUT_DENSITY = {
     "reverse_with_data": (
         sampler,
         reverse_with_data,
-        "no observed sites or factors in .* are those of draws; 'y' is one. Move",
+        "a guide without observed sites; 'y' is observed. Move",
     ),
 }
 

@@ -153,7 +153,7 @@ LOOKING_ACROSS = {
     "shape_as_a_number": (
         flat,
         lambda batch: jnp.reshape(batch, (SIZE,)),
-        "run for one element, the programs raise: cannot reshape",
+        'run for one element, they raise "cannot reshape',
     ),
 }
 
@@ -181,7 +181,7 @@ def test_batch_statistics_that_are_state_share_a_stopping_time_and_say_why():
         svi = SVI(model, guide, optax.adam(1e-2), loss)
         return svi.update(svi.init(random.key(0), X), X)[1]
 
-    with pytest.warns(UserWarning, match="share one, for the programs have mutable state"):
+    with pytest.warns(UserWarning, match="share one: the programs have mutable state"):
         found = quick_jit(lambda: first_loss(SUMO(2)))()
     assert found == quick_jit(lambda: first_loss(SUMO(2, share_stopping_times=True)))()
 
@@ -212,7 +212,7 @@ WHOLE = plated_problem(4)
 @every_class
 def test_a_stopping_time_shared_by_a_whole_plate_is_warned_of(loss_class):
     message = (
-        r"the 4 elements of plate 'data' share one, for it is not subsampled\. .*"
+        r"the 4 elements of plate 'data' share one: it is not subsampled\. .*"
         "share_stopping_times=True .* data_axes"
     )
     with pytest.warns(UserWarning, match=message):

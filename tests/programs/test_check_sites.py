@@ -13,6 +13,7 @@ from numpyro.handlers import mask, seed, trace
 from numpyro.infer import autoguide
 
 from numpyro_sumo import (
+    IWELBO,
     HierarchicalGuide,
     IndependenceMetropolis,
     ReverseKL,
@@ -61,7 +62,6 @@ def test_guide_sites_of_another_shape_are_refused(model, guide, message):
 
 
 SAME_SHAPES = {
-    "leading_ones": (normal((3,)), normal((1, 3))),
     "event_of_a_joint_weight": (normal((3,), 1), normal((3,))),
     "whole_plate": (normal(plate=3), normal((3,))),
     "broadcast_by_the_plate": (normal(plate=3), normal((3,), plate=3)),
@@ -182,3 +182,14 @@ def test_evidence_of_the_observed_elements_is_exact_where_the_guide_is_masked_al
     found = log_evidence(KEY, with_obs_mask, unobserved, {}, X, progress_bar=False)
     exact = dist.Normal().log_prob(X[MASK]).sum()
     np.testing.assert_allclose(found.mean, exact, rtol=1e-5)
+
+
+def test_a_leading_axis_of_one_is_refused_for_the_model_may_index_the_site():
+    """Replayed with shape (6,), z[0] would be one number for six observations."""
+
+    def model():
+        z = numpyro.sample("z", dist.Normal().expand([1, 6]))
+        numpyro.sample("x", dist.Normal(z[0], 1.0), obs=jnp.zeros(6))
+
+    with pytest.raises(ValueError, match=r"one shape in model and guide; got \(1, 6\) and \(6,\)"):
+        IWELBO(4).loss(random.key(0), {}, model, normal((6,)))

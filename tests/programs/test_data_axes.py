@@ -140,7 +140,7 @@ REFUSED = {
     "a_shape_in_the_guide": (
         (model_of_a_batch, guide_of_a_batch_of_twelve, (X,), 0),
         r"one of the 12 elements of plate 'data', which data_axes splits; run for one element, "
-        r"the programs raise: .*reshape.* Split all arguments",
+        r"they raise .*reshape.* Split all arguments",
     ),
     "another_structure": (
         (model_of_a_batch, guide_of_a_batch, (X,), (0, None)),
@@ -164,7 +164,7 @@ REFUSED = {
     ),
     "nothing": (
         (model_of_a_batch, guide_of_a_batch, (X,), (None,)),
-        r"to name an axis of some positional argument; got \(None,\) for 1 of them. Give",
+        r"to name an axis of some positional argument; got \(None,\) for 1 of them. Pass",
     ),
     "a_global_latent": (
         (model_with_a_global_latent, guide_of_a_global_latent, (X,), 0),

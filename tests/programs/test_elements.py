@@ -130,5 +130,5 @@ WHOLE = {
 def test_programs_that_do_not_follow_the_plate_are_run_as_they_are_and_say_why(model, why):
     weights = weights_of(model, subsampled_guide, (X,))
     assert weights.num_data == 1
-    expected = f"the {SIZE} elements of plate 'data' share one, for {why}"
+    expected = f"the {SIZE} elements of plate 'data' share one: {why}"
     assert re.fullmatch(expected, weights.elements.why_shared)

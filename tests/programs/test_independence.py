@@ -205,10 +205,7 @@ REFUSED = {
     "clamped_slice": (clamped_slice, BY_LENGTH),
     "cumulative_sum_of_ones": (lambda x, z: z + jnp.cumsum(jnp.ones(len(x)))[-1], BY_LENGTH),
     "features_or_others": (
-        lambda x, z: (WEIGHTS[:3, :2].reshape(2, 3) if len(x) > 1 else WEIGHTS[:3, :2])[
-            0, 1
-        ]
-        + z,
+        lambda x, z: (WEIGHTS[:3, :2].reshape(2, 3) if len(x) > 1 else WEIGHTS[:3, :2])[0, 1] + z,
         BY_LENGTH,
     ),
     "batch_mean": (lambda x, z: x.mean(0)[0] + z, "reduce_sum across the elements"),
