@@ -319,6 +319,8 @@ def _lengths(equation: JaxprEqn) -> tuple[Any, ...]:
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         return tuple(shape[axis] for axis in contracted)
+    if name == "stack":  # along a new axis
+        return ()
     named = params.get("axes", params.get("axis", params.get("dimension", ())))
     axes = named if isinstance(named, tuple) else (named,)
     return tuple((axis, shape[axis]) for axis in axes if axis < len(shape) and shape[axis] > 1)
