@@ -133,27 +133,28 @@ class _Terms(NamedTuple):
 def _weighted_residual(terms: _Terms) -> jax.Array:
     """Sum over j ≤ K of (increment − expected increment) / P(K ≥ j).
 
-    The loop stops at the longest K: automatic differentiation of a scan over all rows costs thirty
-    times as much. The forward pass overwrites row j with w_j/S_j, the backward pass with its
-    cotangent.
+    The loops stop at the longest K: automatic differentiation of a scan over all rows costs thirty
+    times as much. They read and write different arrays, for XLA would otherwise copy all rows in
+    every iteration.
     """
     return _weighted_residual_forward(terms)[0]
 
 
 def _weighted_residual_forward(terms: _Terms) -> tuple[jax.Array, _Terms]:
     def add_increment(state: Any) -> Any:
-        j, log_sum, tail, rows = state
+        j, log_sum, tail, shares = state
         drawn = j < terms.times
-        log_weight = jnp.where(drawn, rows[j] - terms.reference, -jnp.inf)
+        log_weight = jnp.where(drawn, terms.rows[j] - terms.reference, -jnp.inf)
         added = increment(log_sum, log_weight, terms.counts[j])
         residual = added - (0.0 if terms.expected is None else terms.expected[j])
         tail = tail + jnp.where(drawn, terms.inverse_survival[j] * residual, 0.0)
-        rows = _with_row(rows, jax.nn.sigmoid(log_weight - log_sum), j)
-        return j + 1, log_sum + added + jnp.log1p(1.0 / terms.counts[j]), tail, rows
+        shares = _with_row(shares, jax.nn.sigmoid(log_weight - log_sum), j)
+        return j + 1, log_sum + added + jnp.log1p(1.0 / terms.counts[j]), tail, shares
 
     longest = jnp.max(terms.times)
     first = jnp.zeros_like(longest)
-    start = first, terms.log_sum, jnp.zeros_like(terms.log_sum), terms.rows
+    zeros = jnp.zeros_like(terms.log_sum), jnp.zeros_like(terms.rows)
+    start = first, terms.log_sum, *zeros
     *_, tail, shares = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
     return tail, terms._replace(rows=shares)
 
@@ -164,16 +165,16 @@ def _weighted_residual_backward(terms: _Terms, cotangent: jax.Array) -> tuple[_T
 
     def take_increment(state: Any) -> Any:
         j, of_log_sum, of_rows = state
-        of_row = of_rows[j] * (terms.inverse_survival[j] * cotangent + of_log_sum)
+        of_row = terms.rows[j] * (terms.inverse_survival[j] * cotangent + of_log_sum)
         # The increment's derivatives in log_sum and in the log-weight are opposite numbers.
         return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
 
     as_rows = lambda leaf: leaf.reshape(-1, *[1] * terms.times.ndim)
-    row = as_rows(jnp.arange(len(terms.rows)))
-    start = longest - 1, jnp.zeros_like(cotangent), jnp.where(row < longest, terms.rows, 0.0)
+    start = longest - 1, jnp.zeros_like(cotangent), jnp.zeros_like(terms.rows)
     _, of_log_sum, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)
     of_expected = None
     if terms.expected is not None:
+        row = as_rows(jnp.arange(len(terms.rows)))
         of_expected = jnp.where(
             row < terms.times, -as_rows(terms.inverse_survival) * cotangent, 0.0
         )
