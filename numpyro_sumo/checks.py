@@ -6,6 +6,8 @@ from typing import Any
 
 from jax.sharding import AxisType, NamedSharding
 
+from .stopping_times import StoppingTime
+
 
 def check_positive_integer(name: str, value: Any) -> None:
     """Refuses what is not an integer ≥ 1, and ``True``."""
@@ -37,8 +39,6 @@ def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 def check_stopping_time(value: Any) -> None:
     """Refuses what is not a stopping time with a valid survival function."""
-    from .stopping_times import StoppingTime
-
     if not isinstance(value, StoppingTime):
         raise ValueError(
             f"Expected stopping_time to be a StoppingTime; got {value!r}. "

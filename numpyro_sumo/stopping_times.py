@@ -12,8 +12,6 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from .checks import check_positive_integer
-
 #: The resolution of float32: smaller survival probabilities are set to zero.
 _SMALLEST_SURVIVAL = 2.0**-24
 
@@ -134,7 +132,7 @@ class ReciprocalTail(StoppingTime):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        check_positive_integer("knee", self.knee)
+        _check_positive_integer("knee", self.knee)
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"Expected decay in [0, 1); got {self.decay!r}.")
 
@@ -186,7 +184,7 @@ class GeometricTail(StoppingTime):
                 f"got {self.success_probability!r}. Choose one between 1/2 and 3/4."
             )
         if self.max_level is not None:
-            check_positive_integer("max_level", self.max_level)
+            _check_positive_integer("max_level", self.max_level)
 
     @property
     def cap(self) -> int:
@@ -197,3 +195,9 @@ class GeometricTail(StoppingTime):
 
     def log_survival(self, k: Any) -> Any:
         return (k - 1.0) * math.log1p(-self.success_probability)
+
+
+def _check_positive_integer(name: str, value: object) -> None:
+    # This module imports none of the others.
+    if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
+        raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from benchmarks.density.models import Task
 from numpyro_sumo import IWELBO, MultilevelSUMO
-from numpyro_sumo.diagnostics.arviz import pareto_k
+from numpyro_sumo.diagnostics.pareto_k import pareto_k
 from numpyro_sumo.losses.base import ImportanceLoss
 from numpyro_sumo.programs.programs import Programs
 

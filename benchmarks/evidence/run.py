@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from benchmarks.common.interrupts import raise_if_interrupted
 from benchmarks.models.conjugate import MODELS, ConjugateModel
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
-from numpyro_sumo.diagnostics.arviz import pareto_k
+from numpyro_sumo.diagnostics.pareto_k import pareto_k
 from numpyro_sumo.losses.base import ImportanceLoss
 from numpyro_sumo.programs.programs import Programs
 

@@ -147,7 +147,7 @@ def _certificate(
 ) -> Certificate:
     """The certificate of weighted draws; ``offset`` in [0, 1) is for systematic resampling."""
     # Imported here because ArviZ takes seconds to import.
-    from .arviz import pareto_smoothed
+    from .pareto_k import pareto_smoothed
 
     below, above = (np.asarray(v, np.float64) for v in (log_weights, log_weights_above))
     check_log_weights(below)

@@ -113,7 +113,7 @@ def log_evidence(
     programs = Programs(model, guide, params, args, kwargs)
     check_params_of_both(programs)
     # Imported here because ArviZ takes seconds to import.
-    from .arviz import pareto_k
+    from .pareto_k import pareto_k
 
     batches = partial(_batches, programs=programs, batch_size=batch_size, progress_bar=progress_bar)
     weights_key, estimates_key = random.split(rng_key)

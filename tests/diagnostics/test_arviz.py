@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from numpyro_sumo.diagnostics import arviz
-from numpyro_sumo.diagnostics.arviz import pareto_k, pareto_smoothed, summarise, to_arviz
+from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
+from numpyro_sumo.diagnostics.pareto_k import pareto_k, pareto_smoothed
 
 
 def test_arviz_data_keeps_chains_draws_and_sample_stats(tmp_path):
@@ -52,7 +52,7 @@ def test_smoothed_tail_is_that_of_the_pareto_distribution():
 
 
 def test_weights_that_are_the_same_have_no_tail_and_few_weights_none_that_can_be_told(monkeypatch):
-    monkeypatch.setattr(arviz, "_smooth_tail", None)
+    monkeypatch.setattr("numpyro_sumo.diagnostics.pareto_k._smooth_tail", None)
     for draws, expected in ((100, -np.inf), (20, -np.inf)):
         smoothed, k_hat = pareto_smoothed(np.full(draws, 3.0))
         np.testing.assert_allclose(smoothed, -np.log(draws))

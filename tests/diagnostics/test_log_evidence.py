@@ -11,7 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL, log_evidence
-from numpyro_sumo.diagnostics.arviz import pareto_k
+from numpyro_sumo.diagnostics.pareto_k import pareto_k
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import linear_gaussian_problem, plated_problem
 from tests.helpers.models import log_evidence as exact_log_evidence
