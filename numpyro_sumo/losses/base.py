@@ -280,12 +280,8 @@ class ImportanceLoss(ELBO):
         """
         layout, times = self.layout(num_data), self.sample_stopping_times(rng_key, num_data)
         cap = 0 if self.stopping_time is None else self.stopping_time.cap
-        max_count = self.num_fresh + cap
-        if max_count <= layout.num_fixed and not layout.splits_first(layout.num_fixed * num_data):
-            kept = evaluate_fixed(rng_key, particle, num_data, layout)
-        else:
-            rows = Rows(max_count, self.num_fresh, frozenset(fixed_only))
-            kept = evaluate_ragged(rng_key, particle, self.num_fresh + times, layout, rows)
+        rows = Rows(self.num_fresh + cap, self.num_fresh, frozenset(fixed_only))
+        kept = _evaluate_rows(rng_key, particle, self.num_fresh + times, layout, rows)
         return SampleViews(kept, times, generating or {})
 
     def sample_stopping_times(self, rng_key: jax.Array, num_data: int) -> jax.Array:
@@ -333,11 +329,8 @@ class ImportanceLoss(ELBO):
 
         def draw_baseline(number: int) -> jax.Array:
             layout = Layout(number, max_first_chunk=self.chunk_size, sharding=self.sharding)
-            if not layout.splits_first(number * num_data):
-                return evaluate_fixed(rng_key, detached, num_data, layout)[MODEL]
             rows, counts = Rows(number, number, frozenset()), jnp.full(num_data, number)
-            log_weights: jax.Array = evaluate_ragged(rng_key, detached, counts, layout, rows)[MODEL]
-            return log_weights
+            return _evaluate_rows(rng_key, detached, counts, layout, rows)[MODEL]
 
         return objective.value(self, views, draw_baseline)
 
@@ -382,6 +375,16 @@ def model_key(key: jax.Array) -> jax.Array:
     That number is larger than any draw's index. XLA removes it if the model draws nothing.
     """
     return random.fold_in(key, 2**32 - 1)
+
+
+def _evaluate_rows(
+    rng_key: jax.Array, particle: Particle, counts: jax.Array, layout: Layout, rows: Rows
+) -> dict[str, jax.Array]:
+    """Log-weights in rows, by view; without a queue if all of them are fixed and fit together."""
+    num_fixed, num_data = layout.num_fixed, len(counts)
+    if rows.num_rows <= num_fixed and not layout.splits_first(num_fixed * num_data):
+        return evaluate_fixed(rng_key, particle, num_data, layout)
+    return evaluate_ragged(rng_key, particle, counts, layout, rows)
 
 
 def _joint_particle(weights: PerDatumWeights, scale: jax.Array) -> Particle:
