@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 from jax import random
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 import jax.numpy as jnp
 
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
@@ -75,3 +76,26 @@ def collectable_key(rng_key: jax.Array) -> jax.Array:
         data = random.key_data(rng_key)
         return data if data.shape[-1] == 2 else rng_key
     return rng_key
+
+
+def scan_lengths(equation: JaxprEqn) -> tuple[int, int]:
+    """The numbers of constants and of carried arrays of a scan, from its parameters."""
+    if "ft_in" in equation.params:  # JAX 0.12
+        consts, carry, _ = equation.params["ft_in"].unpack()
+        return len(list(consts)), len(list(carry))
+    return equation.params["num_consts"], equation.params["num_carry"]
+
+
+def jvp_of_custom_call(
+    equation: JaxprEqn, has_no_tangent: list[bool]
+) -> tuple[ClosedJaxpr, list[bool]]:
+    """The derivative of a function with a custom JVP rule, and which tangents it leaves zero.
+
+    Uses the parameter ``jvp_jaxpr_fun`` of ``custom_jvp_call``.
+
+    :param has_no_tangent: for each operand that is not a constant.
+    :return: a jaxpr that maps operands and their tangents to results and those tangents of results
+        that are not zero.
+    """
+    jaxpr, consts, is_zero = equation.params["jvp_jaxpr_fun"].call_wrapped(*has_no_tangent)
+    return ClosedJaxpr(jaxpr, consts), list(is_zero)

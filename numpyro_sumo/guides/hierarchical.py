@@ -11,9 +11,11 @@ import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
 
 from numpyro_sumo.programs.check_params import check_params_of_both
-from numpyro_sumo.programs.log_weights import Proposal, log_weight, propose
+from numpyro_sumo.programs.log_weights import Proposal
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import JOINT, Program, Trace, is_auxiliary, latent_sites
+from numpyro_sumo.programs.traced_guide import propose
+from numpyro_sumo.programs.traced_model import log_weight
 from numpyro_sumo.programs.validation import check_programs, refuse_scales
 
 Sites = dict[str, jax.Array]

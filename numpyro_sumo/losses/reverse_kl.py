@@ -16,9 +16,9 @@ from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_one_of, check_positive_integer
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, check_hierarchical
-from numpyro_sumo.programs.log_weights import TracedGuide
 from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
 from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.programs.traced_guide import TracedGuide
 from numpyro_sumo.ragged.particle import GUIDE, MODEL, PATH, Particle
 
 from .base import ImportanceLoss, model_key
@@ -177,7 +177,7 @@ class ReverseKL(ELBO):
         objective_name = marginal.guide_objective or "forward_kl"
         first = jax.tree.map(lambda leaf: leaf[0], stop_gradient(x))
         reverse = _hierarchical(programs.guide).marginal_programs(programs, first)
-        why_not = lambda: TracedGuide(lambda datum: reverse, random.key(0)).why_no_dreg
+        why_not = lambda: TracedGuide(lambda datum, split: reverse, random.key(0)).why_no_dreg
         return _MarginalParticles(
             programs,
             x,

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from numpyro.handlers import replay, seed, substitute, trace
 
 from .jaxprs import sources_of
-from .log_weights import TracedGuide
 from .programs import Programs
 from .sites import (
     Params,
@@ -25,6 +24,7 @@ from .sites import (
     latent_sites,
     masks_of,
 )
+from .traced_guide import TracedGuide
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:

@@ -1,5 +1,6 @@
 """Axes along which arguments are split, with the meaning of ``in_axes`` in ``jax.vmap``."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,27 @@ def element_of(
         return jax.lax.dynamic_index_in_dim(leaf, element, axis, keepdims=keep_axes)
 
     return jax.tree.map(cut, data_axes, args, is_leaf=_is_none)
+
+
+def split_leaves(args: tuple[Any, ...], data_axes: Any) -> list[jax.Array]:
+    """The leaves of the arguments that have an axis; none without ``data_axes``."""
+    if data_axes is None:
+        return []
+    found: list[Any] = []
+    add = lambda axis, leaf: None if axis is None else found.append(leaf)
+    jax.tree.map(add, data_axes, args, is_leaf=_is_none)
+    return list(map(jnp.asarray, found))
+
+
+def with_leaves(
+    args: tuple[Any, ...], data_axes: Any, leaves: Sequence[jax.Array]
+) -> tuple[Any, ...]:
+    """The arguments with other arrays in the places of :func:`split_leaves`."""
+    if data_axes is None:
+        return args
+    others = iter(leaves)
+    replaced = lambda axis, leaf: leaf if axis is None else next(others)
+    return tuple(jax.tree.map(replaced, data_axes, args, is_leaf=_is_none))
 
 
 def _is_none(leaf: Any) -> bool:

@@ -12,7 +12,7 @@ import math
 
 from jax.extend.core import JaxprEqn
 
-from .abstract_jaxprs import shape_of
+from .jaxprs import shape_of
 
 Axes = dict[int, int]
 Rule = Callable[[JaxprEqn], list[Axes]]
@@ -179,6 +179,13 @@ def _stack(equation: JaxprEqn) -> list[Axes]:
     return [{axis: axis + (axis >= new) for axis in range(ndim)} for _ in equation.invars]
 
 
+def _of_keys(equation: JaxprEqn) -> list[Axes]:
+    """Leading axes of random numbers are those of their keys; parameters have all axes."""
+    ndim = len(_result_shape(equation))
+    keys = {axis: axis for axis in range(len(_shape(equation)))}
+    return [keys, *(_without(ndim, ()) for _ in equation.invars[1:])]
+
+
 _ELEMENTWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
     bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos
@@ -218,6 +225,8 @@ RULES: dict[str, Rule] = {
     "fft": lambda e: _linear_algebra(len(e.params["fft_lengths"]))(e),
     "gather": _gather,
     "pad": _pad,
+    "random_bits": _of_keys,
+    "random_gamma": _of_keys,
     "reshape": _reshape,
     "rev": _apart_from("dimensions"),
     "slice": _slice,

@@ -104,7 +104,7 @@ class PerDatumWeights:
     def by_estimate(self, of_data: jax.Array) -> jax.Array:
         """Shape ``(num_data, *rest)`` as ``(num_estimates, *data)``, in the order of the plates."""
         values = of_data.reshape(self.elements.num_estimates, -1, *of_data.shape[1:])
-        if not self.elements.are_split:
+        if self.elements.size == 1 and self.elements.dim is None:
             return values[:, 0]
         return jnp.moveaxis(values, 1, 1 + (self.elements.axis or 0))
 

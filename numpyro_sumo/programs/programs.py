@@ -1,18 +1,15 @@
 """A model and a guide as one value, and programs with some of their sites fixed."""
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax import random
-from jax.lax import stop_gradient
-import jax.numpy as jnp
 
 from numpyro.handlers import block, replay, seed, substitute, trace
 
+from .jaxprs import detach
 from .sites import Params, Program
-
-Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,6 @@ class Programs:
     def _trace(self, program: Program, values: Params) -> dict[str, dict[str, Any]]:
         sites = trace(substitute(program, data=values)).get_trace(*self.args, **self.kwargs)
         return dict(sites)
-
-
-def detach(tree: Tree) -> Tree:
-    """The same values, with ``stop_gradient`` on every array."""
-    has_gradient = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)
-    detached: Tree = jax.tree.map(lambda x: stop_gradient(x) if has_gradient(x) else x, tree)
-    return detached
 
 
 def with_fixed_subsample(rng_key: jax.Array, program: Program) -> Program:

@@ -1,6 +1,6 @@
 """Check that log-weights log p - log q exist, and find the plates that keep them separate."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 import warnings
 
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from numpyro.distributions import Unit
 
 from .check_sites import check_masks, check_shapes
-from .log_weights import TracedGuide, TracedModel
 from .programs import Programs
 from .sites import (
     Trace,
@@ -23,6 +22,8 @@ from .sites import (
     random_sites,
     scales_of,
 )
+from .traced_guide import ProgramsOf, TracedGuide
+from .traced_model import TracedModel
 
 
 class Inspection(NamedTuple):
@@ -73,19 +74,21 @@ class Inspection(NamedTuple):
 
 
 def inspect_programs(
-    programs_of: Callable[[jax.Array], Programs],
-    rng_key: jax.Array | None = None,
+    programs_of: ProgramsOf,
+    rng_key: jax.Array,
     is_linear: bool = False,
+    split: Sequence[jax.Array] = (),
 ) -> Inspection:
     """Traces model and guide, checks that log-weights exist, and finds the data plates.
 
-    :param programs_of: maps a datum, an integer array, to the programs run for it.
+    :param programs_of: maps a datum, an integer array, and ``split`` to the programs run for it.
     :param rng_key: any key.
     :param is_linear: whether an estimate is one log-weight, as in the ELBO: it is then unbiased
         under any scales and subsamples.
+    :param split: arrays that are inputs of the traced programs, and not closed over.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    guide, model = _traced(programs_of, random.key(0) if rng_key is None else rng_key)
+    guide, model = _traced(programs_of, rng_key, split)
     _check_random(guide.trace)
     _check_auxiliary(guide)
     found = Inspection(guide, model, _data_plates(model.trace, guide.trace))
@@ -106,16 +109,16 @@ def check_programs(programs: Programs) -> tuple[Trace, Trace]:
     :return: the two traces; their arrays are abstract and of no use outside.
     :raises ValueError: as :func:`inspect_programs`.
     """
-    guide, model = _traced(lambda datum: programs, random.key(0))
+    guide, model = _traced(lambda datum, split: programs, random.key(0))
     return model.trace, guide.trace
 
 
 def _traced(
-    programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array
+    programs_of: ProgramsOf, rng_key: jax.Array, split: Sequence[jax.Array] = ()
 ) -> tuple[TracedGuide, TracedModel]:
-    guide = TracedGuide(programs_of, rng_key)
-    model = TracedModel(programs_of, guide, rng_key, _check_sites)
-    check_masks(programs_of(jnp.zeros((), jnp.int32)), guide, model.trace)
+    guide = TracedGuide(programs_of, rng_key, split)
+    model = TracedModel(programs_of, guide, rng_key, split, _check_sites)
+    check_masks(programs_of(jnp.zeros((), jnp.int32), split), guide, model.trace)
     return guide, model
 
 

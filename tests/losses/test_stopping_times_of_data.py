@@ -72,9 +72,9 @@ APART = {
 
 
 @pytest.mark.parametrize("loss", APART.values(), ids=APART.keys())
-def test_programs_of_a_subsampled_plate_are_called_once_for_all_elements_and_once_for_one(loss):
+def test_programs_whose_elements_are_run_apart_are_called_once(loss):
     found = calls_of_a_step(loss, subsampled_model, subsampled_guide, X)
-    assert found == {"model": 2, "guide": 2}
+    assert found == {"model": 1, "guide": 1}
 
 
 CALLED_ONCE = {
@@ -136,25 +136,10 @@ def batch_norm_with_state(batch):
 
 
 LOOKING_ACROSS = {
-    "batch_mean_in_the_guide": (flat, centred, "the guide has reduce_sum across the elements"),
-    "batch_mean_in_the_model": (centred, flat, "the model has reduce_sum across the elements"),
-    "softmax_in_the_model": (jax.nn.softmax, flat, "the model has reduce_max across the elements"),
-    "length_as_a_number": (
-        flat,
-        lambda batch: batch / len(batch),
-        "the guide has a number that depends on the batch's length",
-    ),
-    "position_in_the_batch": (
-        lambda z: z + 0.1 * jnp.arange(len(z)),
-        flat,
-        "the model has an array of the batch's length that is not indexed by the plate",
-    ),
-    "batch_norm": (flat, batch_norm, "the guide has reduce_sum across the elements"),
-    "shape_as_a_number": (
-        flat,
-        lambda batch: jnp.reshape(batch, (SIZE,)),
-        'run for one element, they raise "cannot reshape',
-    ),
+    "mean_of_draws": (centred, flat, "the model has reduce_sum across the elements"),
+    "softmax_of_draws": (jax.nn.softmax, flat, "the model has reduce_sum across the elements"),
+    "batch_norm_of_draws": (batch_norm, flat, "the model has reduce_sum across the elements"),
+    "draws_in_order": (jnp.sort, flat, "the model has sort across the elements"),
 }
 
 
@@ -187,6 +172,11 @@ def test_batch_statistics_that_are_state_share_a_stopping_time_and_say_why():
 
 
 FOLLOWING = {
+    "mean_of_the_data": (flat, centred),
+    "batch_norm_of_the_data": (flat, batch_norm),
+    "length_as_a_number": (flat, lambda batch: batch / len(batch)),
+    "position_in_the_batch": (lambda z: z + 0.1 * jnp.arange(len(z)), flat),
+    "shape_as_a_number": (flat, lambda batch: jnp.reshape(batch, (SIZE,))),
     "elementwise": (flat, flat),
     "nonlinear": (jnp.tanh, lambda batch: jax.nn.softplus(batch) - 1.0),
     "constants": (lambda z: z + jnp.full(z.shape, 0.3), lambda batch: batch * 2.0),
@@ -210,30 +200,28 @@ WHOLE = plated_problem(4)
 
 
 @every_class
-def test_a_stopping_time_shared_by_a_whole_plate_is_warned_of(loss_class):
-    message = (
-        r"the 4 elements of plate 'data' share one: it is not subsampled\. .*"
-        "share_stopping_times=True .* data_axes"
-    )
-    with pytest.warns(UserWarning, match=message):
-        warned = value_of(loss_class(2), *WHOLE[:3], WHOLE.params)
-    shared = value_of(loss_class(2, share_stopping_times=True), *WHOLE[:3], WHOLE.params)
-    assert warned == shared
+def test_each_element_of_a_whole_plate_has_its_own_stopping_time(loss_class):
+    apart = value_of(loss_class(2), *WHOLE[:3], WHOLE.params)
+    assert apart == value_of(loss_class(2, data_axes=0), *WHOLE[:3], WHOLE.params)
+    assert apart != value_of(loss_class(2, share_stopping_times=True), *WHOLE[:3], WHOLE.params)
+
+
+MIXING = model_by(jax.nn.softmax), guide_by(flat), (X,)
 
 
 @every_class
 def test_the_warning_names_the_place_that_calls_the_loss(loss_class):
     with pytest.warns(UserWarning, match="share one") as caught:
-        value_of(loss_class(2), *WHOLE[:3], WHOLE.params)
+        value_of(loss_class(2), *MIXING)
     assert caught[0].filename == __file__
 
 
 def test_it_is_given_once_in_a_run_of_svi():
-    svi = SVI(WHOLE.model, WHOLE.guide, optax.adam(1e-2), SUMO(2))
+    svi = SVI(*MIXING[:2], optax.adam(1e-2), SUMO(2))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        svi.run(random.key(0), 3, *WHOLE.args, progress_bar=False)
-        svi.run(random.key(0), 3, *WHOLE.args, progress_bar=False)
+        svi.run(random.key(0), 3, X, progress_bar=False)
+        svi.run(random.key(0), 3, X, progress_bar=False)
     assert ["share one" in str(each.message) for each in caught] == [True]
 
 

@@ -13,9 +13,10 @@ import numpyro.distributions as dist
 from numpyro.handlers import mask, scale, seed, trace
 from numpyro.infer import autoguide
 
-from numpyro_sumo.programs.log_weights import log_weight, propose
 from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
 from numpyro_sumo.programs.sites import JOINT
+from numpyro_sumo.programs.traced_guide import propose
+from numpyro_sumo.programs.traced_model import log_weight
 from numpyro_sumo.programs.validation import inspect_programs
 from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (

@@ -14,10 +14,10 @@ from numpyro.distributions import transforms
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import autoguide
 
-from numpyro_sumo.programs.log_weights import propose
 from numpyro_sumo.programs.path_gradient import intermediates_at
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import is_delta
+from numpyro_sumo.programs.traced_guide import propose
 
 # Families of transformed distributions with a parameter t, which moves base and transform alike.
 
