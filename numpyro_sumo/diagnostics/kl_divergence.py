@@ -11,6 +11,8 @@ from numpyro.distributions.kl import kl_divergence as closed_form
 from numpyro_sumo.checks import check_sample_size
 from numpyro_sumo.programs.sites import is_delta, is_masked, layers
 
+from .summaries import mean_and_error
+
 
 class KLDivergence(NamedTuple):
     """A divergence in nats with its standard error, zero where the value is exact."""
@@ -105,7 +107,4 @@ def _monte_carlo(
     # Outside its support the density of p may be any number: it is evaluated at another point.
     inside = possible.reshape(*possible.shape, *[1] * len(p.event_shape))
     log_p = p.log_prob(jnp.where(inside, x, p.support.feasible_like(x)))
-    differences = log_q - jnp.where(possible, log_p, -jnp.inf)
-    value = differences.mean(axis=0)
-    error = differences.std(axis=0, ddof=1) / num_samples**0.5
-    return KLDivergence(value, jnp.where(jnp.isfinite(value), error, jnp.inf))
+    return KLDivergence(*mean_and_error(log_q - jnp.where(possible, log_p, -jnp.inf)))

@@ -13,7 +13,14 @@ from numpyro.handlers import block, condition, seed, substitute, trace
 from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.log_weights import Proposal, log_weight, propose
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import JOINT, Program, Trace, is_auxiliary, latent_sites
+from numpyro_sumo.programs.sites import (
+    JOINT,
+    Program,
+    Trace,
+    is_auxiliary,
+    latent_sites,
+    values_of_type,
+)
 from numpyro_sumo.programs.validation import check_programs, refuse_scales
 
 Sites = dict[str, jax.Array]
@@ -62,9 +69,8 @@ class HierarchicalGuide:
             self.sampler(*args, **kwargs)
         latents, auxiliary = _split_sites(sampler_trace)
         # A param site of both programs is initialised once.
-        params = {n: site["value"] for n, site in sampler_trace.items() if site["type"] == "param"}
-        reverse_key = numpyro.prng_key()
-        reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
+        values = auxiliary | values_of_type(sampler_trace, "param")
+        reverse = substitute(seed(self.reverse, numpyro.prng_key()), data=values)
         with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
             reverse(latents, *args, **kwargs)
         _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
