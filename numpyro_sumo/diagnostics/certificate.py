@@ -14,6 +14,7 @@ from numpyro_sumo.guides.extended_draws import ExtendedDraw, ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .summaries import check_log_weights, mean_and_error
 
@@ -126,7 +127,7 @@ def certify(
     check_sample_size("num_samples", num_samples)
     programs = Programs(model, guide, params, args, kwargs)
     extended = ExtendedDraws(programs, num_particles, defensive_share)
-    extended.check()
+    refuse_subsamples(extended.check())
 
     @jax.jit
     def complete_draws(key: jax.Array) -> ExtendedDraw:

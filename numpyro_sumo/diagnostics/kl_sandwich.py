@@ -14,7 +14,6 @@ from numpyro_sumo.guides.hierarchical import (
     HierarchicalGuide,
     Sites,
     check_reverse,
-    check_trained,
     hierarchical,
 )
 from numpyro_sumo.programs.check_params import check_params
@@ -83,7 +82,7 @@ def kl_sandwich(
     check_sample_size("num_samples", num_samples)
     programs = Programs(model, guide, params, args, kwargs)
     extended = ExtendedDraws(programs, num_particles, defensive_share)
-    check_trained(programs)
+    extended.check()
     draws = extended.draws(rng_key, num_samples, batch_size)
     bounds = draws.log_below - draws.log_target, draws.log_above - draws.log_target
     return KLSandwich(*mean_and_error(bounds[0]), *mean_and_error(bounds[1]))

@@ -12,11 +12,12 @@ from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.estimators import importance_weighted_bound
+from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.validation import refuse_subsamples
+from numpyro_sumo.programs.sites import Trace
 
 from .defensive_reverse import DefensiveReverse
-from .hierarchical import Sites, check_trained, hierarchical
+from .hierarchical import Sites, check_hierarchical, hierarchical
 
 
 class ExtendedDraw(NamedTuple):
@@ -74,9 +75,11 @@ class ExtendedDraws:
         check_positive_integer("num_particles", self.num_particles)
         check_share("defensive_share", self.defensive_share)
 
-    def check(self) -> None:
-        """Refuses programs and params whose draws cannot be weighted."""
-        refuse_subsamples(check_trained(self.programs))
+    def check(self) -> Trace:
+        """Refuses programs and params that do not match; returns the model's trace."""
+        hierarchical(self.programs.guide)
+        check_params_of_both(self.programs)
+        return check_hierarchical(self.programs)
 
     def draw(self, rng_key: jax.Array) -> ExtendedDraw:
         """A draw x of the sampler with its log-densities."""

@@ -22,6 +22,7 @@ from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
 from numpyro_sumo.programs.programs import Programs, with_params
 from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .proposals import POOL, check_alternate, check_proposals
 
@@ -156,7 +157,7 @@ class IndependenceMetropolis(MCMCKernel):
         # Compiled once for all chains that start with the very same arguments.
         if self._start_fn is None or any(new is not old for new, old in zip(inputs, self._inputs)):
             extended = self._extended(model_args, model_kwargs)
-            extended.check()
+            refuse_subsamples(extended.check())
             self._num_warmup, self._inputs = num_warmup, inputs
             self._start_fn = jax.jit(jax.vmap(partial(self._start, extended)))
         is_one = random.key_data(rng_key).ndim == 1

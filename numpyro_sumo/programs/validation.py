@@ -92,16 +92,15 @@ def inspect_programs(
         under any scales and subsamples.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    guide, model = _traced(programs_of, random.key(0) if rng_key is None else rng_key)
-    _check_random(guide.trace)
-    _check_auxiliary(guide)
-    found = Inspection(guide, model)
+    found = check_programs(programs_of, rng_key)
+    _check_random(found.guide.trace)
+    _check_auxiliary(found.guide)
     if plates := found.plates_of_sites:
         found = found._replace(data_plates=frozenset.intersection(*plates))
     _check_full_sizes(found)
     try:
         _check_subsamples(found)
-        _check_scales(guide.trace, found.data_dims)
+        _check_scales(found.guide.trace, found.data_dims)
     except ValueError:
         if not is_linear:
             raise
@@ -109,30 +108,18 @@ def inspect_programs(
     return found
 
 
-def check_programs(programs: Programs) -> tuple[Trace, Trace]:
-    """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
+def check_programs(
+    programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array | None = None
+) -> Inspection:
+    """Traces model and guide and refuses sites that do not match or cannot be weighted.
 
-    :return: the two traces; their arrays are abstract and of no use outside.
-    :raises ValueError: as :func:`inspect_programs`.
+    Arguments and errors are those of :func:`inspect_programs`; data plates are not looked for.
     """
-    guide, model = _traced(lambda datum: programs, random.key(0))
-    return model.trace, guide.trace
-
-
-def _traced(
-    programs_of: Callable[[jax.Array], Programs], rng_key: jax.Array
-) -> tuple[TracedGuide, TracedModel]:
+    rng_key = random.key(0) if rng_key is None else rng_key
     guide = TracedGuide(programs_of, rng_key)
     model = TracedModel(programs_of, guide, rng_key, _check_sites)
     check_masks(programs_of(jnp.zeros((), jnp.int32)), guide, model.trace)
-    return guide, model
-
-
-def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses sites of model and guide that do not match or cannot be weighted."""
-    _check_latents(model_trace, guide_trace)
-    _check_guide_sites(guide_trace)
-    check_shapes(model_trace, guide_trace)
+    return Inspection(guide, model)
 
 
 def refuse_scales(*traces: Trace) -> None:
@@ -223,12 +210,13 @@ def _check_auxiliary(guide: TracedGuide) -> None:
         )
 
 
-def _check_guide_sites(guide_trace: Trace) -> None:
-    """Refuses guide sites that are observed, or have no reparameterised sampler.
+def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses sites of model and guide that do not match or cannot be weighted.
 
-    The density of an observed site that is no factor is no part of log q(z), and no gradient flows
-    through a draw of a sampler that is not reparameterised.
+    The density of an observed guide site that is no factor is no part of log q(z), and no gradient
+    flows through a draw of a sampler that is not reparameterised.
     """
+    _check_latents(model_trace, guide_trace)
     latents = latent_sites(guide_trace)
     for name, site in guide_trace.items():
         if site["type"] == "sample" and name not in latents and not isinstance(site["fn"], Unit):
@@ -241,6 +229,7 @@ def _check_guide_sites(guide_trace: Trace) -> None:
                 f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
                 "which has no reparameterised sampler. Choose a distribution that has one."
             )
+    check_shapes(model_trace, guide_trace)
 
 
 def _check_scales(guide_trace: Trace, data_dims: frozenset[int]) -> None:
