@@ -43,8 +43,3 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(QUICK):
             item.add_marker(pytest.mark.quick)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Nothing: all tests compile quickly."""

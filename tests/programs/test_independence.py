@@ -15,7 +15,6 @@ from numpyro.handlers import seed, substitute, trace
 
 from numpyro_sumo.programs.abstract_jaxprs import Traced
 from numpyro_sumo.programs.independence import why_not_elementwise, why_numbers_differ
-from tests.helpers.compiling import quick_jit
 
 #: As many elements as features and categories: axes cannot be told apart by their lengths.
 SIZE = FEATURES = 4
@@ -148,7 +147,7 @@ PROVEN = {
 def test_functions_of_one_element_at_a_time_are_proven(function):
     assert of_arrays(function) is None
     x, z = ROWS[:SIZE], jnp.linspace(0.2, 1.2, SIZE)
-    run = quick_jit(lambda x, z: jnp.broadcast_to(function(x, z), z.shape))
+    run = jax.jit(lambda x, z: jnp.broadcast_to(function(x, z), z.shape))
     apart = [run(x[i : i + 1], z[i : i + 1]) for i in range(SIZE)]
     np.testing.assert_allclose(run(x, z), jnp.concatenate(apart), rtol=1e-4, atol=1e-5)
 
