@@ -15,10 +15,11 @@ def report(results: dict[str, Any]) -> str:
     function, function_lines = results["longest_function"]
     return f"""# The structure of the package
 
-The package has {results["lines"]} lines, {results["docstring_lines"]} of them in docstrings. The
-longest file is `{file}` ({file_lines} lines), the longest function `{function}` ({function_lines}
-lines without its docstring). The README has {results["readme_words"]} words. All figures are read
-from the source; `tests/test_structure.py` checks their bounds.
+The package has {results["lines"]} lines, {results["docstring_lines"]} of them in docstrings.
+The longest file is `{file}`, {file_lines} lines.
+The longest function is `{function}`, {function_lines} lines without its docstring.
+The README has {results["readme_words"]} words.
+All figures are read from the source; `tests/test_structure.py` checks their bounds.
 
 ## Lines by folder
 
