@@ -11,9 +11,11 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
+from .jaxprs import sources_of
 from .log_weights import TracedGuide
 from .programs import Programs
 from .sites import (
+    Params,
     Program,
     Trace,
     is_auxiliary,
@@ -147,11 +149,19 @@ def _constant(value: Any) -> Any:
 
 def refuse_moving_supports(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuses latent sites whose support depends on other latents."""
-    programs = Programs(model, model, {}, args, kwargs)
-    _, supports = TracedGuide(lambda datum: programs, random.key(0)).dependences
-    for name, of_support in supports.items():
-        if of_support.draws:
-            others = ", ".join(f"'{other}'" for other in sorted(of_support.draws))
+
+    def draws_and_supports(rng_key: jax.Array) -> tuple[Params, dict[str, list[Any]]]:
+        sites = latent_sites(trace(seed(model, rng_key)).get_trace(*args, **kwargs))
+        supports = {name: jax.tree.leaves(site["fn"].support) for name, site in sites.items()}
+        return {name: site["value"] for name, site in sites.items()}, supports
+
+    traced, shapes = jax.make_jaxpr(draws_and_supports, return_shape=True)(random.key(0))
+    draws, supports = jax.tree.unflatten(jax.tree.structure(shapes), traced.jaxpr.outvars)
+    sources = {v: frozenset([n]) for n, v in draws.items() if not isinstance(v, Literal)}
+    for name, bounds in supports.items():
+        latents = frozenset().union(*sources_of(traced.jaxpr, bounds, sources))
+        if latents:
+            others = ", ".join(f"'{other}'" for other in sorted(latents))
             raise ValueError(
                 f"Expected supports that do not depend on latent sites; that of '{name}' depends "
                 f"on {others}. Write it as a function of a site with a fixed support, by "
