@@ -12,6 +12,7 @@ QUICK = (
     "tests/benchmarks/common/test_cli.py",
     "tests/benchmarks/common/test_distributions.py",
     "tests/benchmarks/common/test_results.py",
+    "tests/benchmarks/structure/",
     "tests/diagnostics/test_arviz.py",
     "tests/diagnostics/test_certificate.py::test_systematic_resampling",
     "tests/diagnostics/test_kl_divergence.py::test_exact_divergences",
@@ -34,6 +35,7 @@ QUICK = (
     "tests/test_fixed_keys.py::test_numbers_at_a_fixed_key_are_those_recorded[iwelbo",
     "tests/test_fixed_keys.py::test_numbers_at_a_fixed_key_are_those_recorded[sumo_",
     "tests/test_quick.py",
+    "tests/test_structure.py",
 )
 
 
@@ -41,8 +43,3 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(QUICK):
             item.add_marker(pytest.mark.quick)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Nothing: all tests compile quickly."""

@@ -10,10 +10,11 @@ from jax import lax, random
 
 from numpyro_sumo.checks import check_sample_size
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
-from numpyro_sumo.guides.extended_draws import ExtendedDraws, check_draws_of_u
+from numpyro_sumo.guides.extended_draws import ExtendedDraw, ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .summaries import check_log_weights, mean_and_error
 
@@ -124,32 +125,27 @@ def certify(
     (1000,)
     """
     check_sample_size("num_samples", num_samples)
-    check_draws_of_u(num_particles, defensive_share, batch_size)
     programs = Programs(model, guide, params, args, kwargs)
     extended = ExtendedDraws(programs, num_particles, defensive_share)
-    extended.check()
+    refuse_subsamples(extended.check())
 
-    def one_draw(key: jax.Array) -> tuple[Sites, jax.Array, jax.Array]:
-        draw = extended.draw(key)
-        sites = programs.with_deterministic(draw.latents)
-        return sites, draw.log_weight, draw.log_target - draw.log_below
+    @jax.jit
+    def complete_draws(key: jax.Array) -> ExtendedDraw:
+        draws = extended.draws(key, num_samples, batch_size)
+        sites = lax.map(programs.with_deterministic, draws.latents, batch_size=batch_size)
+        return draws._replace(latents=sites)
 
     draws_key, resampling_key = random.split(rng_key)
-    keys = random.split(draws_key, num_samples)
-    draws, log_weights, upper = jax.jit(
-        lambda keys: lax.map(one_draw, keys, batch_size=batch_size)
-    )(keys)
-    return _certificate(draws, log_weights, upper, float(random.uniform(resampling_key)))
+    return _certificate(complete_draws(draws_key), float(random.uniform(resampling_key)))
 
 
-def _certificate(
-    draws: Sites, log_weights: jax.Array, log_weights_above: jax.Array, offset: float
-) -> Certificate:
+def _certificate(draws: ExtendedDraw, offset: float) -> Certificate:
     """The certificate of weighted draws; ``offset`` in [0, 1) is for systematic resampling."""
     # Imported here because ArviZ takes seconds to import.
     from .pareto_k import pareto_smoothed
 
-    below, above = (np.asarray(v, np.float64) for v in (log_weights, log_weights_above))
+    log_weights = draws.log_weight, draws.log_target - draws.log_below
+    below, above = (np.asarray(values, np.float64) for values in log_weights)
     check_log_weights(below)
     largest = below.max()
     if largest == -np.inf:
@@ -170,27 +166,23 @@ def _certificate(
         )
     # Linearised errors: d log(mean weight) = d(mean weight) / mean weight.
     relative = weights / mean_weight
-    errors = [relative, below, above, relative - above, relative - below]
-    (_, evidence_se), (lower, lower_se), (upper, upper_se), (_, kl_lower_se), (_, kl_upper_se) = (
-        map(float, mean_and_error(values)) for values in errors
-    )
+    estimates: dict[str, tuple[float, np.ndarray]] = {
+        "elbo_lower": (below.mean(), below),
+        "elbo_upper": (above.mean(), above),
+        "log_evidence": (log_evidence, relative),
+        "kl_lower": (log_evidence - above.mean(), relative - above),
+        "kl_upper": (log_evidence - below.mean(), relative - below),
+    }
+    errors = {f"{n}_se": float(mean_and_error(v)[1]) for n, (_, v) in estimates.items()}
     chosen = _systematic(offset, np.exp(smoothed))
     return Certificate(
-        elbo_lower=lower,
-        elbo_lower_se=lower_se,
-        elbo_upper=upper,
-        elbo_upper_se=upper_se,
-        log_evidence=log_evidence,
-        log_evidence_se=evidence_se,
-        kl_lower=log_evidence - upper,
-        kl_lower_se=kl_lower_se,
-        kl_upper=log_evidence - lower,
-        kl_upper_se=kl_upper_se,
+        **{name: float(value) for name, (value, _) in estimates.items()},
+        **errors,
         pareto_k=float(pareto_k),
         ess=float(weights.sum() ** 2 / (weights**2).sum()),
-        draws=draws,
-        log_weights=log_weights,
-        resampled=jax.tree.map(lambda values: values[chosen], draws),
+        draws=draws.latents,
+        log_weights=draws.log_weight,
+        resampled=jax.tree.map(lambda values: values[chosen], draws.latents),
     )
 
 

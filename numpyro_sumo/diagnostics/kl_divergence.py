@@ -1,5 +1,6 @@
 """The Kullback–Leibler divergence between any two NumPyro distributions."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ from numpyro.distributions.kl import kl_divergence as closed_form
 
 from numpyro_sumo.checks import check_sample_size
 from numpyro_sumo.programs.sites import is_delta, is_masked, layers
+
+from .summaries import mean_and_error
 
 
 class KLDivergence(NamedTuple):
@@ -56,11 +59,8 @@ def kl_divergence(
     _check_distributions(q, p)
     # NumPyro's formula for a Kumaraswamy q is a series cut after ten terms.
     if not any(isinstance(layer, Kumaraswamy) for layer in layers(q)):
-        try:
+        with suppress(NotImplementedError):
             exact = jnp.asarray(closed_form(q, p))
-        except NotImplementedError:
-            pass
-        else:
             return KLDivergence(exact, jnp.zeros_like(exact))
     return _monte_carlo(rng_key, q, p, num_samples)
 
@@ -97,15 +97,11 @@ def _monte_carlo(
             f"Expected q with a reparameterised sampler, or a pair with an exact formula; got "
             f"{type(q).__name__} and {type(p).__name__}. Choose another q."
         )
-    shape = jnp.broadcast_shapes(q.batch_shape, p.batch_shape)
-    q = q.expand(shape) if q.batch_shape != shape else q
+    q = q.expand(jnp.broadcast_shapes(q.batch_shape, p.batch_shape))
     x, intermediates = q.sample_with_intermediates(rng_key, (num_samples,))
     log_q = q.log_prob(x, intermediates) if intermediates else q.log_prob(x)
     possible = p.support(x)
     # Outside its support the density of p may be any number: it is evaluated at another point.
     inside = possible.reshape(*possible.shape, *[1] * len(p.event_shape))
     log_p = p.log_prob(jnp.where(inside, x, p.support.feasible_like(x)))
-    differences = log_q - jnp.where(possible, log_p, -jnp.inf)
-    value = differences.mean(axis=0)
-    error = differences.std(axis=0, ddof=1) / num_samples**0.5
-    return KLDivergence(value, jnp.where(jnp.isfinite(value), error, jnp.inf))
+    return KLDivergence(*mean_and_error(log_q - jnp.where(possible, log_p, -jnp.inf)))

@@ -6,20 +6,21 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 
-from numpyro_sumo.checks import check_sample_size
+from numpyro_sumo.checks import check_positive_integer, check_sample_size
 from numpyro_sumo.estimators import importance_weighted_bound
-from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE, DefensiveReverse
-from numpyro_sumo.guides.extended_draws import ExtendedDraws, check_draws_of_u, u_log_weights
+from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
+from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import (
     HierarchicalGuide,
     Sites,
     check_reverse,
-    check_trained,
     hierarchical,
 )
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, Program
+
+from .summaries import mean_and_error
 
 
 class KLSandwich(NamedTuple):
@@ -79,21 +80,12 @@ def kl_sandwich(
     True
     """
     check_sample_size("num_samples", num_samples)
-    check_draws_of_u(num_particles, defensive_share, batch_size)
     programs = Programs(model, guide, params, args, kwargs)
-    check_trained(programs)
     extended = ExtendedDraws(programs, num_particles, defensive_share)
-
-    def one_sample(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        draw = extended.draw(key)
-        return draw.log_below - draw.log_target, draw.log_above - draw.log_target
-
-    bounds = jnp.stack(
-        lax.map(one_sample, random.split(rng_key, num_samples), batch_size=batch_size)
-    )
-    means, errors = bounds.mean(axis=1), bounds.std(axis=1, ddof=1) / jnp.sqrt(num_samples)
-    errors = jnp.where(jnp.isfinite(means), errors, jnp.inf)
-    return KLSandwich(means[0], errors[0], means[1], errors[1])
+    extended.check()
+    draws = extended.draws(rng_key, num_samples, batch_size)
+    bounds = draws.log_below - draws.log_target, draws.log_above - draws.log_target
+    return KLSandwich(*mean_and_error(bounds[0]), *mean_and_error(bounds[1]))
 
 
 def log_marginal(
@@ -128,16 +120,15 @@ def log_marginal(
     >>> bool(jnp.allclose(bound, dist.Normal(0.0, 2.0**0.5).log_prob(x), atol=0.05))
     True
     """
-    check_draws_of_u(num_particles, defensive_share, batch_size)
+    check_positive_integer("batch_size", batch_size)
     check_params(hierarchical(guide), params, args, kwargs)
-    latents = {name: jnp.asarray(values) for name, values in latents.items()}
     programs = Programs(guide.sampler, guide, params, args, kwargs)
+    extended = ExtendedDraws(programs, num_particles, defensive_share)
+    latents = {name: jnp.asarray(values) for name, values in latents.items()}
     num_points = _check_points(latents, check_reverse(programs))
-    reverse = DefensiveReverse(programs, defensive_share)
 
     def one_point(key_and_point: tuple[jax.Array, Sites]) -> jax.Array:
-        key, x = key_and_point
-        return importance_weighted_bound(u_log_weights(key, reverse, x, num_particles))
+        return importance_weighted_bound(extended.u_log_weights(*key_and_point, num_particles))
 
     keys = random.split(rng_key, num_points)
     return lax.map(one_point, (keys, latents), batch_size=batch_size)

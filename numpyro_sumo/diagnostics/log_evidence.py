@@ -1,6 +1,5 @@
 """The log-evidence of a model with its standard error and the k-hat of its weights."""
 
-from functools import partial
 import math
 from typing import Any, NamedTuple
 
@@ -115,42 +114,32 @@ def log_evidence(
     # Imported here because ArviZ takes seconds to import.
     from .pareto_k import pareto_k
 
-    batches = partial(_batches, programs=programs, batch_size=batch_size, progress_bar=progress_bar)
+    def sample(
+        rng_key: jax.Array, loss: ImportanceLoss, total: int, what: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        batch = min(batch_size, total)
+        run = jax.jit(lambda key: loss.sample_estimates(key, programs, batch))
+        found = []
+        with tqdm(total=total, desc=what, disable=not progress_bar) as bar:
+            for index in range(math.ceil(total / batch)):
+                values, scales = run(random.fold_in(rng_key, index))
+                found.append((np.asarray(values, np.float64), np.asarray(scales)))
+                bar.update(min(batch, total - index * batch))
+        values, scales = (np.concatenate(arrays)[:total] for arrays in zip(*found))
+        return values, scales
+
     weights_key, estimates_key = random.split(rng_key)
-    values, scales = batches(estimates_key, estimator, num_estimates, "log-evidence")
+    values, scales = sample(estimates_key, estimator, num_estimates, "log-evidence")
     single = IWELBO(1, data_axes=estimator.data_axes)
-    log_weights, _ = batches(weights_key, single, _NUM_WEIGHTS, "weights")
+    log_weights, _ = sample(weights_key, single, _NUM_WEIGHTS, "weights")
     check_log_weights(log_weights)
     check_log_weights(values, "estimate")
 
-    whole = bool(np.all(scales == 1.0))
-    pareto_ks = pareto_k(np.moveaxis(log_weights, 0, -1)) if whole else np.array(np.nan)
-    per_datum = None
-    if whole and values.ndim > 1:
-        per_datum = LogEvidence(*mean_and_error(values), pareto_ks, estimator.mean_draws)
+    pareto_ks, per_datum = np.array(np.nan), None
+    if np.all(scales == 1.0):
+        pareto_ks = pareto_k(np.moveaxis(log_weights, 0, -1))
+        if values.ndim > 1:
+            per_datum = LogEvidence(*mean_and_error(values), pareto_ks, estimator.mean_draws)
     totals = (values * scales).reshape(num_estimates, -1).sum(axis=1)
     mean, error = map(float, mean_and_error(totals))
     return LogEvidence(mean, error, float(np.max(pareto_ks)), estimator.mean_draws, per_datum)
-
-
-def _batches(
-    rng_key: jax.Array,
-    estimator: ImportanceLoss,
-    total: int,
-    description: str,
-    *,
-    programs: Programs,
-    batch_size: int,
-    progress_bar: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates and their scales, each of shape ``(total, *data)``, evaluated batch by batch."""
-    batch = min(batch_size, total)
-    run = jax.jit(lambda key: estimator.sample_estimates(key, programs, batch))
-    found = []
-    with tqdm(total=total, desc=description, disable=not progress_bar) as bar:
-        for index in range(math.ceil(total / batch)):
-            values, scales = run(random.fold_in(rng_key, index))
-            found.append((np.asarray(values, np.float64), np.asarray(scales)))
-            bar.update(min(batch, total - index * batch))
-    values, scales = (np.concatenate(arrays)[:total] for arrays in zip(*found))
-    return values, scales

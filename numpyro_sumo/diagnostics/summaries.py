@@ -5,11 +5,16 @@ from typing import Any
 import numpy as np
 
 
-def mean_and_error(values: np.ndarray) -> tuple[Any, Any]:
-    """Mean and standard error over the leading axis; ∞ where the mean is infinite."""
+def mean_and_error(values: Any) -> tuple[Any, Any]:
+    """Mean and standard error over the leading axis; ∞ where the mean is infinite.
+
+    :param values: an array of NumPy or JAX; the results are of the same library.
+    """
     with np.errstate(invalid="ignore"):  # −∞ − (−∞) in the deviations
         mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
-    return mean, np.where(np.isfinite(mean), deviation / len(values) ** 0.5, np.inf)
+    library = values.__array_namespace__()
+    error = library.where(library.isfinite(mean), deviation / len(values) ** 0.5, np.inf)
+    return mean, error
 
 
 def check_log_weights(log_weights: np.ndarray, what: str = "draw") -> None:

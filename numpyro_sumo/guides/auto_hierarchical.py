@@ -24,10 +24,7 @@ from numpyro_sumo.programs.sites import Params, Program, Trace, latent_sites
 from numpyro_sumo.programs.validation import refuse_discrete
 
 from .hierarchical import HierarchicalGuide, Sites
-from .normal_fit import blank_fit, fit_normal
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
+from .normal_fit import fit_normal, standardised
 
 #: Number of draws that quantiles are computed from.
 _NUM_DRAWS = 10_000
@@ -123,20 +120,25 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
             for params of another guide.
         """
         if not (args or kwargs) and self.prototype_trace is not None:
-            args, kwargs = self._inputs_of_first_run()
-        with seed(rng_seed=0):
-            self._prepare(args, kwargs)
+            if self._first_inputs is None:
+                raise ValueError(
+                    "Expected the model's arguments, since the guide was first called inside jit "
+                    "and could not keep them; got none. Pass them last."
+                )
+            args, kwargs = self._first_inputs
+        programs = self._programs(args, kwargs).replace(params=params)
 
         def draw() -> Any:
-            loc, scale = self._conditional(args, kwargs, sample_shape)
+            loc, scale = self._conditional(programs, sample_shape)
             return numpyro.sample(f"_{self.prefix}_latent", dist.Normal(loc, scale).to_event(1))
 
-        # Checked with a blank fit: the fit itself would need the data.
-        blank = {f"{self.prefix}_standardisation": blank_fit(self.latent_dim)}
-        check_params(substitute(draw, blank), params, (), {})
+        # Checked with an arbitrary Normal: the fit itself would need the data.
+        arbitrary = {
+            f"{self.prefix}_standardisation": standardised(*jnp.zeros((3, self.latent_dim)))
+        }
+        check_params(substitute(draw, arbitrary), params, (), {})
         with seed(rng_seed=rng_key), substitute(data=params):
             z = draw()
-        programs = Programs(self.model, self, params, args, kwargs)
 
         def sites(z: jax.Array) -> Sites:
             latents = {n: self._transform(n)(value) for n, value in self.unpack(z).items()}
@@ -169,16 +171,14 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
 
     def _sampler(self, *args: Any, **kwargs: Any) -> None:
         """q(u) q(z | u), site by site."""
-        self._prepare(args, kwargs)
-        locs, scales = map(self.unpack, self._conditional(args, kwargs))
+        locs, scales = map(self.unpack, self._conditional(self._programs(args, kwargs)))
         for name, loc in locs.items():
             normal = dist.Normal(loc, scales[name]).to_event(jnp.ndim(loc))
             numpyro.sample(name, dist.TransformedDistribution(normal, self._transform(name)))
 
     def _reverse(self, latents: Sites, *args: Any, **kwargs: Any) -> None:
         """r(u | z)."""
-        self._prepare(args, kwargs)
-        fit = self._standardisation(args, kwargs)
+        fit = self._standardisation(self._programs(args, kwargs))
         names = self.unpack(fit["loc"])  # in the order of the vector
         z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in names]
         y = (jnp.concatenate(z) - fit["loc"]) / fit["scale"]
@@ -194,21 +194,21 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         numpyro.sample(self._auxiliary_name, normal)
 
     def _conditional(
-        self, args: Args, kwargs: Kwargs, sample_shape: tuple[int, ...] = ()
+        self, programs: Programs, sample_shape: tuple[int, ...] = ()
     ) -> tuple[jax.Array, jax.Array]:
         """Location and scale of the unconstrained latents, given auxiliary normals sampled here."""
         normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
         u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
-        fit = self._standardisation(args, kwargs)
+        fit = self._standardisation(programs)
         shift, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim)
         loc = jnp.matmul(u[..., : self.latent_dim], fit["loading"].T, precision="highest") + shift
         scale = fit["scale"] * fit["noise"] * jnp.exp(log_scale)
         return fit["loc"] + fit["scale"] * loc * jnp.exp(log_gate), scale
 
-    def _standardisation(self, args: Args, kwargs: Kwargs) -> dict[str, jax.Array]:
+    def _standardisation(self, programs: Programs) -> dict[str, jax.Array]:
         """The Normal that the guide starts as, detached; see :func:`~.normal_fit.fit_normal`."""
         options = {"init_loc_fn": self.init_loc_fn, "full_covariance": self.full_covariance}
-        fit = lambda rng_key: fit_normal(rng_key, self.model, args, kwargs, **options)
+        fit = lambda rng_key: fit_normal(rng_key, programs, **options)
         return stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
 
     def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
@@ -228,8 +228,11 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         apply = numpyro.module(f"{self.prefix}_{role}", network, inputs.shape)
         return jnp.split(apply(inputs), num_parts, axis=-1)
 
-    def _prepare(self, args: Args, kwargs: Kwargs) -> None:
-        """Finds the model's latent sites at the first call, and keeps arguments without tracers."""
+    def _programs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Programs:
+        """The model with its arguments, and the guide.
+
+        The first call finds the model's latent sites, and keeps arguments without tracers.
+        """
         if self.prototype_trace is None:
             # Evaluated at compile time, so that the guide keeps no tracer.
             with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
@@ -244,14 +247,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
                 f"Expected num_auxiliary >= {self.latent_dim}, the number of unconstrained "
                 f"coordinates; got {self.num_auxiliary}. Raise it, or leave it out."
             )
-
-    def _inputs_of_first_run(self) -> tuple[Args, Kwargs]:
-        if self._first_inputs is None:
-            raise ValueError(
-                "Expected the model's arguments, since the guide was first called inside jit and "
-                "could not keep them; got none. Pass them last."
-            )
-        return self._first_inputs
+        return Programs(self.model, self, {}, args, kwargs)
 
     @property
     def _auxiliary_size(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-from jax import random
+from jax import lax, random
 import jax.numpy as jnp
 
 from numpyro.handlers import seed, substitute
@@ -12,11 +12,12 @@ from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.estimators import importance_weighted_bound
+from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.validation import refuse_subsamples
+from numpyro_sumo.programs.sites import Trace
 
 from .defensive_reverse import DefensiveReverse
-from .hierarchical import Sites, check_trained, hierarchical
+from .hierarchical import Sites, check_hierarchical, hierarchical
 
 
 class ExtendedDraw(NamedTuple):
@@ -70,11 +71,21 @@ class ExtendedDraws:
     num_particles: int
     defensive_share: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_positive_integer("num_particles", self.num_particles)
+        check_share("defensive_share", self.defensive_share)
+
+    def check(self) -> Trace:
+        """Refuses programs and params that do not match; returns the model's trace."""
+        hierarchical(self.programs.guide)
+        check_params_of_both(self.programs)
+        return check_hierarchical(self.programs)
+
     def draw(self, rng_key: jax.Array) -> ExtendedDraw:
         """A draw x of the sampler with its log-densities."""
         draw_key, u_key, target_key = random.split(rng_key, 3)
         x, u = hierarchical(self.programs.guide).draw(draw_key, self.programs)
-        log_weights = u_log_weights(u_key, self._reverse, x, self.num_particles, u)
+        log_weights = self.u_log_weights(u_key, x, self.num_particles, u)
         return ExtendedDraw(
             latents=x,
             log_target=self._log_target(target_key, x),
@@ -82,49 +93,39 @@ class ExtendedDraws:
             log_above=importance_weighted_bound(log_weights),
         )
 
+    def draws(self, rng_key: jax.Array, num_draws: int, batch_size: int) -> ExtendedDraw:
+        """Independent draws, ``batch_size`` at a time: arrays with a leading axis of draws."""
+        check_positive_integer("batch_size", batch_size)
+        return lax.map(self.draw, random.split(rng_key, num_draws), batch_size=batch_size)
+
     def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
         """The log-weight of x in nats, with all n + 1 draws of u from r̄(u | x)."""
         u_key, target_key = random.split(rng_key)
-        log_weights = u_log_weights(u_key, self._reverse, latents, self.num_particles + 1)
+        log_weights = self.u_log_weights(u_key, latents, self.num_particles + 1)
         return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
 
-    def check(self) -> None:
-        """Refuses programs and params whose draws cannot be weighted."""
-        refuse_subsamples(check_trained(self.programs))
+    def u_log_weights(
+        self,
+        rng_key: jax.Array,
+        latents: Sites,
+        num_fresh: int,
+        generating: Sites | None = None,
+    ) -> jax.Array:
+        """log q(x, u) − log r̄(u | x) of draws of u at x, in nats.
 
-    @property
-    def _reverse(self) -> DefensiveReverse:
-        return DefensiveReverse(self.programs, self.defensive_share)
+        :param num_fresh: number of draws of u from r̄(u | x).
+        :param generating: the u that generated x; its log-weight is appended.
+        :return: shape ``(num_fresh,)``, or ``(num_fresh + 1,)`` with ``generating``.
+        """
+        reverse = DefensiveReverse(self.programs, self.defensive_share)
+        keys = random.split(rng_key, num_fresh + (generating is not None))
+        u = jax.vmap(lambda key: reverse.draw(key, latents))(keys[:num_fresh])
+        if generating is not None:
+            u = {name: jnp.append(u[name], last[None], axis=0) for name, last in generating.items()}
+        return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u))(keys, u)
 
     def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
         _, args, kwargs = self.programs.inputs
         values = {**self.programs.params, **x}
         model = substitute(seed(self.programs.model, rng_key), data=values)
         return log_density(model, args, kwargs, {})[0]
-
-
-def check_draws_of_u(num_particles: int, defensive_share: float, batch_size: int) -> None:
-    """Refuses options outside their ranges."""
-    check_positive_integer("num_particles", num_particles)
-    check_share("defensive_share", defensive_share)
-    check_positive_integer("batch_size", batch_size)
-
-
-def u_log_weights(
-    rng_key: jax.Array,
-    reverse: DefensiveReverse,
-    latents: Sites,
-    num_fresh: int,
-    generating: Sites | None = None,
-) -> jax.Array:
-    """log q(x, u) − log r̄(u | x) of draws of u at x, in nats.
-
-    :param num_fresh: number of draws of u from r̄(u | x).
-    :param generating: the u that generated x; its log-weight is appended.
-    :return: shape ``(num_fresh,)``, or ``(num_fresh + 1,)`` with ``generating``.
-    """
-    keys = random.split(rng_key, num_fresh + (generating is not None))
-    u = jax.vmap(lambda key: reverse.draw(key, latents))(keys[:num_fresh])
-    if generating is not None:
-        u = {name: jnp.append(u[name], last[None], axis=0) for name, last in generating.items()}
-    return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u))(keys, u)

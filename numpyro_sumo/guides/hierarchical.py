@@ -10,10 +10,16 @@ import jax.numpy as jnp
 import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
 
-from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.log_weights import Proposal
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import JOINT, Program, Trace, is_auxiliary, latent_sites
+from numpyro_sumo.programs.sites import (
+    JOINT,
+    Program,
+    Trace,
+    is_auxiliary,
+    latent_sites,
+    values_of_type,
+)
 from numpyro_sumo.programs.traced_guide import propose
 from numpyro_sumo.programs.traced_model import log_weight
 from numpyro_sumo.programs.validation import check_programs, refuse_scales
@@ -64,12 +70,20 @@ class HierarchicalGuide:
             self.sampler(*args, **kwargs)
         latents, auxiliary = _split_sites(sampler_trace)
         # A param site of both programs is initialised once.
-        params = {n: site["value"] for n, site in sampler_trace.items() if site["type"] == "param"}
-        reverse_key = numpyro.prng_key()
-        reverse = substitute(seed(self.reverse, reverse_key), data={**auxiliary, **params})
+        values = auxiliary | values_of_type(sampler_trace, "param")
+        reverse = substitute(seed(self.reverse, numpyro.prng_key()), data=values)
         with block(hide_fn=lambda site: site["type"] == "sample"), trace() as reverse_trace:
             reverse(latents, *args, **kwargs)
-        _check_reverse_sites(set(auxiliary), set(latent_sites(reverse_trace)))
+        if not auxiliary:
+            raise ValueError(
+                "Expected the sampler to have at least one auxiliary site; it has none. "
+                "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
+            )
+        if auxiliary.keys() != (drawn := latent_sites(reverse_trace)).keys():
+            raise ValueError(
+                f"Expected the reverse model to sample the auxiliary sites, {sorted(auxiliary)}; "
+                f"it samples {sorted(drawn)}. Give both the same sites."
+            )
         return latents
 
     def draw(self, rng_key: jax.Array, programs: Programs) -> tuple[Sites, Sites]:
@@ -131,9 +145,9 @@ def check_hierarchical(programs: Programs) -> Trace:
     :return: the model's trace; its arrays are abstract.
     """
     hierarchical(programs.guide)
-    model_trace, _ = check_programs(programs)
+    found = check_programs(lambda datum, split: programs)
     check_reverse(programs)
-    return model_trace
+    return found.model.trace
 
 
 def check_reverse(programs: Programs) -> Sites:
@@ -152,10 +166,11 @@ def check_reverse(programs: Programs) -> Sites:
                     f"{expected}; it draws {jnp.shape(u)}. Expand its distribution, or put it into "
                     "the sampler's plates."
                 )
-        sampler, reverse = check_programs(guide.marginal_programs(programs, latents))
-        refuse_scales(sampler, reverse)
-        for name, site in {**sampler, **reverse}.items():
-            if site["type"] == "sample" and site["is_observed"] and name not in latents:
+        marginal = guide.marginal_programs(programs, latents)
+        found = check_programs(lambda datum, split: marginal)
+        refuse_scales(*found.traces.values())
+        for (_, name), site in found.sample_sites.items():
+            if site["is_observed"] and name not in latents:
                 raise ValueError(
                     "Expected no observed sites or factors in sampler and reverse model, whose "
                     f"densities are those of draws; '{name}' is one. Move it to the target."
@@ -165,29 +180,9 @@ def check_reverse(programs: Programs) -> Sites:
     return jax.eval_shape(check)
 
 
-def check_trained(programs: Programs) -> Trace:
-    """As :func:`check_hierarchical`; also refuses params that are not those of model and guide."""
-    hierarchical(programs.guide)
-    check_params_of_both(programs)
-    return check_hierarchical(programs)
-
-
 def _split_sites(sampler_trace: Trace) -> tuple[Sites, Sites]:
     """Values of the sampler's latent sites: of the target sites, and of the auxiliary sites."""
     sites = latent_sites(sampler_trace)
     auxiliary = {name: site["value"] for name, site in sites.items() if is_auxiliary(site)}
     latents = {name: site["value"] for name, site in sites.items() if name not in auxiliary}
     return latents, auxiliary
-
-
-def _check_reverse_sites(auxiliary: set[str], reverse: set[str]) -> None:
-    if not auxiliary:
-        raise ValueError(
-            "Expected the sampler to have at least one auxiliary site; it has none. "
-            "Mark the sites to be integrated out with infer={'is_auxiliary': True}."
-        )
-    if auxiliary != reverse:
-        raise ValueError(
-            f"Expected the reverse model to sample the auxiliary sites, {sorted(auxiliary)}; it "
-            f"samples {sorted(reverse)}. Give both the same sites."
-        )

@@ -12,14 +12,15 @@ from jax import lax, random
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+import numpyro.distributions as dist
 from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.util import potential_energy
 
 from numpyro_sumo._compat import VectorGuide
-from numpyro_sumo.programs.programs import with_params
-from numpyro_sumo.programs.sites import Program
+from numpyro_sumo.programs.programs import Programs, with_params
+from numpyro_sumo.programs.sites import values_of_type
 
 #: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
@@ -51,9 +52,7 @@ class _MeanField(AutoDiagonalNormal, VectorGuide):
 
 def fit_normal(
     rng_key: jax.Array,
-    model: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    programs: Programs,
     *,
     init_loc_fn: Callable[..., Any],
     full_covariance: bool,
@@ -70,23 +69,23 @@ def fit_normal(
     coordinates, or for a density without second derivatives. A coordinate whose mean-field fit is
     not finite keeps the value of ``init_loc_fn``, with scale one.
 
-    :param args: positional arguments of the model; likewise ``kwargs``.
+    :param programs: the model with its arguments; the guide and the params are not used.
     :param init_loc_fn: initial values; see NumPyro's initialisation strategies.
     :param full_covariance: whether to fit covariances.
     :return: ``loc`` and ``scale``, c and s of shape ``(d,)``; ``loading``, A of shape ``(d, d)``;
         ``noise``, b of shape ``(d,)``.
     """
+    _, args, kwargs = programs.inputs
     model_key, fit_key = random.split(rng_key)
     with block():  # the model's own params keep their initial values
-        sites = trace(seed(model, model_key)).get_trace(*args, **kwargs)
-    own = {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
-    known = with_params(model, own)
+        sites = trace(seed(programs.model, model_key)).get_trace(*args, **kwargs)
+    known = with_params(programs.model, values_of_type(sites, "param"))
     guide = _MeanField(known, init_loc_fn=init_loc_fn)
     svi = SVI(known, guide, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
 
     def fit(rng_key: jax.Array) -> Arrays:
         params = svi.run(rng_key, _STEPS, *args, progress_bar=False, **kwargs).params
-        mean_field = _mean_field(params["auto_loc"], params["auto_scale"], guide.initial_vector)
+        mean_field = standardised(params["auto_loc"], params["auto_scale"], guide.initial_vector)
         if not full_covariance or guide.latent_dim > _LARGEST_FULL:
             return mean_field
 
@@ -100,14 +99,11 @@ def fit_normal(
         return jax.jit(fit)(fit_key)
 
 
-def blank_fit(size: int) -> Arrays:
-    """The arrays that :func:`fit_normal` returns for that many coordinates, all zero."""
-    vectors = dict.fromkeys(["loc", "scale", "noise"], jnp.zeros(size))
-    return vectors | {"loading": jnp.zeros((size, size))}
+def standardised(loc: jax.Array, scale: jax.Array, initial: jax.Array) -> Arrays:
+    """A Normal without covariances as :func:`fit_normal` returns it.
 
-
-def _mean_field(loc: jax.Array, scale: jax.Array, initial: jax.Array) -> Arrays:
-    """The fit of a Normal without covariances; coordinates that are not finite start over."""
+    :param initial: location of coordinates whose ``loc`` or ``scale`` is not finite.
+    """
     finite, size = jnp.isfinite(loc) & jnp.isfinite(scale), len(loc)
     return {
         "loc": jnp.where(finite, loc, initial),
@@ -128,7 +124,7 @@ def _with_covariances(rng_key: jax.Array, log_density: LogDensity, mean_field: A
         return mean_field
     pairs = map(jnp.stack, zip((mean, precision), standard))
     elbos = jax.vmap(lambda mean, precision: _elbo(log_density, mean, precision, judge_key))(*pairs)
-    deviations = _deviations(precision)
+    deviations = jnp.sqrt(dist.MultivariateNormal(mean, precision_matrix=precision).variance)
     full = {
         "loc": mean_field["loc"] + mean_field["scale"] * mean,
         "scale": mean_field["scale"] * deviations,
@@ -180,25 +176,13 @@ def _full_covariance(
 def _elbo(
     log_density: LogDensity, mean: jax.Array, precision: jax.Array, rng_key: jax.Array
 ) -> jax.Array:
-    """The ELBO of a Normal in nats, up to a constant."""
-    root = jnp.linalg.cholesky(precision)
+    """The ELBO of a Normal in nats."""
+    normal = dist.MultivariateNormal(mean, precision_matrix=precision)
     draw_key, model_key = random.split(rng_key)
-    noise = random.normal(draw_key, (_JUDGING_DRAWS, mean.size))
-
-    def at(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        draw, key = inputs
-        return log_density(mean + solve_triangular(root.T, draw), key)
-
-    keys = random.split(model_key, _JUDGING_DRAWS)
-    mean_log_density: jax.Array = lax.map(at, (noise, keys), batch_size=_BATCH).mean()
-    return mean_log_density - jnp.log(jnp.diag(root)).sum()
-
-
-def _deviations(precision: jax.Array) -> jax.Array:
-    """Standard deviations of the coordinates, shape ``(d,)``."""
-    root = jnp.linalg.cholesky(precision)
-    inverse = solve_triangular(root, jnp.eye(len(precision)), lower=True)
-    return jnp.sqrt(jnp.square(inverse).sum(axis=0))
+    draws = normal.sample(draw_key, (_JUDGING_DRAWS,))
+    inputs = draws, random.split(model_key, _JUDGING_DRAWS)
+    log_densities = lax.map(lambda each: log_density(*each), inputs, batch_size=_BATCH)
+    return log_densities.mean() + normal.entropy()
 
 
 def _hierarchy(precision: jax.Array) -> Arrays:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jax
-from jax import lax, random
+from jax import random
 import jax.numpy as jnp
 
 from numpyro.handlers import seed
@@ -22,6 +22,7 @@ from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
 from numpyro_sumo.programs.programs import Programs, with_params
 from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.programs.validation import refuse_subsamples
 
 from .proposals import POOL, check_alternate, check_proposals
 
@@ -130,7 +131,9 @@ class IndependenceMetropolis(MCMCKernel):
         self.params = params
         self.num_particles = num_particles
         self.defensive_share = defensive_share
-        self.alternate = None if alternate is None else alternate.wrap_model(self._known)
+        # HMC would take param sites for latent sites.
+        fixed = partial(with_params, params=params)
+        self.alternate = None if alternate is None else alternate.wrap_model(fixed)
         self._num_warmup = 0
         self._inputs: Args = ()
         self._start_fn: Callable[..., Any] | None = None
@@ -154,7 +157,7 @@ class IndependenceMetropolis(MCMCKernel):
         # Compiled once for all chains that start with the very same arguments.
         if self._start_fn is None or any(new is not old for new, old in zip(inputs, self._inputs)):
             extended = self._extended(model_args, model_kwargs)
-            extended.check()
+            refuse_subsamples(extended.check())
             self._num_warmup, self._inputs = num_warmup, inputs
             self._start_fn = jax.jit(jax.vmap(partial(self._start, extended)))
         is_one = random.key_data(rng_key).ndim == 1
@@ -191,44 +194,27 @@ class IndependenceMetropolis(MCMCKernel):
         programs = Programs(self.model, self.guide, self.params, args, kwargs or {})
         return ExtendedDraws(programs, self.num_particles, self.defensive_share)
 
-    def _known(self, model: Program) -> Program:
-        """The model with its params fixed: HMC would take param sites for latent sites."""
-        return with_params(model, self.params)
-
     def _start(
         self, extended: ExtendedDraws, rng_key: jax.Array
     ) -> tuple[IndependenceMetropolisState, jax.Array]:
         """A state at one of 256 proposals, chosen by weight, and the log-weights of all."""
-
-        def weighed(key: jax.Array) -> tuple[Sites, jax.Array]:
-            draw = extended.draw(key)
-            return draw.latents, draw.log_weight
-
         pool_key, start_key, chain_key, alternate_key = random.split(rng_key, 4)
-        pool_keys = random.split(pool_key, POOL)
-        pool = lax.map(weighed, pool_keys, batch_size=_BATCH)
-        possible = jnp.where(jnp.isfinite(pool[1]), pool[1], -jnp.inf)
+        pool = extended.draws(pool_key, POOL, _BATCH)
+        possible = jnp.where(jnp.isfinite(pool.log_weight), pool.log_weight, -jnp.inf)
         at = random.categorical(start_key, possible)
-        z, log_weight = jax.tree.map(lambda leaf: leaf[at], (pool[0], possible))
+        z, log_weight = jax.tree.map(lambda leaf: leaf[at], (pool.latents, possible))
         alternate_state = None
         if self.alternate is not None:
             _, args, kwargs = extended.programs.inputs
-            position = self._unconstrained(extended, z)
+            position = _map_latents(unconstrain_fn, self.alternate, extended, z)
             alternate_state = self.alternate.init(
                 alternate_key, self._num_warmup, position, args, kwargs
             )
+        zero, false = jnp.zeros_like(log_weight), jnp.array(False)
         state = IndependenceMetropolisState(
-            i=jnp.array(0),
-            z=z,
-            log_weight=log_weight,
-            accept_prob=jnp.zeros_like(log_weight),
-            mean_accept_prob=jnp.zeros_like(log_weight),
-            accepted=jnp.array(False),
-            diverging=jnp.array(False),
-            alternate_state=alternate_state,
-            rng_key=chain_key,
+            jnp.array(0), z, log_weight, zero, zero, false, false, alternate_state, chain_key
         )
-        return state, pool[1]
+        return state, pool.log_weight
 
     def _step(
         self, extended: ExtendedDraws, state: IndependenceMetropolisState
@@ -273,13 +259,12 @@ class IndependenceMetropolis(MCMCKernel):
         """A step of the alternate kernel from the state's z, with all draws of u redrawn."""
         _, args, kwargs = extended.programs.inputs
         before = state.alternate_state
+        position = _map_latents(unconstrain_fn, alternate, extended, state.z)
         # A rejected proposal leaves z as it was: unconstraining it again would round it.
-        moved = jax.tree.map(
-            partial(jnp.where, state.accepted), self._unconstrained(extended, state.z), before.z
-        )
+        moved = jax.tree.map(partial(jnp.where, state.accepted), position, before.z)
         before = before._replace(z=moved, rng_key=alternate_key)
         after = alternate.sample(alternate.refresh(before, args, kwargs), args, kwargs)
-        z = constrain_fn(self._seeded(), args, kwargs, after.z)
+        z = _map_latents(constrain_fn, alternate, extended, after.z)
         return state._replace(
             z=z,
             log_weight=extended.redraw(redraw_key, z),
@@ -287,9 +272,10 @@ class IndependenceMetropolis(MCMCKernel):
             alternate_state=after,
         )
 
-    def _unconstrained(self, extended: ExtendedDraws, z: Sites) -> Sites:
-        _, args, kwargs = extended.programs.inputs
-        return unconstrain_fn(self._seeded(), args, kwargs, z)
 
-    def _seeded(self) -> Program:
-        return seed(self._known(self.model), random.key(0))
+def _map_latents(
+    between_spaces: Callable[..., Sites], kernel: HMC, extended: ExtendedDraws, z: Sites
+) -> Sites:
+    """NumPyro's ``constrain_fn`` or ``unconstrain_fn``, of latents of the kernel's model."""
+    _, args, kwargs = extended.programs.inputs
+    return between_spaces(seed(kernel.model, random.key(0)), args, kwargs, z)

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from numpyro.handlers import block, replay, seed, substitute, trace
 
 from .programs import Programs
-from .sites import Params, Program
-
-Shape = tuple[int, ...]
+from .sites import Params, Program, values_of_type
 
 
 def check_params_of_both(programs: Programs) -> None:
@@ -29,7 +27,7 @@ def check_params_of_both(programs: Programs) -> None:
             guide = substitute(seed(programs.guide, random.key(0)), data=params)
             guide_trace = trace(guide).get_trace(*args, **kwargs)
         # A param site of both may have its initial value in the guide alone.
-        shared = {n: site["value"] for n, site in guide_trace.items() if site["type"] == "param"}
+        shared = values_of_type(guide_trace, "param")
         substitute(replay(programs.model, guide_trace), data=shared)(*args, **kwargs)
 
     check_params(programs.guide, params, args, kwargs)
@@ -57,32 +55,28 @@ def check_params(
             f"Expected params to be a dict by param site; got {type(params).__name__}. "
             "Pass svi.run(...).params or svi.get_params(svi_state)."
         )
-    expected: dict[str, dict[str, Shape]] = {}
 
-    def record() -> None:
+    def initial_params() -> Params:
         sites = trace(seed(program, random.key(0))).get_trace(*args, **kwargs)
-        for name, site in sites.items():
-            if site["type"] == "param":
-                expected[name] = _shapes(site["value"])
+        return values_of_type(sites, "param")
 
-    jax.eval_shape(record)
-    missing = sorted(set(expected) - set(params))
+    expected = jax.eval_shape(initial_params)
+    missing = sorted(expected.keys() - params.keys())
     if missing:
         raise ValueError(
             f"Expected params to hold every param site of the {role}; they lack {missing}. "
             "Pass the params of the trained guide: svi.run(...).params."
         )
-    for name, shapes in expected.items():
-        given = _shapes(params[name])
-        for path in sorted(shapes.keys() | given.keys()):
-            if shapes.get(path) != given.get(path):
+    for name, tree in expected.items():
+        leaves = _leaves(tree), _leaves(params[name])
+        for path in sorted(leaves[0].keys() | leaves[1].keys()):
+            in_program, given = (_shape_in_words(each.get(path)) for each in leaves)
+            if in_program != given:
                 raise ValueError(
-                    f"Expected params of the {role}; its '{name}{path}' has "
-                    f"{_shape_in_words(shapes.get(path))}, and params have "
-                    f"{_shape_in_words(given.get(path))}. Pass svi.run(...).params."
+                    f"Expected params of the {role}; its '{name}{path}' has {in_program}, and "
+                    f"params have {given}. Pass svi.run(...).params."
                 )
-        for path, leaf in _leaves(params[name]).items():
-            if not _is_finite(leaf):
+            if not _is_finite(leaves[1][path]):
                 raise ValueError(
                     f"Expected finite params; '{name}{path}' of the {role} contains NaN or "
                     "infinity: training diverged, at step "
@@ -97,12 +91,8 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _shapes(tree: Any) -> dict[str, Shape]:
-    return {path: jnp.shape(leaf) for path, leaf in _leaves(tree).items()}
-
-
-def _shape_in_words(shape: Shape | None) -> str:
-    return "no such array" if shape is None else f"shape {shape}"
+def _shape_in_words(leaf: Any) -> str:
+    return "no such array" if leaf is None else f"shape {np.shape(leaf)}"
 
 
 def _is_finite(leaf: Any) -> bool:

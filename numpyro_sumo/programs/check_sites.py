@@ -125,25 +125,18 @@ def _mask(site: dict[str, Any]) -> Any:
 
 def _numbers(closed: ClosedJaxpr) -> list[int]:
     """A number for each output: the same for the same operations on the same inputs."""
-    numbers: dict[Any, int] = {}
-
-    def number(expression: Any) -> int:
-        return numbers.setdefault(expression, len(numbers))
-
-    known = {v: number(_constant(c)) for v, c in zip(closed.jaxpr.constvars, closed.consts)}
-    known |= {variable: number(("input", i)) for i, variable in enumerate(closed.jaxpr.invars)}
-
-    def of(atom: Any) -> int:
-        return number(_constant(atom.val)) if isinstance(atom, Literal) else known[atom]
-
-    for equation in closed.jaxpr.eqns:
+    jaxpr, numbers = closed.jaxpr, dict[Any, int]()
+    number = lambda *expression: numbers.setdefault(expression, len(numbers))
+    known = {v: number(_constant(const)) for v, const in zip(jaxpr.constvars, closed.consts)}
+    known |= {variable: number("input", i) for i, variable in enumerate(jaxpr.invars)}
+    of = lambda atom: number(_constant(atom.val)) if isinstance(atom, Literal) else known[atom]
+    for equation in jaxpr.eqns:
         params = equation.params.values()
         inner = [_constant(c) for param in params for c in getattr(param, "consts", ())]
-        operation = equation.primitive.name, str(equation.params), *inner
-        operands = tuple(map(of, equation.invars))
-        for i, variable in enumerate(equation.outvars):
-            known[variable] = number((operation, operands, i))
-    return [of(atom) for atom in closed.jaxpr.outvars]
+        operands = map(of, equation.invars)
+        results = number(equation.primitive.name, str(equation.params), *inner, *operands)
+        known |= {variable: number(results, i) for i, variable in enumerate(equation.outvars)}
+    return [of(atom) for atom in jaxpr.outvars]
 
 
 def _constant(value: Any) -> Any:
@@ -156,7 +149,17 @@ def _constant(value: Any) -> Any:
 
 def refuse_moving_supports(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuses latent sites whose support depends on other latents."""
-    for name, latents in _support_dependences(model, args, kwargs).items():
+
+    def draws_and_supports(rng_key: jax.Array) -> tuple[Params, dict[str, list[Any]]]:
+        sites = latent_sites(trace(seed(model, rng_key)).get_trace(*args, **kwargs))
+        supports = {name: jax.tree.leaves(site["fn"].support) for name, site in sites.items()}
+        return {name: site["value"] for name, site in sites.items()}, supports
+
+    traced, shapes = jax.make_jaxpr(draws_and_supports, return_shape=True)(random.key(0))
+    draws, supports = jax.tree.unflatten(jax.tree.structure(shapes), traced.jaxpr.outvars)
+    sources = {v: frozenset([n]) for n, v in draws.items() if not isinstance(v, Literal)}
+    for name, bounds in supports.items():
+        latents = frozenset().union(*sources_of(traced.jaxpr, bounds, sources))
         if latents:
             others = ", ".join(f"'{other}'" for other in sorted(latents))
             raise ValueError(
@@ -164,23 +167,3 @@ def refuse_moving_supports(model: Program, args: tuple[Any, ...], kwargs: dict[s
                 f"on {others}. Write it as a function of a site with a fixed support, by "
                 "numpyro.deterministic."
             )
-
-
-def _support_dependences(
-    program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, frozenset[str]]:
-    """The latent sites that the support of each latent site depends on, by names."""
-
-    def run(values: Params) -> Trace:
-        sites = trace(substitute(seed(program, random.key(0)), data=values))
-        return latent_sites(sites.get_trace(*args, **kwargs))
-
-    draws = jax.eval_shape(lambda: {name: site["value"] for name, site in run({}).items()})
-    traced, shape = jax.make_jaxpr(
-        lambda draws: {n: jax.tree.leaves(site["fn"].support) for n, site in run(draws).items()},
-        return_shape=True,
-    )(draws)
-    sources = {v: frozenset([name]) for v, name in zip(traced.jaxpr.invars, sorted(draws))}
-    found = sources_of(traced.jaxpr, traced.jaxpr.outvars, sources)
-    by_site = jax.tree.unflatten(jax.tree.structure(shape), found)
-    return {name: frozenset().union(*of_leaves) for name, of_leaves in by_site.items()}

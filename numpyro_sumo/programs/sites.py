@@ -20,6 +20,11 @@ Trace = dict[str, dict[str, Any]]
 JOINT: frozenset[int] = frozenset()
 
 
+def values_of_type(program_trace: Trace, kind: str) -> Params:
+    """The values of the sites of a type, "param" for instance, by name."""
+    return {name: site["value"] for name, site in program_trace.items() if site["type"] == kind}
+
+
 def latent_sites(program_trace: Trace) -> Trace:
     """The sample sites of a trace that are not observed, by name."""
     return {

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from numpyro.distributions import Unit
 
 from .check_sites import check_masks, check_shapes
-from .programs import Programs
 from .sites import (
     Trace,
     is_auxiliary,
@@ -21,6 +20,7 @@ from .sites import (
     latent_sites,
     random_sites,
     scales_of,
+    values_of_type,
 )
 from .traced_guide import ProgramsOf, TracedGuide
 from .traced_model import TracedModel
@@ -36,7 +36,7 @@ class Inspection(NamedTuple):
 
     guide: TracedGuide
     model: TracedModel
-    data_plates: frozenset[Any]
+    data_plates: frozenset[Any] = frozenset()
     scaled_apart: bool = False
 
     @property
@@ -62,15 +62,21 @@ class Inspection(NamedTuple):
     @property
     def has_mutable_state(self) -> bool:
         """Whether either program has mutable state, which single elements would update."""
-        sites = [site for each in self.traces.values() for site in each.values()]
-        return any(site["type"] == "mutable" for site in sites)
+        return any(values_of_type(each, "mutable") for each in self.traces.values())
+
+    @property
+    def plates_of_sites(self) -> list[frozenset[Any]]:
+        """The frames of the plates that enclose each sample site."""
+        return [frozenset(site["cond_indep_stack"]) for site in self.sample_sites.values()]
+
+    def full_sizes(self, frame: Any) -> list[int]:
+        """The number of elements that a plate is subsampled from, in each program that has it."""
+        traces = self.traces.values()
+        return [int(each[frame.name]["args"][0]) for each in traces if frame.name in each]
 
     def full_size(self, frame: Any) -> int:
         """The number of elements that a plate is subsampled from."""
-        for program_trace in self.traces.values():
-            if frame.name in program_trace:
-                return int(program_trace[frame.name]["args"][0])
-        return int(frame.size)
+        return next(iter(self.full_sizes(frame)), int(frame.size))
 
 
 def inspect_programs(
@@ -88,14 +94,15 @@ def inspect_programs(
     :param split: arrays that are inputs of the traced programs, and not closed over.
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
-    guide, model = _traced(programs_of, rng_key, split)
-    _check_random(guide.trace)
-    _check_auxiliary(guide)
-    found = Inspection(guide, model, _data_plates(model.trace, guide.trace))
+    found = check_programs(programs_of, rng_key, split)
+    _check_random(found.guide.trace)
+    _check_auxiliary(found.guide)
+    if plates := found.plates_of_sites:
+        found = found._replace(data_plates=frozenset.intersection(*plates))
     _check_full_sizes(found)
     try:
         _check_subsamples(found)
-        _check_scales(guide.trace, found.data_dims)
+        _check_scales(found.guide.trace, found.data_dims)
     except ValueError:
         if not is_linear:
             raise
@@ -103,31 +110,20 @@ def inspect_programs(
     return found
 
 
-def check_programs(programs: Programs) -> tuple[Trace, Trace]:
-    """Traces model and guide abstractly and refuses sites that do not match or cannot be weighted.
+def check_programs(
+    programs_of: ProgramsOf,
+    rng_key: jax.Array | None = None,
+    split: Sequence[jax.Array] = (),
+) -> Inspection:
+    """Traces model and guide and refuses sites that do not match or cannot be weighted.
 
-    :return: the two traces; their arrays are abstract and of no use outside.
-    :raises ValueError: as :func:`inspect_programs`.
+    Arguments and errors are those of :func:`inspect_programs`; data plates are not looked for.
     """
-    guide, model = _traced(lambda datum, split: programs, random.key(0))
-    return model.trace, guide.trace
-
-
-def _traced(
-    programs_of: ProgramsOf, rng_key: jax.Array, split: Sequence[jax.Array] = ()
-) -> tuple[TracedGuide, TracedModel]:
+    rng_key = random.key(0) if rng_key is None else rng_key
     guide = TracedGuide(programs_of, rng_key, split)
     model = TracedModel(programs_of, guide, rng_key, split, _check_sites)
     check_masks(programs_of(jnp.zeros((), jnp.int32), split), guide, model.trace)
-    return guide, model
-
-
-def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses sites of model and guide that do not match or cannot be weighted."""
-    _check_latents(model_trace, guide_trace)
-    _check_observed(guide_trace)
-    _check_reparameterised(guide_trace)
-    check_shapes(model_trace, guide_trace)
+    return Inspection(guide, model)
 
 
 def refuse_scales(*traces: Trace) -> None:
@@ -170,21 +166,15 @@ def refuse_discrete(model_latents: Trace) -> None:
 
 def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
-    model_latents, guide_latents = latent_sites(model_trace), latent_sites(guide_trace)
-    refuse_discrete(model_latents)
-    proposed = {name for name, site in guide_latents.items() if not is_auxiliary(site)}
-    missing = sorted(set(model_latents) - proposed)
-    if missing:
+    latents = latent_sites(model_trace)
+    refuse_discrete(latents)
+    proposed = {n for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
+    if missing := sorted(latents.keys() - proposed):
         raise ValueError(
             f"Expected the guide to sample every latent site of the model; it lacks {missing}. "
             "Add these sites to the guide."
         )
-    extra = sorted(
-        name
-        for name, site in guide_latents.items()
-        if name not in model_latents and not is_auxiliary(site)
-    )
-    if extra:
+    if extra := sorted(proposed - latents.keys()):
         raise ValueError(
             f"Expected guide sites to be latent sites of the model; it also has {extra}. "
             "Remove them."
@@ -224,34 +214,34 @@ def _check_auxiliary(guide: TracedGuide) -> None:
         )
 
 
-def _check_observed(guide_trace: Trace) -> None:
-    """Refuse observed guide sites that are not factors: their density is no part of log q(z)."""
+def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses sites of model and guide that do not match or cannot be weighted.
+
+    The density of an observed guide site that is no factor is no part of log q(z), and no gradient
+    flows through a draw of a sampler that is not reparameterised.
+    """
+    _check_latents(model_trace, guide_trace)
+    latents = latent_sites(guide_trace)
     for name, site in guide_trace.items():
-        if site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], Unit):
+        if site["type"] == "sample" and name not in latents and not isinstance(site["fn"], Unit):
             raise ValueError(
                 f"Expected a guide without observed sites; '{name}' is observed. Move it to the "
                 "model."
             )
-
-
-def _check_reparameterised(guide_trace: Trace) -> None:
-    """Refuses guide sites without a reparameterised sampler: no gradient flows through them."""
-    for name, site in latent_sites(guide_trace).items():
-        if not site["fn"].has_rsample:
+        if name in latents and not site["fn"].has_rsample:
             raise ValueError(
                 f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
                 "which has no reparameterised sampler. Choose a distribution that has one."
             )
+    check_shapes(model_trace, guide_trace)
 
 
 def _check_scales(guide_trace: Trace, data_dims: frozenset[int]) -> None:
     """Refuses guides whose sites have different scales: the scaled density is not the draw's."""
     scales = scales_of(guide_trace)
-    known = {name: known_scale(scale) for name, scale in scales.items()}
-    for name, scale in known.items():
-        first_name, first = next(iter(known.items()))
-        if scale is None or first is None:
-            continue
+    known = [(n, scale) for n, each in scales.items() if (scale := known_scale(each)) is not None]
+    for name, scale in known:
+        first_name, first = known[0]
         if not np.array_equal(scale, first):
             raise ValueError(
                 f"Expected all guide sites to have one scale; '{first_name}' has {first} and "
@@ -272,24 +262,10 @@ def known_scale(scale: Any) -> np.ndarray | None:
     return None if isinstance(scale, jax.core.Tracer) else np.asarray(scale)
 
 
-def _plates_of_sites(model_trace: Trace, guide_trace: Trace) -> list[frozenset[Any]]:
-    return [
-        frozenset(site["cond_indep_stack"])
-        for program_trace in (model_trace, guide_trace)
-        for site in program_trace.values()
-        if site["type"] == "sample"
-    ]
-
-
-def _data_plates(model_trace: Trace, guide_trace: Trace) -> frozenset[Any]:
-    stacks = _plates_of_sites(model_trace, guide_trace)
-    return frozenset.intersection(*stacks) if stacks else frozenset()
-
-
 def _check_full_sizes(found: Inspection) -> None:
     """Refuse data plates whose full size differs between model and guide."""
     for frame in found.data_plates:
-        sizes = [t[frame.name]["args"][0] for t in found.traces.values() if frame.name in t]
+        sizes = found.full_sizes(frame)
         if len(set(sizes)) > 1:
             raise ValueError(
                 f"Expected plate '{frame.name}' to have one full size in model and guide; got "
@@ -299,8 +275,7 @@ def _check_full_sizes(found: Inspection) -> None:
 
 def _check_subsamples(found: Inspection) -> None:
     """Refuse subsampled plates that do not enclose all sample sites."""
-    traces = list(found.traces.values())
-    for frame in frozenset().union(*_plates_of_sites(*traces)) - found.data_plates:
+    for frame in frozenset().union(*found.plates_of_sites) - found.data_plates:
         if found.full_size(frame) > frame.size:
             raise ValueError(
                 f"Expected the subsampled plate '{frame.name}' to enclose every sample site of "

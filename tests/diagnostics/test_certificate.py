@@ -23,8 +23,6 @@ from tests.helpers.models import (
 )
 from tests.helpers.statistics import Z
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PROBLEM = matching_problem()
 
 

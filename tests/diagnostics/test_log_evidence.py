@@ -12,7 +12,6 @@ import numpyro.distributions as dist
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL, log_evidence
 from numpyro_sumo.diagnostics.pareto_k import pareto_k
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import linear_gaussian_problem, plated_problem
 from tests.helpers.models import log_evidence as exact_log_evidence
 from tests.helpers.statistics import assert_mean, assert_same_mean
@@ -135,7 +134,7 @@ def test_score_is_the_unbiased_gradient_of_the_evidence_in_the_data(estimator):
     score = jax.grad(
         lambda x, key: -estimator.loss(key, problem.params, problem.model, problem.guide, x)
     )
-    scores = quick_jit(lambda keys: lax.map(lambda key: score(x, key), keys, batch_size=50))(
+    scores = jax.jit(lambda keys: lax.map(lambda key: score(x, key), keys, batch_size=50))(
         random.split(random.key(1), 4_000)
     )
     exact = jax.grad(lambda x: exact_log_evidence(x).sum())(x)
@@ -169,7 +168,7 @@ def test_score_of_the_bound_has_one_mean_whichever_gradient_the_guide_gets():
                 )
             )
         )
-        at_keys = quick_jit(lambda keys, score=score: jax.vmap(score, (None, 0))(x, keys))
+        at_keys = jax.jit(lambda keys, score=score: jax.vmap(score, (None, 0))(x, keys))
         scores[gradient] = at_keys(random.split(key, 20_000))
     assert_same_mean(scores["dreg"], scores["standard"])
 

@@ -18,7 +18,6 @@ from numpyro.infer.autoguide import AutoGuide
 
 from numpyro_sumo import AutoHierarchicalNormal, ReverseKL, log_marginal
 from numpyro_sumo.guides import auto_hierarchical
-from tests.helpers.compiling import quick_jit
 from tests.helpers.statistics import assert_mean
 
 X = jnp.array([0.5, -0.3, 1.2])
@@ -35,7 +34,7 @@ def model(x, offset=0.0):
         numpyro.sample("x", dist.Normal(z + offset, scale), obs=x)
 
 
-def begun(of_model, *args, jit=quick_jit, **options):
+def begun(of_model, *args, jit=jax.jit, **options):
     """A guide, and parameters as they are before any training."""
     guide = AutoHierarchicalNormal(of_model, hidden_sizes=(8,), **options)
     svi = SVI(of_model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
@@ -54,7 +53,7 @@ def test_begins_as_the_normal_that_was_fitted_with_a_reverse_model_that_is_exact
     draws = guide.sample_posterior(random.key(1), params, sample_shape=(5,))
     latents = {name: draws[name] for name in ("loc", "scale", "share", "z")}
     options = {"num_particles": 1, "defensive_share": 0.0}
-    log_q = quick_jit(lambda: log_marginal(random.key(2), guide, params, latents, X, **options))()
+    log_q = jax.jit(lambda: log_marginal(random.key(2), guide, params, latents, X, **options))()
     fit = params["auto_standardisation"]
     within = fit["loading"] @ fit["loading"].T + jnp.diag(fit["noise"] ** 2)
     assert jnp.abs(within - jnp.eye(7)).max() > 0.1
@@ -67,7 +66,7 @@ def test_begins_as_the_normal_that_was_fitted_with_a_reverse_model_that_is_exact
     np.testing.assert_allclose(log_q, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("jit", [quick_jit, lambda function: function], ids=["jit", "no jit"])
+@pytest.mark.parametrize("jit", [jax.jit, lambda function: function], ids=["jit", "no jit"])
 def test_the_fit_is_the_target_where_that_is_normal(jit):
     """In whatever order the model has its sites: NumPyro's is another inside jit."""
 
@@ -116,7 +115,7 @@ def test_deterministic_sites_are_those_of_the_arguments_and_parameters_given():
 
     guide = AutoHierarchicalNormal(scaled, hidden_sizes=(8,))
     svi = SVI(scaled, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
-    state = quick_jit(lambda key, x: svi.init(key, x, offset=1.0))(random.key(0), X)
+    state = jax.jit(lambda key, x: svi.init(key, x, offset=1.0))(random.key(0), X)
     params = svi.get_params(state) | {"noise": jnp.array(0.7)}
     draws = guide.sample_posterior(random.key(1), params, 2.0 * X, offset=3.0, sample_shape=(4,))
     expected = 0.7 * draws["z"][:, None] + 6.0 * X
@@ -129,7 +128,7 @@ def test_standardisation_is_not_trained(fitted):
     guide, _ = fitted
     svi = SVI(model, guide, optax.sgd(0.1), ReverseKL(num_particles=4))
 
-    @quick_jit
+    @jax.jit
     def trained(rng_key):
         state = svi.init(rng_key, X)
         return state.optim_state, svi.update(state, X)[0].optim_state
@@ -148,7 +147,7 @@ def test_seeds_are_vectorised_and_numbers_may_be_double():
     svi = SVI(model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
     with jax.enable_x64(True):
         keys, x = random.split(random.PRNGKey(0)), jnp.asarray(X, jnp.float64)
-        states = quick_jit(jax.vmap(lambda key: svi.init(key, x).optim_state))(keys)
+        states = jax.jit(jax.vmap(lambda key: svi.init(key, x).optim_state))(keys)
         params = svi.optim.get_params(states)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float64)}
         fit = params["auto_standardisation"]
@@ -161,19 +160,19 @@ def test_seeds_are_vectorised_and_numbers_may_be_double():
 def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
     guide, params = fitted
     sample = partial(guide.sample_posterior, sample_shape=(40, 50))
-    draws = quick_jit(sample)(random.key(1), params)
+    draws = jax.jit(sample)(random.key(1), params)
     shapes = {name: value.shape[2:] for name, value in draws.items()}
     assert shapes == {"loc": (), "scale": (), "share": (3,), "z": (3,), "doubled": (3,)}
     np.testing.assert_allclose(draws["doubled"], 2.0 * draws["z"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(draws["share"].sum(-1), 1.0, rtol=1e-5)
     predictive = Predictive(guide, params=params, num_samples=2_000, parallel=True)
-    predicted = quick_jit(predictive)(random.key(2), X)
+    predicted = jax.jit(predictive)(random.key(2), X)
     standard = params["auto_standardisation"]
     for loc in (draws["loc"].ravel(), predicted["loc"]):
         assert_mean(loc, standard["loc"][0])
         assert_mean((loc - standard["loc"][0]) ** 2, standard["scale"][0] ** 2)
     posterior = Predictive(model, guide=guide, params=params, num_samples=7)
-    assert quick_jit(posterior)(random.key(3), X)["doubled"].shape == (7, 3)
+    assert jax.jit(posterior)(random.key(3), X)["doubled"].shape == (7, 3)
 
 
 def test_quantiles_and_median_are_those_of_the_draws(fitted):
@@ -207,7 +206,7 @@ def test_nothing_traced_stays_behind():
     guide = AutoHierarchicalNormal(bounded, hidden_sizes=(8,))
     svi = SVI(bounded, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
     for x in (0.3, [0.2, 0.1]):  # of another shape, it is compiled anew
-        init = quick_jit(lambda key, x: svi.init(key, x).optim_state)
+        init = jax.jit(lambda key, x: svi.init(key, x).optim_state)
         params = svi.optim.get_params(init(random.key(0), jnp.asarray(x)))
         assert guide.sample_posterior(random.key(1), params, x)["z"].shape == (2,)
 

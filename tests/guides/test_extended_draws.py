@@ -16,7 +16,6 @@ from numpyro_sumo import HierarchicalGuide
 from numpyro_sumo.guides.defensive_reverse import DefensiveReverse
 from numpyro_sumo.guides.extended_draws import ExtendedDraws
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import AUXILIARY
 from tests.helpers.statistics import Z, assert_mean
 
@@ -82,7 +81,7 @@ def test_weights_are_exact_for_integrals_over_the_target(reverse, share):
         placed = DrawsAt(guide, x, generating, fresh)
         return ExtendedDraws(Programs(target, placed), 1, share).draw(random.key(0)).log_weight
 
-    log_weights = quick_jit(jax.vmap(log_weight))(x.ravel(), generating.ravel(), fresh.ravel())
+    log_weights = jax.jit(jax.vmap(log_weight))(x.ravel(), generating.ravel(), fresh.ravel())
     weights = np.exp(np.asarray(log_weights, np.float64)).reshape(x.shape)
     slope, width = reverse
     density = norm.pdf(generating) * norm.pdf(x, generating, NOISE)
@@ -111,12 +110,12 @@ def test_bounds_average_over_fresh_draws_alone_and_with_the_generating_one():
 
 def test_exact_reverse_model_gives_log_densities_without_noise_drawn_or_redrawn():
     extended = ExtendedDraws(Programs(target, guide_with(REVERSES["exact"])), 3)
-    draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(1), 50))
+    draws = jax.jit(jax.vmap(extended.draw))(random.split(random.key(1), 50))
     x = draws.latents["x"]
     log_q = norm.logpdf(x, 0.0, VARIANCE**0.5)
     np.testing.assert_allclose(draws.log_below, log_q, atol=1e-5)
     np.testing.assert_allclose(draws.log_above, log_q, atol=1e-5)
-    redrawn = quick_jit(jax.vmap(extended.redraw))(random.split(random.key(2), 50), draws.latents)
+    redrawn = jax.jit(jax.vmap(extended.redraw))(random.split(random.key(2), 50), draws.latents)
     np.testing.assert_allclose(redrawn, draws.log_weight, atol=2e-5)
 
 
@@ -129,7 +128,7 @@ def test_redrawn_weights_average_as_many_draws_as_drawn_ones():
     spread = {}
     for n in (1, 3):
         extended = ExtendedDraws(Programs(target, guide_with(REVERSES["bad"])), n)
-        redraw = quick_jit(jax.vmap(extended.redraw, (0, None)))
+        redraw = jax.jit(jax.vmap(extended.redraw, (0, None)))
         inverse = np.exp(-np.asarray(redraw(keys, latents), np.float64))
         spread[n] = inverse.std(ddof=1)
         assert abs(inverse.mean() - density) < Z * spread[n] / len(keys) ** 0.5
@@ -144,12 +143,12 @@ def test_a_share_of_the_draws_is_the_sampler_s():
     narrow, share, n = guide_with((30.0, 0.01)), 0.25, 50
     latents, keys = {"x": jnp.array(0.9)}, random.split(random.key(5), 2_000)
     extended = ExtendedDraws(Programs(target, narrow), n, share)
-    log_weights = quick_jit(jax.vmap(extended.redraw, (0, None)))(keys, latents)
+    log_weights = jax.jit(jax.vmap(extended.redraw, (0, None)))(keys, latents)
     log_p = norm.logpdf(0.9, LOC, SCALE) + LOG_Z
     density = np.exp(log_p - np.asarray(log_weights, np.float64))
     error = density.std(ddof=1) / len(keys) ** 0.5
     assert abs(density.mean() - norm.pdf(0.9, 0.0, VARIANCE**0.5)) < Z * error < 0.02
-    draws = quick_jit(jax.vmap(extended.draw))(keys)
+    draws = jax.jit(jax.vmap(extended.draw))(keys)
     assert np.max(draws.log_above) <= norm.logpdf(0.0, scale=NOISE) - np.log(share) + 1e-5
 
 
@@ -166,7 +165,7 @@ def test_no_draw_is_lost_where_the_reverse_model_does_not_reach(share, lost):
     """Of u on the line it knows [−½, ½] alone: weights are unbiased, but may be zero."""
     guide = HierarchicalGuide(sampler, uniform_reverse)
     extended = ExtendedDraws(Programs(narrow_target, guide), 1, share)
-    draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(6), 20_000))
+    draws = jax.jit(jax.vmap(extended.draw))(random.split(random.key(6), 20_000))
     weights = np.exp(np.asarray(draws.log_weight, np.float64))
     assert_mean(weights, 1.0)
     assert np.mean(weights == 0.0) == pytest.approx(lost, abs=0.015)
@@ -199,7 +198,7 @@ def test_densities_are_zero_outside_the_supports_of_their_sites():
     """
     guide = HierarchicalGuide(uniform_sampler, normal_reverse)
     extended = ExtendedDraws(Programs(positive_target, guide), 1)
-    draws = quick_jit(jax.vmap(extended.draw))(random.split(random.key(4), 20_000))
+    draws = jax.jit(jax.vmap(extended.draw))(random.split(random.key(4), 20_000))
     outside = np.any(np.asarray(draws.latents["x"]) < 0.0, axis=1)
     assert 0.5 < outside.mean() < 0.9
     np.testing.assert_array_equal(np.isneginf(draws.log_target), outside)

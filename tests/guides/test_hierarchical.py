@@ -16,7 +16,6 @@ from numpyro.infer import SVI, Predictive
 from numpyro_sumo import IWHVI, HierarchicalGuide, ReverseKL, certify
 from numpyro_sumo import log_marginal as log_marginal_of
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     AUXILIARY,
     INEXACT_REVERSE,
@@ -115,7 +114,7 @@ def weight(key, x, params, u=None):
 def test_exact_reverse_model_weighs_every_draw_by_the_marginal():
     params = {**PARAMS, **exact_reverse(PARAMS)}
     x = jnp.linspace(-3.0, 3.0, 20)
-    weights = quick_jit(jax.vmap(lambda key, x: weight(key, x, params)))(
+    weights = jax.jit(jax.vmap(lambda key, x: weight(key, x, params)))(
         random.split(random.key(4), 20), x
     )
     np.testing.assert_allclose(weights, log_marginal(params, x), atol=1e-5)

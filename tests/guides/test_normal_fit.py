@@ -12,7 +12,8 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, init_to_uniform, init_to_value
 
 from numpyro_sumo.guides import normal_fit
-from numpyro_sumo.guides.normal_fit import blank_fit, fit_normal
+from numpyro_sumo.guides.normal_fit import fit_normal, standardised
+from numpyro_sumo.programs.programs import Programs
 
 COVARIANCE = jnp.array([[1.0, 1.7, 0.2], [1.7, 4.0, 0.3], [0.2, 0.3, 0.25]])
 APART = {"loading": 0.1**0.5 * np.eye(2), "noise": np.full(2, 0.9**0.5)}
@@ -24,7 +25,7 @@ def correlated():
 
 def fitted(model, *args, init_loc_fn=init_to_uniform, full_covariance=True):
     options = {"init_loc_fn": init_loc_fn, "full_covariance": full_covariance}
-    return fit_normal(random.key(0), model, args, {}, **options)
+    return fit_normal(random.key(0), Programs(model, None, args=args), **options)
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +189,8 @@ def test_a_mean_field_fit_that_ran_away_is_not_begun_from(monkeypatch, largest):
         np.testing.assert_allclose(covariance_of(fit), COVARIANCE, rtol=1e-3, atol=1e-3)
 
 
-def test_a_blank_has_the_shapes_of_a_fit(of_correlated):
-    fit, blank = of_correlated, blank_fit(3)
+def test_a_normal_without_covariances_has_the_shapes_of_a_fit(of_correlated):
+    fit, blank = of_correlated, standardised(*jnp.zeros((3, 3)))
     assert {name: value.shape for name, value in fit.items()} == {
         name: value.shape for name, value in blank.items()
     }

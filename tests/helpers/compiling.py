@@ -17,8 +17,6 @@ _FLAGS = (
     "--xla_cpu_use_fusion_emitters=false",
 )
 
-quick_jit = jax.jit
-
 #: ``jax.jit`` for functions that run for seconds: compiled in twice the time, run in a quarter.
 optimising_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 

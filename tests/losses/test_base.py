@@ -14,7 +14,6 @@ from numpyro.handlers import scale, seed
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     AUXILIARY,
     linear_gaussian_problem,
@@ -56,7 +55,7 @@ def test_autoguide_at_the_posterior_gives_minus_log_evidence_for_every_key(
     evaluate = lambda key: SHARED_TIMES["sumo"].loss(
         key, {**params, **guide_params}, problem.model, guide, *problem.args
     )
-    values = quick_jit(jax.vmap(evaluate))(random.split(random.key(7), 30))
+    values = jax.jit(jax.vmap(evaluate))(random.split(random.key(7), 30))
     np.testing.assert_allclose(values, problem.exact_loss, rtol=1e-5, atol=2e-3)
 
 
@@ -67,7 +66,7 @@ def test_subsampling_scale_multiplies_finished_estimates(loss):
     evaluate = lambda key: loss.loss(
         key, problem.exact_params, problem.model, problem.guide, *problem.args, 2
     )
-    values = quick_jit(jax.vmap(evaluate))(random.split(random.key(8), 60))
+    values = jax.jit(jax.vmap(evaluate))(random.split(random.key(8), 60))
     evidences = np.asarray(log_evidence(problem.args[0]))
     possible = [-2.0 * (evidences[i] + evidences[j]) for i in range(4) for j in range(i)]
     distances = np.abs(np.asarray(values)[:, None] - possible)
@@ -85,7 +84,7 @@ def test_model_without_observations_has_the_log_normaliser_of_its_factors(loss):
         numpyro.sample("z", dist.Normal(0.7, 1.0))
 
     evaluate = lambda key: loss.loss(key, {}, model, exact_guide)
-    values = quick_jit(jax.vmap(evaluate))(random.split(random.key(9), 20))
+    values = jax.jit(jax.vmap(evaluate))(random.split(random.key(9), 20))
     np.testing.assert_allclose(values, -(1.2 + 0.5 * 0.7**2), atol=1e-3)
 
 
@@ -93,7 +92,7 @@ def test_model_without_observations_has_the_log_normaliser_of_its_factors(loss):
 def test_scale_of_model_and_guide_multiplies_the_finished_estimate(loss):
     problem = linear_gaussian_problem(2)
     tripled = [scale(program, scale=3.0) for program in (problem.model, problem.guide)]
-    evaluate = lambda programs: quick_jit(
+    evaluate = lambda programs: jax.jit(
         lambda key: loss.loss(key, problem.params, *programs, *problem.args)
     )(random.key(3))
     expected = 3.0 * float(evaluate([problem.model, problem.guide]))
@@ -108,7 +107,7 @@ def test_derivative_in_a_scale_is_the_estimate_it_multiplies(loss):
         model, guide = (scaled_by_argument(p) for p in (problem.model, problem.guide))
         return loss.loss(random.key(3), problem.params, model, guide, *problem.args, beta)
 
-    at_three, slope = quick_jit(jax.value_and_grad(value))(3.0)
+    at_three, slope = jax.jit(jax.value_and_grad(value))(3.0)
     assert float(slope) == pytest.approx(float(at_three) / 3.0, rel=1e-4)
 
 
@@ -126,7 +125,7 @@ def test_scale_of_each_datum_multiplies_its_estimate(loss):
         weighted = [scale(program, scale=weights) for program in (problem.model, problem.guide)]
         return loss.loss(key, params, *weighted, *problem.args)
 
-    value, gradient = quick_jit(jax.value_and_grad(evaluate))(
+    value, gradient = jax.jit(jax.value_and_grad(evaluate))(
         problem.exact_params, random.key(4), weights
     )
     expected = -jnp.sum(weights * log_evidence(problem.args[0]))

@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, ReverseKL
-from tests.helpers.compiling import optimising_jit, quick_jit
+from tests.helpers.compiling import optimising_jit
 from tests.helpers.models import (
     SAMPLER_PARAMS,
     exact_reverse,
@@ -141,7 +141,7 @@ AUTOGUIDES = {
 def test_autoguides_climb_by_the_same_mean_gradient(make_guide):
     guide = make_guide(hierarchical_normal)
     svi = SVI(hierarchical_normal, guide, optax.adam(1e-2), loss=IWELBO(4))
-    params = quick_jit(lambda key: svi.run(key, 300, X, progress_bar=False).params)(random.key(0))
+    params = jax.jit(lambda key: svi.run(key, 300, X, progress_bar=False).params)(random.key(0))
     found = {}
     for gradient, key in zip(("dreg", "standard"), random.split(random.key(5))):
         loss = IWELBO(4, gradient=gradient)

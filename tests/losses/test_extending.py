@@ -13,7 +13,6 @@ from numpyro.infer import RenyiELBO
 
 from numpyro_sumo import IWELBO, SUMO
 from numpyro_sumo.losses.base import ImportanceLoss
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import linear_gaussian_problem, plated_problem
 from tests.helpers.statistics import assert_same_mean, assert_tree_mean
 
@@ -37,7 +36,7 @@ def values_and_gradients(loss, problem, keys):
         )
         return jax.value_and_grad(evaluate)(problem.params)
 
-    return quick_jit(lambda keys: jax.vmap(at)(keys))(keys)
+    return jax.jit(lambda keys: jax.vmap(at)(keys))(keys)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
-from tests.helpers.compiling import optimising_jit, quick_jit
+from tests.helpers.compiling import optimising_jit
 from tests.helpers.models import NOISE, plated_problem
 from tests.helpers.statistics import assert_mean
 
@@ -28,7 +28,7 @@ every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def at_keys(loss, params, model, guide, *args, num_keys=20):
     """The loss at several keys."""
     evaluate = lambda key: loss.loss(key, params, model, guide, *args)
-    return quick_jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
+    return jax.jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
 
 
 @every_loss
@@ -84,7 +84,7 @@ def test_particles_of_weight_zero_count_as_zeros(loss):
 
 @every_loss_of_many
 def test_no_weight_but_zeros_gives_an_infinite_loss_and_a_finite_gradient(loss):
-    value, gradient = quick_jit(
+    value, gradient = jax.jit(
         jax.value_and_grad(
             lambda params: loss.loss(
                 random.key(0), params, half_normal_by_factor, wide_normal, jnp.inf
@@ -112,7 +112,7 @@ def test_a_weight_that_overflows_to_zero_sends_no_nan_back(loss):
     at = lambda key: jax.grad(lambda params: loss.loss(key, params, model, guide))(
         {"loc": jnp.zeros((3, 1))}
     )
-    gradients = quick_jit(lambda keys: jax.lax.map(at, keys))(random.split(random.key(0), 20))
+    gradients = jax.jit(lambda keys: jax.lax.map(at, keys))(random.split(random.key(0), 20))
     assert np.all(np.isfinite(gradients["loc"]))
     assert np.all(np.abs(gradients["loc"]).max(axis=0) > 1e-3)
 
@@ -172,7 +172,7 @@ def normal_guide(above):
 def test_an_infinite_weight_gives_a_loss_of_minus_infinity_and_finite_gradients(loss):
     params = {"positive": jnp.array(1.0), "noise": jnp.array(0.9), "loc": jnp.array(0.1)}
 
-    @quick_jit
+    @jax.jit
     def at(keys, above):
         of_params = lambda params, key: loss.loss(
             key, params, model_with_infinite_density, normal_guide, above
@@ -210,7 +210,7 @@ def test_an_infinite_weight_of_one_datum_leaves_the_gradients_of_the_others_alon
         at = lambda loc, offset, loss=loss: loss.loss(
             random.key(0), {"loc": loc}, model, guide, offset
         )
-        value_and_gradient = quick_jit(jax.value_and_grad(at))
+        value_and_gradient = jax.jit(jax.value_and_grad(at))
         value, gradient = value_and_gradient(jnp.zeros(3), offset)
         expected = value_and_gradient(jnp.zeros(3), jnp.zeros(3))[1]
         assert value == -np.inf and np.isfinite(gradient[1])

@@ -18,7 +18,6 @@ from numpyro.distributions import transforms
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import IWELBO, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     AUXILIARY,
 )
@@ -98,7 +97,7 @@ WITHOUT_PATH = {
 def at_start(loss, model, guide):
     """The loss at the parameters that training begins with."""
     svi = SVI(model, guide, optax.adam(0.1), loss=loss)
-    return quick_jit(svi.evaluate)(svi.init(random.key(0)))
+    return jax.jit(svi.evaluate)(svi.init(random.key(0)))
 
 
 @pytest.mark.filterwarnings("ignore:Expected a guide that draws at random")
@@ -125,7 +124,7 @@ def test_every_loss_refuses_a_guide_without_a_path_or_takes_the_standard_gradien
     def gradient_by(gradient):
         loss = loss_class(2, gradient=gradient)
         value = lambda params: loss.loss(random.key(1), params, delta_model, guide_with_a_delta)
-        return quick_jit(jax.grad(value))(params)
+        return jax.jit(jax.grad(value))(params)
 
     assert gradient_by(None) == gradient_by("standard")
 

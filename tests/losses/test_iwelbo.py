@@ -13,7 +13,7 @@ from numpyro.handlers import substitute
 from numpyro.infer import RenyiELBO, Trace_ELBO
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
-from tests.helpers.compiling import optimising_jit, quick_jit
+from tests.helpers.compiling import optimising_jit
 from tests.helpers.models import (
     linear_gaussian_problem,
     plated_problem,
@@ -41,7 +41,7 @@ def value_and_gradient(loss, problem):
     evaluate = lambda key: jax.value_and_grad(
         lambda params: loss.loss(key, params, problem.model, problem.guide, *problem.args)
     )(problem.params)
-    return quick_jit(evaluate)
+    return jax.jit(evaluate)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())

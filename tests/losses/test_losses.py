@@ -15,7 +15,6 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import linear_gaussian_problem, matching_problem, plated_problem
 
 CASES = {
@@ -69,14 +68,14 @@ def values_and_gradients(name, **options):
         key, params, problem.model, problem.guide, *problem.args
     )
     at_key = jax.value_and_grad(evaluate, argnums=1)
-    return quick_jit(lambda keys, params: lax.map(lambda key: at_key(key, params), keys))
+    return jax.jit(lambda keys, params: lax.map(lambda key: at_key(key, params), keys))
 
 
 @every_loss
 def test_svi_run_moves_every_parameter_and_reports_fresh_finite_losses(name):
     svi, problem = svi_for(name), CASES[name][1]
     run = lambda key: svi.run(key, 6, *problem.args, init_params=problem.params, progress_bar=False)
-    result = quick_jit(run)(random.key(0))
+    result = jax.jit(run)(random.key(0))
     assert result.losses.shape == (6,) and result.losses.dtype == jnp.float32
     assert np.all(np.isfinite(result.losses))
     assert len(set(result.losses.tolist())) == 6
@@ -98,7 +97,7 @@ def test_update_is_traced_and_compiled_once_for_a_whole_run(name):
 
     svi = svi_for(name, counting_model)
     state = svi.init(random.key(0), *problem.args)
-    update = quick_jit(svi.update)
+    update = jax.jit(svi.update)
     state, _ = update(state, *problem.args)
     after_one_step = len(traces)
     losses = []
@@ -115,7 +114,7 @@ def test_evaluate_under_vmap_over_old_style_keys_is_the_loss_at_each_new_style_o
     svi, problem = svi_for(name), CASES[name][1]
     state = svi.init(random.PRNGKey(3), *problem.args, init_params=problem.params)
     at_key = lambda key: svi.evaluate(state._replace(rng_key=key), *problem.args)
-    evaluated = quick_jit(jax.vmap(at_key))(random.key_data(KEYS))
+    evaluated = jax.jit(jax.vmap(at_key))(random.key_data(KEYS))
     evaluation_keys = jax.vmap(random.split)(KEYS)[:, 1]
     values, _ = values_and_gradients(name)(evaluation_keys, problem.params)
     np.testing.assert_allclose(evaluated, values, rtol=1e-4, atol=1e-4)

@@ -18,7 +18,6 @@ from numpyro.handlers import mask, seed
 from numpyro.infer import SVI, Trace_ELBO, autoguide
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     AUXILIARY,
     LOC,
@@ -42,7 +41,7 @@ X = plated_problem(4).args[0]
 def at_keys(loss, params, model, guide, *args, num_keys=20, **kwargs):
     """The loss at several keys."""
     evaluate = lambda key: loss.loss(key, params, model, guide, *args, **kwargs)
-    return quick_jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
+    return jax.jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
 
 
 # Plates
@@ -121,7 +120,7 @@ def test_one_particle_is_trace_elbo_for_every_autoguide_of_a_plated_model(make_g
     """Auxiliary sites and all: their density is counted, once, as in Trace_ELBO."""
     guide = make_guide(plated_model)
     svi = SVI(plated_model, guide, optax.sgd(0.1), Trace_ELBO())
-    params = quick_jit(lambda key: svi.get_params(svi.init(key, X)))(random.key(1))
+    params = jax.jit(lambda key: svi.get_params(svi.init(key, X)))(random.key(1))
     found, expected = (
         at_keys(loss, params, plated_model, guide, X, num_keys=2_000)
         for loss in (IWELBO(1, gradient="standard"), Trace_ELBO())
@@ -129,7 +128,7 @@ def test_one_particle_is_trace_elbo_for_every_autoguide_of_a_plated_model(make_g
     if np.ptp(expected) < 1e-4:  # nothing random
         np.testing.assert_allclose(found, expected[0], rtol=1e-5)
     else:
-        evaluate = quick_jit(
+        evaluate = jax.jit(
             jax.vmap(lambda key: Trace_ELBO().loss(key, params, plated_model, guide, X))
         )
         assert_same_mean(found, evaluate(random.split(random.key(2), 2_000)))
@@ -192,7 +191,7 @@ def test_constrained_parameters_stay_in_their_support(loss):
         numpyro.sample("z", dist.Normal(0.0, width))
 
     svi = SVI(model, guide, optax.adam(0.3), loss)
-    params = quick_jit(lambda key: svi.run(key, 60, progress_bar=False).params)(random.key(0))
+    params = jax.jit(lambda key: svi.run(key, 60, progress_bar=False).params)(random.key(0))
     assert 0.0 < params["scale"] < 0.9
     assert 0.1 < params["width"] < 0.9 and params["width"] != 0.5
 
@@ -253,7 +252,7 @@ def running_mean(state):
 def test_mutable_state_is_updated_once_a_step_whatever_the_draws(loss):
     svi = SVI(normalised_model, normalised_guide, optax.adam(1e-3), loss)
     state = svi.init(random.key(0), X)
-    update = quick_jit(svi.update)
+    update = jax.jit(svi.update)
     for _ in range(3):
         expected = 0.9 * running_mean(state) + 0.1 * X.mean()
         state, value = update(state, X)
@@ -278,7 +277,7 @@ def test_mutable_state_of_a_sampler_is_updated_once_a_step():
     guide = HierarchicalGuide(sampler, reverse)
     svi = SVI(target, guide, optax.adam(1e-3), ReverseKL(IWHVI(3), num_particles=4))
     before = svi.init(random.key(0))
-    state, value = quick_jit(svi.update)(before)
+    state, value = jax.jit(svi.update)(before)
     expected = 0.9 * running_mean(before) + 0.1 * 1.5
     assert float(running_mean(state)) == pytest.approx(float(expected), rel=1e-5)
     assert np.isfinite(value)

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import optimising_jit, quick_jit
+from tests.helpers.compiling import optimising_jit
 from tests.helpers.models import LOC, NOISE, posterior
 from tests.helpers.models import log_evidence as exact_log_evidence
 from tests.helpers.statistics import assert_mean
@@ -66,7 +66,7 @@ def test_the_posterior_as_guide_gives_every_element_its_evidence(way):
     model, guide, args, options, scale, exact = way
     loss = SUMO(2, **options)
     estimates = lambda key: loss.sample_estimates(key, Programs(model, guide, EXACT, args), 3)
-    values, scales = quick_jit(estimates)(random.key(0))
+    values, scales = jax.jit(estimates)(random.key(0))
     assert values.shape == scales.shape == (3, SIZE)
     np.testing.assert_allclose(scales, scale, rtol=1e-6)
     known = np.asarray(exact_log_evidence(args[0]))
@@ -99,7 +99,7 @@ def test_elements_one_at_a_time_have_the_right_mean_and_gradient(loss_class, way
 @pytest.mark.parametrize("way", ["a_batch", "single_data"])
 def test_a_fixed_number_of_draws_may_be_split_too(way):
     model, guide, args, options, _, exact = WAYS[way]
-    value = quick_jit(lambda key: IWELBO(2, **options).loss(key, EXACT, model, guide, *args))
+    value = jax.jit(lambda key: IWELBO(2, **options).loss(key, EXACT, model, guide, *args))
     np.testing.assert_allclose(value(random.key(0)), exact(LOC), rtol=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_elements_of_nested_plates_keep_the_order_of_the_plates():
 
     programs = Programs(model, guide, args=(table,))
     estimates = lambda key: SUMO(2).sample_estimates(key, programs, 2)
-    values, scales = quick_jit(estimates)(random.key(0))
+    values, scales = jax.jit(estimates)(random.key(0))
     assert values.shape == scales.shape == (2, 3, 2)
     np.testing.assert_allclose(scales, 2.0)
     rows = np.asarray(exact_log_evidence(table))

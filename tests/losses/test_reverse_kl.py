@@ -18,7 +18,6 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, IWHVI, SUMO, HierarchicalGuide, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     AUXILIARY,
     INEXACT_REVERSE,
@@ -74,7 +73,7 @@ def test_gradient_in_an_argument_does_not_depend_on_how_draws_are_cut_up():
         marginal = IWELBO(3, guide_objective="iwelbo", chunk_size=chunk_size)
         loss = ReverseKL(marginal, num_particles=4)
         of_shift = lambda shift: loss.loss(random.key(0), params, target, guide, shift)
-        return float(quick_jit(jax.grad(of_shift))(0.2))
+        return float(jax.jit(jax.grad(of_shift))(0.2))
 
     assert gradient(4) == pytest.approx(gradient(None), rel=1e-4)
 
@@ -92,7 +91,7 @@ def test_exact_reverse_model_gives_the_mean_log_ratio_over_the_draws(name):
         sampler_params = {name: jnp.asarray(value) for name, value in SAMPLER_PARAMS.items()}
         params = {**sampler_params, **exact_reverse(sampler_params)}
         loss = ReverseKL(MARGINALS[name], num_particles=12, gradient="standard")
-        value = quick_jit(lambda key: loss.loss(key, params, watched_target, hierarchical_guide))(
+        value = jax.jit(lambda key: loss.loss(key, params, watched_target, hierarchical_guide))(
             random.key(0)
         )
         jax.effects_barrier()
@@ -110,7 +109,7 @@ def compiled(name, gradient):
         at_key = lambda key, params: (loss.loss(key, params, target, hierarchical_guide), None)
     else:
         at_key = value_and_gradient(loss)
-    return quick_jit(lambda keys, params: lax.map(lambda key: at_key(key, params), keys))
+    return jax.jit(lambda keys, params: lax.map(lambda key: at_key(key, params), keys))
 
 
 @cache
@@ -175,7 +174,7 @@ def test_path_gradient_has_the_lower_variance_near_the_optimum(name):
 def test_path_gradient_vanishes_for_every_key_where_sampler_and_reverse_model_are_exact(name):
     with jax.enable_x64(True):
         loss = ReverseKL(MARGINALS[name], num_particles=6, gradient="path")
-        _, gradient = quick_jit(value_and_gradient(loss))(
+        _, gradient = jax.jit(value_and_gradient(loss))(
             random.key(2), matching_problem().exact_params
         )
     for site in SAMPLER_PARAMS:
@@ -188,7 +187,7 @@ def test_standard_gradient_of_the_sampler_is_that_of_the_value_at_a_fixed_key(na
     with jax.enable_x64(True):
         params = matching_problem().params
         loss = ReverseKL(MARGINALS[name], num_particles=3, gradient="standard")
-        evaluate = quick_jit(value_and_gradient(loss))
+        evaluate = jax.jit(value_and_gradient(loss))
         _, gradient = evaluate(random.key(3), params)
         for site in SAMPLER_PARAMS:
             up, down = (
@@ -206,7 +205,7 @@ def test_sampler_gets_no_gradient_from_the_objective_of_the_reverse_model(gradie
     for objective in ("forward_kl", "variance"):
         marginal = SUMO(3, from_above=True, guide_objective=objective)
         loss = ReverseKL(marginal, num_particles=4, gradient=gradient)
-        results.append(quick_jit(value_and_gradient(loss))(random.key(4), problem.params))
+        results.append(jax.jit(value_and_gradient(loss))(random.key(4), problem.params))
     (one_value, one), (other_value, other) = results
     assert float(one_value) == pytest.approx(float(other_value), rel=1e-5)
     for site in SAMPLER_PARAMS:
@@ -270,12 +269,12 @@ def test_reverse_model_gets_the_gradient_of_its_objective(marginal, objective):
         return objective(weigh(u_0), fresh, stop_gradient(naive_bound(independent)))
 
     keys = random.split(random.key(5), 100_000)
-    expected = quick_jit(
+    expected = jax.jit(
         lambda keys: jax.vmap(lambda key: jax.grad(naive)(reverse_params, key))(keys)
     )(keys)
     loss = ReverseKL(marginal, num_particles=500, gradient="standard")
     at_key = lambda key: value_and_gradient(loss)(key, params)[1]
-    gradients = quick_jit(lambda keys: lax.map(at_key, keys))(random.split(random.key(6), 80))
+    gradients = jax.jit(lambda keys: lax.map(at_key, keys))(random.split(random.key(6), 80))
     for site in INEXACT_REVERSE:
         assert_same_mean(gradients[site], expected[site])
     mean, se = mean_and_se(expected["log_width"])

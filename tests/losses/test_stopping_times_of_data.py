@@ -18,7 +18,6 @@ from numpyro.infer import SVI
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, log_evidence
 from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import plated, plated_posterior, plated_problem
 from tests.programs.one_model import (
     PARAMS,
@@ -38,7 +37,7 @@ every_class = pytest.mark.parametrize(
 
 def value_of(loss, model, guide, args, params=PARAMS, **kwargs):
     evaluate = lambda key: loss.loss(key, params, model, guide, *args, **kwargs)
-    return float(quick_jit(evaluate)(random.key(3)))
+    return float(jax.jit(evaluate)(random.key(3)))
 
 
 # How often programs are run while a step is compiled
@@ -167,8 +166,8 @@ def test_batch_statistics_that_are_state_share_a_stopping_time_and_say_why():
         return svi.update(svi.init(random.key(0), X), X)[1]
 
     with pytest.warns(UserWarning, match="share one: the programs have mutable state"):
-        found = quick_jit(lambda: first_loss(SUMO(2)))()
-    assert found == quick_jit(lambda: first_loss(SUMO(2, share_stopping_times=True)))()
+        found = jax.jit(lambda: first_loss(SUMO(2)))()
+    assert found == jax.jit(lambda: first_loss(SUMO(2, share_stopping_times=True)))()
 
 
 FOLLOWING = {
@@ -243,7 +242,7 @@ def test_a_fixed_number_of_draws_is_never_warned_of():
 def test_estimates_and_evidence_of_a_whole_plate_are_not_warned_of(loss_class):
     programs = Programs(WHOLE.model, WHOLE.guide, WHOLE.params, WHOLE.args)
     loss = loss_class(2)
-    quick_jit(lambda key: loss.sample_estimates(key, programs, 3))(random.key(0))
+    jax.jit(lambda key: loss.sample_estimates(key, programs, 3))(random.key(0))
     log_evidence(
         random.key(0),
         WHOLE.model,

@@ -19,7 +19,7 @@ from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.stopping_times import ReciprocalTail
-from tests.helpers.compiling import optimising_jit, quick_jit
+from tests.helpers.compiling import optimising_jit
 from tests.helpers.models import linear_gaussian_problem, log_evidence, plated_problem, posterior
 from tests.helpers.statistics import assert_mean, assert_same_mean, mean_and_se
 
@@ -76,7 +76,7 @@ def test_guide_gets_the_gradient_of_the_bound_over_the_first_particles():
 
     def gradients_of(loss):
         at_key = value_and_gradient(loss, problem)
-        return quick_jit(lambda keys: lax.map(at_key, keys))(keys)[1]
+        return jax.jit(lambda keys: lax.map(at_key, keys))(keys)[1]
 
     sumo, iwelbo = gradients_of(SUMO(4, share_stopping_times=True)), gradients_of(IWELBO(4))
     for name in GUIDE_PARAMS:
@@ -90,7 +90,7 @@ def test_model_gets_the_gradient_of_the_estimate():
     loss, step = SUMO(2, guide_objective="variance"), 1e-5
     with jax.enable_x64(True):
         problem = linear_gaussian_problem(2)
-        evaluate = quick_jit(lambda key, params: value_and_gradient(loss, problem, params)(key))
+        evaluate = jax.jit(lambda key, params: value_and_gradient(loss, problem, params)(key))
         for key in random.split(random.key(2), 4):
             _, gradient = evaluate(key, problem.params)
             for name, direction in {"log_noise": 1.0, "loc": jnp.array([0.3, -1.0])}.items():
@@ -120,7 +120,7 @@ def test_parameter_of_both_model_and_guide_gets_the_sum(loss):
         params = {name: jnp.array(0.4) for name in names}
         at_key = jax.grad(lambda params, key: loss.loss(key, params, *programs(*names)))
         keys = random.split(random.key(3), 6)
-        return quick_jit(lambda keys: lax.map(lambda key: at_key(params, key), keys))(keys)
+        return jax.jit(lambda keys: lax.map(lambda key: at_key(params, key), keys))(keys)
 
     apart, shared = gradients("mine", "yours"), gradients("ours", "ours")
     np.testing.assert_allclose(shared["ours"], apart["mine"] + apart["yours"], rtol=1e-3)
@@ -183,7 +183,7 @@ def test_stopping_time_is_drawn_anew_at_every_step_of_a_scan():
     svi = SVI(problem.model, problem.guide, optax.sgd(0.0), loss=SUMO(2, stopping_time=tail))
     num_steps = 600
     run = lambda key: svi.run(key, num_steps, *problem.args, progress_bar=False)
-    jax.block_until_ready(quick_jit(run)(random.key(6)).losses)
+    jax.block_until_ready(jax.jit(run)(random.key(6)).losses)
     jax.effects_barrier()
     seen = np.array(tail.seen)
     assert seen.shape == (num_steps,)
@@ -200,7 +200,7 @@ def test_one_stopping_time_is_shared_by_the_elements_of_a_plate():
     tail = WatchedTail()
     problem = plated_problem(5)
     loss = SUMO(2, stopping_time=tail, share_stopping_times=True)
-    quick_jit(
+    jax.jit(
         lambda key: loss.loss(key, problem.params, problem.model, problem.guide, *problem.args)
     )(random.key(8))
     jax.effects_barrier()

@@ -15,7 +15,6 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI, Predictive, Trace_ELBO, autoguide
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import LOC, NOISE, linear_gaussian_problem, plated_problem, posterior
 from tests.helpers.models import log_evidence as exact_log_evidence
 
@@ -31,7 +30,7 @@ every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def at_keys(loss, params, model, guide, *args, num_keys=20):
     """The loss at several keys."""
     evaluate = lambda key: loss.loss(key, params, model, guide, *args)
-    return quick_jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
+    return jax.jit(jax.vmap(evaluate))(random.split(random.key(0), num_keys))
 
 
 X = plated_problem(4).args[0]
@@ -76,8 +75,8 @@ def test_an_ensemble_of_runs_is_the_runs_one_by_one(loss):
     svi = SVI(problem.model, problem.guide, optax.adam(1e-2), loss)
     run = lambda key: svi.run(key, 4, *problem.args, progress_bar=False)
     keys = random.split(random.key(0), 3)
-    together = quick_jit(jax.vmap(run))(keys)
-    alone = quick_jit(run)
+    together = jax.jit(jax.vmap(run))(keys)
+    alone = jax.jit(run)
     for i, key in enumerate(keys):
         one = alone(key)
         np.testing.assert_allclose(together.losses[i], one.losses, rtol=1e-4, atol=1e-4)
@@ -91,7 +90,7 @@ def test_stable_update_leaves_parameters_alone_where_the_loss_is_not_finite(loss
     svi = SVI(half_normal_by_factor, wide_normal, optax.adam(1e-2), loss)
     state = svi.init(random.key(0), -jnp.inf)
     before = svi.get_params(state)
-    update = quick_jit(svi.stable_update)
+    update = jax.jit(svi.stable_update)
     state, value = update(state, jnp.inf)
     assert svi.get_params(state) == before and np.isnan(value)
     state, value = update(state, -jnp.inf)
@@ -112,7 +111,7 @@ def test_forward_mode_differentiation_of_a_fixed_number_of_draws_is_that_of_reve
     problem = linear_gaussian_problem(2)
     svi = SVI(problem.model, problem.guide, optax.adam(1e-2), IWELBO(3))
     state = svi.init(random.key(0), *problem.args)
-    update = quick_jit(svi.update, static_argnames="forward_mode_differentiation")
+    update = jax.jit(svi.update, static_argnames="forward_mode_differentiation")
     forward, reverse = (
         svi.get_params(update(state, *problem.args, forward_mode_differentiation=mode)[0])
         for mode in (True, False)
@@ -140,7 +139,7 @@ def test_losses_are_hashable_and_may_be_static_arguments(loss):
 def test_predictive_and_sample_posterior_after_training(loss):
     guide = autoguide.AutoNormal(plated_model)
     svi = SVI(plated_model, guide, optax.adam(0.05), loss)
-    run = quick_jit(lambda key: svi.run(key, 400, X, progress_bar=False).params)
+    run = jax.jit(lambda key: svi.run(key, 400, X, progress_bar=False).params)
     params = run(random.key(0))
     mean, sd = posterior(X)
     draws = guide.sample_posterior(random.key(1), params, sample_shape=(4_000,))["z"]

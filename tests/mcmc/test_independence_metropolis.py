@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jax
-from jax import jit, random
+from jax import random
 import jax.numpy as jnp
 
 import numpyro
@@ -24,28 +24,11 @@ from numpyro_sumo import HierarchicalGuide, IndependenceMetropolis
 from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
 from numpyro_sumo.mcmc.independence_metropolis import IndependenceMetropolisState
 from numpyro_sumo.mcmc.proposals import acceptance_rate
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import AUXILIARY, LOG_NORMALISER, matching_problem
 from tests.helpers.statistics import Z
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "quick_compilation_of_numpyro")
-
 ROOT = Path(__file__).parents[2]
 PROBLEM = matching_problem()
-
-
-@pytest.fixture(scope="module")
-def quick_compilation_of_numpyro():
-    """MCMC has ``jax.jit`` under a name of its own, and jits within what is compiled besides."""
-
-    def jit_(fn, **options):
-        outermost, within = quick_jit(fn, **options), jit(fn, **options)
-        is_within = numpyro.util._is_under_jax_transform
-        return lambda *args: (within if is_within() else outermost)(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numpyro.util, "jit", jit_)
-        yield
 
 
 def chains(kernel, *args, num_samples=1_000, num_warmup=0, num_chains=4, key=0, **kwargs):
@@ -289,7 +272,7 @@ def test_divergences_and_keys_of_the_alternate_kernel_are_the_chain_s():
     large = HMC(normal_target, adapt_step_size=False, **options)
     kernel = IndependenceMetropolis(normal_target, POOR, {}, num_particles=1, alternate=large)
     state = kernel.init(random.key(0), 0)
-    step = quick_jit(lambda key: kernel.sample(state._replace(rng_key=key), (), {}))
+    step = jax.jit(lambda key: kernel.sample(state._replace(rng_key=key), (), {}))
     one, other = step(random.key(1)), step(random.key(2))
     assert one.diverging and one.alternate_state.diverging
     assert one.alternate_state.energy != other.alternate_state.energy

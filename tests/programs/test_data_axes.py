@@ -14,7 +14,6 @@ from numpyro.infer import autoguide
 
 from numpyro_sumo import IWELBO, SUMO, ReverseKL, log_evidence
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import LOC, NOISE, posterior
 from tests.helpers.models import log_evidence as exact_log_evidence
 from tests.programs.one_model import (
@@ -42,7 +41,7 @@ def test_local_parameters_follow_a_plate_as_long_as_the_data():
     seed(guide, 0)(FIVE)
     mean, sd = posterior(FIVE)
     params = {"z_auto_loc": mean, "z_auto_scale": jnp.broadcast_to(sd, mean.shape)}
-    value = quick_jit(lambda key: SUMO(2, data_axes=0).loss(key, params, model, guide, FIVE))
+    value = jax.jit(lambda key: SUMO(2, data_axes=0).loss(key, params, model, guide, FIVE))
     np.testing.assert_allclose(value(random.key(0)), exact_loss(FIVE)(LOC), rtol=1e-5)
 
 
@@ -61,7 +60,7 @@ def test_a_plate_within_the_data_may_be_as_long_as_the_batch(length):
 
     loss = SUMO(2, data_axes=0)
     programs = Programs(model, guide, args=(rows,))
-    run = quick_jit(lambda key: loss.sample_estimates(key, programs, 2)[0])
+    run = jax.jit(lambda key: loss.sample_estimates(key, programs, 2)[0])
     estimates = run(random.key(0))
     expected = np.broadcast_to(exact_log_evidence(rows), (2, length, 6))
     np.testing.assert_allclose(estimates, expected, rtol=1e-5)
@@ -253,7 +252,7 @@ def test_axes_may_be_a_tree_and_count_from_the_end():
 
     loss = SUMO(2, data_axes=({"x": -1, "noise": None},))
     programs = Programs(model, guide, args=args)
-    run = quick_jit(lambda key: loss.sample_estimates(key, programs, 2)[0])
+    run = jax.jit(lambda key: loss.sample_estimates(key, programs, 2)[0])
     estimates = run(random.key(0))
     expected = np.broadcast_to(exact_log_evidence(FIVE), (2, SIZE))
     np.testing.assert_allclose(estimates, expected, rtol=1e-5)

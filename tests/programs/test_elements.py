@@ -18,7 +18,6 @@ from numpyro.infer import SVI, autoguide
 from numpyro_sumo import SUMO
 from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import LOC, NOISE, posterior
 from tests.helpers.models import log_evidence as exact_log_evidence
 from tests.programs.one_model import PARAMS, SIZE, X, subsampled_guide, subsampled_model
@@ -59,7 +58,7 @@ def test_every_estimate_has_its_own_subsample():
 def test_local_parameters_of_an_autoguide_follow_the_elements():
     guide = autoguide.AutoNormal(subsampled_model, create_plates=create_plates)
     svi = SVI(subsampled_model, guide, optax.sgd(1.0), SUMO(2))
-    params = quick_jit(lambda key: svi.get_params(svi.init(key, X)))(random.key(0))
+    params = jax.jit(lambda key: svi.get_params(svi.init(key, X)))(random.key(0))
     weights = weights_of(subsampled_model, guide, (X,), params)
     assert weights.num_data == SIZE
     chosen = np.asarray(weights.elements.indices["data"][0])
@@ -68,7 +67,7 @@ def test_local_parameters_of_an_autoguide_follow_the_elements():
         moved = weights_of(subsampled_model, guide, (X,), {**params, "z_auto_loc": loc})
         return moved.weigh(datum, random.key(3), moved.propose(datum, random.key(2)))
 
-    slope = quick_jit(jax.vmap(jax.grad(weight), in_axes=(None, 0)))
+    slope = jax.jit(jax.vmap(jax.grad(weight), in_axes=(None, 0)))
     slopes = slope(params["z_auto_loc"], jnp.arange(SIZE, dtype=jnp.int32))
     np.testing.assert_array_equal(np.argwhere(np.asarray(slopes))[:, 1], chosen)
 

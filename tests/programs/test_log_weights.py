@@ -18,7 +18,6 @@ from numpyro_sumo.programs.sites import JOINT
 from numpyro_sumo.programs.traced_guide import propose
 from numpyro_sumo.programs.traced_model import log_weight
 from numpyro_sumo.programs.validation import inspect_programs
-from tests.helpers.compiling import quick_jit
 from tests.helpers.models import (
     LOC,
     NOISE,
@@ -132,7 +131,7 @@ def test_exact_posterior_weighs_every_draw_by_the_evidence():
     problem = linear_gaussian_problem(5)
     keys = random.split(random.key(0), 50)
     programs = programs_of(problem, problem.exact_params)
-    weights = quick_jit(jax.vmap(lambda key: weight_of(programs, key)))(keys)
+    weights = jax.jit(jax.vmap(lambda key: weight_of(programs, key)))(keys)
     np.testing.assert_allclose(weights, -problem.exact_loss, atol=1e-5)
 
 
@@ -203,7 +202,7 @@ def test_weight_is_relative_to_the_scale_of_the_guide(traced):
         weight = log_weight(random.key(4), programs, proposal)
         return proposal.values["z"], weight, proposal.scale
 
-    z, weight, common = (quick_jit(weigh) if traced else weigh)(0.25)
+    z, weight, common = (jax.jit(weigh) if traced else weigh)(0.25)
     expected = (
         dist.Normal(LOC, 1.0).log_prob(z)
         + dist.Normal(z, NOISE).log_prob(X) / 0.25
@@ -226,7 +225,7 @@ def test_scales_that_are_traced_give_nan_where_they_differ(second, expected):
         programs = Programs(lambda: None, lambda: guide_scaled_apart(first, second))
         return propose(random.key(0), programs).scale
 
-    np.testing.assert_equal(float(quick_jit(common)(2.0, second)), expected)
+    np.testing.assert_equal(float(jax.jit(common)(2.0, second)), expected)
 
 
 def test_masked_sites_do_not_count():

@@ -123,6 +123,19 @@ def test_guide_sites_with_scales_of_their_own_are_refused():
         inspect_programs(lambda datum: Programs(seed(guide, 0), seed(guide, 1)))
 
 
+def test_known_scales_are_compared_also_after_one_that_is_traced():
+    def inspect(first):
+        def guide():
+            for name, each in {"z": first, "w": 2.0, "v": 3.0}.items():
+                with scale(scale=each):
+                    numpyro.sample(name, dist.Normal())
+
+        return inspect_programs(lambda datum: Programs(seed(guide, 0), seed(guide, 1)))
+
+    with pytest.raises(ValueError, match="to have one scale; 'w' has 2.0 and 'v' has 3.0. Scale"):
+        jax.eval_shape(inspect, 1.0)
+
+
 def guide_with_an_auxiliary_function():
     u = numpyro.sample("u", dist.Normal(), infer=AUXILIARY)
     numpyro.sample("v", dist.Delta(u), infer=AUXILIARY)

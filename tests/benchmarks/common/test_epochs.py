@@ -29,7 +29,6 @@ from benchmarks.common.epochs import (
     train,
 )
 from numpyro_sumo import IWELBO
-from tests.helpers.compiling import quick_jit
 
 STEPS = 3
 POINTS = np.linspace(-1.0, 1.0, 6, dtype=np.float32)
@@ -56,7 +55,7 @@ def points_of(epoch):
 
 
 @pytest.fixture(scope="module")
-def program(quick_compilation):
+def program():
     svi = SVI(model, guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
     return svi, make_epoch(svi, STEPS, 0.9, batch_size=4)
 
@@ -125,7 +124,7 @@ def test_average_follows_the_parameters(program, tmp_path):
     """A plain mean over the first steps; then each step has weight 1/3."""
     svi, _ = program
     state, average = (start := start_of(svi)).state, start.average
-    update = quick_jit(partial(svi.update, batch_size=4))
+    update = jax.jit(partial(svi.update, batch_size=4))
     program = make_epoch(svi, 5, 2 / 3, batch_size=4)
     for rate in (1, 1 / 2, 1 / 3, 1 / 3, 1 / 3):
         state, _ = update(state, *points_of(0))
@@ -173,14 +172,11 @@ def test_old_style_keys_are_restored(program, tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-import jax
 from tests.benchmarks.common import test_epochs
 from benchmarks.common.epochs import make_epoch, optimiser
 from numpyro.infer import SVI
 from numpyro_sumo import IWELBO
-from tests.helpers.compiling import quick_jit
 
-jax.jit = quick_jit
 svi = SVI(test_epochs.model, test_epochs.guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
 run_epoch = make_epoch(svi, test_epochs.STEPS, 0.9, batch_size=4)
 
@@ -245,7 +241,7 @@ def test_batches_that_do_not_divide_the_data_have_the_same_mean_loss(program):
     start = start_of(svi)
     params = svi.get_params(start.state)
     losses = {
-        size: quick_jit(
+        size: jax.jit(
             jax.vmap(
                 lambda key, size=size: svi.loss.loss(
                     key, params, model, guide, *points_of(0), batch_size=size

@@ -77,9 +77,7 @@ def short_reference(monkeypatch):
 
 @pytest.mark.parametrize("fail", [fail_to_write, fail_to_replace])
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS.keys())
-def test_a_full_disk_leaves_no_part_of_a_file(
-    writer, fail, tmp_path, monkeypatch, short_reference, quick_compilation
-):
+def test_a_full_disk_leaves_no_part_of_a_file(writer, fail, tmp_path, monkeypatch, short_reference):
     write, *content = writer
     file = tmp_path / "a.file"
     file.write_bytes(b"old")

@@ -17,8 +17,6 @@ from benchmarks.common import training
 from benchmarks.common.interrupts import recorded_interrupts
 from numpyro_sumo import IWELBO
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def model():
     numpyro.sample("z", dist.Normal(3.0, 1.0))

@@ -31,9 +31,7 @@ def tiny(quick):
     return {name: shrunk(plan) for name, plan in plans(True).items()}
 
 
-def test_run_is_continued_and_writes_tables_and_pictures(
-    quick_compilation, tmp_path, monkeypatch, capsys
-):
+def test_run_is_continued_and_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "plans", tiny)
     monkeypatch.setattr(pictures, "GRID", 12)
     run, stops = Bench.run, [True]

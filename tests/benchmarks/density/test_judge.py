@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+import jax
 from jax import random
 
 import numpyro
@@ -13,7 +14,6 @@ from benchmarks.density.models import Data, Task
 from benchmarks.density.plans import FEW_BLOCKS, SHORT_TAIL, Arm
 from numpyro_sumo import SUMO, MultilevelSUMO
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 
 
 def test_error_of_the_bound_is_its_spread_over_repetitions():
@@ -35,7 +35,7 @@ def wide_guide(points):
         numpyro.sample("z", dist.Normal(0.5 * points, 0.8).to_event(1))
 
 
-def test_figures_are_those_of_closed_forms(quick_compilation):
+def test_figures_are_those_of_closed_forms():
     points = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     data = Data(points, points, points)
     judge = Judge(Task("linear", linear_model, wide_guide, data, False, (2, 0)), 400, 16, {})
@@ -65,14 +65,14 @@ TRAINED = [
 
 
 @pytest.mark.parametrize("loss", TRAINED, ids=["sumo", "multilevel"])
-def test_the_bound_is_the_mean_of_the_estimates_in_training(loss, quick_compilation):
+def test_the_bound_is_the_mean_of_the_estimates_in_training(loss):
     points = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     task = Task("linear", linear_model, wider_guide, Data(points, points, points), False, (2, 0))
     log_weights = Judge(task, 1, 1, {})._log_weights({}, points, 5_000)
     longest = Arm("", loss).config()["longest"]
     expected, expected_error = _bound_over(longest, log_weights)
     programs = Programs(linear_model, wider_guide, args=(points,))
-    sample = quick_jit(lambda key: loss.sample_estimates(key, programs, 2_000)[0])
+    sample = jax.jit(lambda key: loss.sample_estimates(key, programs, 2_000)[0])
     estimates = sample(random.key(0))
     error = np.hypot(np.std(estimates) / estimates.size**0.5, expected_error)
     assert abs(float(np.mean(estimates)) - expected) < 4 * error < 0.03

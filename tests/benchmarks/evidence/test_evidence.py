@@ -1,14 +1,11 @@
 import json
 
-import pytest
-
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import run
 from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_quick_run_writes_report_figures_and_pictures(tmp_path, monkeypatch):
     estimators = {"iwelbo": IWELBO(2)}
     monkeypatch.setattr(run, "MODELS", {"beta": MODELS["beta"]})

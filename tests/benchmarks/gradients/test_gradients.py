@@ -1,14 +1,11 @@
 import json
 
-import pytest
-
 from benchmarks.gradients import report, run
 from benchmarks.gradients.__main__ import main
 from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_run_writes_means_that_agree_and_variances_that_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "MODELS", {"beta": MODELS["beta"]})
     monkeypatch.setattr(run, "MISMATCHES", (0.0, 0.1))

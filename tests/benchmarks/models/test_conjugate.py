@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+import jax
 from jax import random
 
 from benchmarks.models.conjugate import MODELS
 from numpyro_sumo import IWELBO
 from numpyro_sumo.programs.programs import Programs
-from tests.helpers.compiling import quick_jit
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS.keys())
@@ -18,7 +18,7 @@ def problem(request):
 def log_weights(problem):
     """Maps the mismatch to 200 log-weights, summed over the data."""
 
-    @quick_jit
+    @jax.jit
     def at(mismatch):
         params, args = {"theta": problem.theta}, (problem.x, mismatch)
         programs = Programs(problem.model, problem.guide, params, args)

@@ -52,7 +52,7 @@ def test_an_unknown_model_is_refused_in_one_line(capsys):
     assert "invalid choice: 'funnel'" in last_line and "eight_schools" in last_line
 
 
-def test_a_quick_run_writes_report_and_pictures(quick_compilation, tmp_path):
+def test_a_quick_run_writes_report_and_pictures(tmp_path):
     arguments = ["--model", "banana", "--quick", "--out", str(tmp_path)]
     assert main(arguments) == 0
     (found,) = json.loads((tmp_path / "posterior.json").read_text())["problems"].values()

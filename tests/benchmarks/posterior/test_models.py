@@ -12,7 +12,6 @@ from numpyro.infer.util import log_density
 from benchmarks.common.judge import judge_against
 from benchmarks.posterior.models import PROBLEMS
 from benchmarks.posterior.reference import exact_reference
-from tests.helpers.compiling import quick_jit
 
 #: By problem, a range of each coordinate that holds nearly all probability.
 IN_THE_PLANE = {"banana": (60.0, 110.0), "mixture25": (14.0, 14.0)}
@@ -29,7 +28,7 @@ def test_the_reparameterised_model_has_the_density_of_the_original(name):
         sites = trace(seed(substitute(other, base), 0)).get_trace(*args)
         return {name: sites[name]["value"] for name in problem.shapes()}
 
-    @quick_jit
+    @jax.jit
     def densities(key):
         drawn = trace(seed(other, key)).get_trace(*args)
         base = {
@@ -58,7 +57,7 @@ def test_marginals_in_the_plane_are_those_of_the_density(name):
         values = {"x": x, "y": y} if name == "banana" else {"x": jnp.stack([x, y])}
         return jnp.exp(log_density(problem.model, (), {}, values)[0])
 
-    over_y = quick_jit(jax.vmap(density, (None, 0)))
+    over_y = jax.jit(jax.vmap(density, (None, 0)))
     table = np.stack([np.asarray(over_y(x, axes[1]), np.float64) for x in axes[0]])
     for axis, exact in enumerate(problem.exact.values()):
         at, marginal = axes[axis], simpson(table, x=axes[1 - axis], axis=1 - axis)
@@ -69,7 +68,7 @@ def test_marginals_in_the_plane_are_those_of_the_density(name):
         np.testing.assert_allclose(below, exact.cdf(at[359]), atol=2e-3)
 
 
-def test_marginals_in_ten_dimensions_are_those_of_exact_draws(quick_compilation):
+def test_marginals_in_ten_dimensions_are_those_of_exact_draws():
     problem = PROBLEMS["funnel10"]()
     reference = exact_reference(problem, 4_000)
     assert list(reference.draws) == ["v", *(f"x[{i}]" for i in range(9))]

@@ -1,12 +1,10 @@
 import numpy as np
-import pytest
 
 from benchmarks.posterior import reference
 from benchmarks.posterior.models import PROBLEMS
 from benchmarks.posterior.reference import Reference, reference_of
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_reference_by_chains_is_saved_until_its_model_changes(tmp_path, monkeypatch):
     made = []
 

@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pytest
 
 from benchmarks.speed import run
 from benchmarks.speed.__main__ import main
@@ -9,8 +8,6 @@ from benchmarks.speed.losses import FixedSUMO, FixedTime, Lockstep
 from benchmarks.speed.models import linear
 from benchmarks.speed.run import losses_at_keys
 from numpyro_sumo import IWELBO, SUMO
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_padded_and_static_draws_give_the_estimates_of_ragged_ones():
