@@ -40,4 +40,4 @@ def importance_weighted_bound(log_weights: jax.Array, *, score_free: bool = Fals
         change = jnp.where(jnp.isneginf(rows), 0.0, rows - detached)
         log_sum += jnp.sum(jnp.exp(2.0 * (detached - log_sum)) * change, axis=0)
     # At ±∞ the largest is the bound.
-    return largest + log_sum - math.log(len(log_weights))
+    return largest + (log_sum - math.log(len(log_weights)))
