@@ -6,8 +6,6 @@ from typing import Any
 
 from jax.sharding import AxisType, NamedSharding
 
-from .stopping_times import StoppingTime
-
 
 def check_positive_integer(name: str, value: Any) -> None:
     """Refuses what is not an integer ≥ 1, and ``True``."""
@@ -35,16 +33,6 @@ def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f"Expected {name} to be one of {allowed}; got {value!r}.")
-
-
-def check_stopping_time(value: Any) -> None:
-    """Refuses what is not a stopping time with a valid survival function."""
-    if not isinstance(value, StoppingTime):
-        raise ValueError(
-            f"Expected stopping_time to be a StoppingTime; got {value!r}. "
-            "Pass ReciprocalTail() or GeometricTail(), for instance."
-        )
-    value.survival  # noqa: B018 - computing it checks it
 
 
 def check_sharding(value: Any) -> None:

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 import math
 from typing import Any
+import warnings
 
 import numpy as np
 
 import jax
 from jax import random
 import jax.numpy as jnp
+
+from .checks import check_positive_integer
 
 #: The resolution of float32: smaller survival probabilities are set to zero.
 _SMALLEST_SURVIVAL = 2.0**-24
@@ -132,7 +135,7 @@ class ReciprocalTail(StoppingTime):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_positive_integer("knee", self.knee)
+        check_positive_integer("knee", self.knee)
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"Expected decay in [0, 1); got {self.decay!r}.")
 
@@ -184,7 +187,7 @@ class GeometricTail(StoppingTime):
                 f"got {self.success_probability!r}. Choose one between 1/2 and 3/4."
             )
         if self.max_level is not None:
-            _check_positive_integer("max_level", self.max_level)
+            check_positive_integer("max_level", self.max_level)
 
     @property
     def cap(self) -> int:
@@ -197,7 +200,25 @@ class GeometricTail(StoppingTime):
         return (k - 1.0) * math.log1p(-self.success_probability)
 
 
-def _check_positive_integer(name: str, value: object) -> None:
-    # This module imports none of the others.
-    if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-        raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}. Pass at least 1.")
+def check_stopping_time(value: Any) -> None:
+    """Refuses what is not a stopping time with a valid survival function."""
+    if not isinstance(value, StoppingTime):
+        raise ValueError(
+            f"Expected stopping_time to be a StoppingTime; got {value!r}. "
+            "Pass ReciprocalTail() or GeometricTail(), for instance."
+        )
+    value.survival  # noqa: B018 - computing it checks it
+
+
+def warn_of_shared_stopping_time(why: str) -> None:
+    """Warns that all data share one stopping time.
+
+    :param why: the reason, a clause.
+    """
+    warnings.warn(
+        f"Expected a stopping time for each element of the data; {why}. Their estimates are large "
+        "or small together, and the variance of the loss grows as the square of their number. "
+        "Pass share_stopping_times=True to accept that; or, for programs that do not look across "
+        "the batch, data_axes: the axis of the data in each argument, 0 for example.",
+        stacklevel=4,
+    )

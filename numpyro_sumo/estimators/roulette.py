@@ -77,35 +77,31 @@ def russian_roulette(
         expected = expected_increment(log_ratio, num_fresh + row, 1)
         total = expected_increment(log_ratio, num_fresh, cap)
 
-    counts = num_particles + jnp.arange(cap, dtype=log_weights.dtype)
-    inverse_survival = jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype)
-    log_sum = jnp.full_like(reference, math.log(num_particles))
-    times = jnp.broadcast_to(stopping_times, log_sum.shape)
-    rows = log_weights[num_particles:]
-    terms = _Terms(inverse_survival, counts, log_sum, rows, reference, expected, times)
+    terms = _Terms(
+        jnp.asarray(1.0 / stopping_time.survival, log_weights.dtype),
+        num_particles + jnp.arange(cap, dtype=log_weights.dtype),
+        log_weights[num_particles:],
+        reference,
+        expected,
+        jnp.broadcast_to(stopping_times, reference.shape),
+    )
     tail = _weighted_residual(terms)
     estimate = jnp.where(all_zero, -jnp.inf, first_bound + tail + total)
     estimate = jnp.where(is_infinite, jnp.inf, estimate)
     return estimate.mean(axis=0) if rotations > 1 else estimate
 
 
-def increment(log_sum: jax.Array, log_weight: jax.Array, num_before: jax.Array) -> jax.Array:
-    r"""Change of the importance-weighted bound when one draw is added.
+def _increment(from_bound: jax.Array, num_before: jax.Array) -> jax.Array:
+    """Change log((n + e^x) / (n + 1)) of the bound over n draws, in nats, when one is added.
 
-    .. math::
-        \log \frac{S + w}{n + 1} - \log \frac{S}{n}
+    It is no difference of logarithms: 1/P(K ≥ j) would amplify the rounding error.
 
-    :param log_sum: log S, S being the sum of the n weights before, in nats.
-    :param log_weight: log w of the added draw, in nats.
+    :param from_bound: x, the log-weight of the added draw minus the bound, in nats.
     :param num_before: n.
-    :return: in nats, broadcast.
     """
-    log_ratio = log_weight - log_sum
-    # If w is near the mean S/n, the increment is about (nw/S - 1)/(n + 1). Do not compute it as a
-    # difference of logs: 1/P(K >= j) would amplify the rounding error.
-    from_mean = log_ratio + jnp.log(num_before)
-    near = jnp.log1p(jnp.expm1(jnp.minimum(from_mean, 1.0)) / (num_before + 1))
-    return jnp.where(from_mean < 1.0, near, jax.nn.softplus(log_ratio) - jnp.log1p(1 / num_before))
+    # From e^60 on the other draws do not change the sum, and the increment has slope 1.
+    beyond = jnp.maximum(from_bound - 60.0, 0.0)
+    return jnp.log1p(jnp.expm1(jnp.minimum(from_bound, 60.0)) / (num_before + 1)) + beyond
 
 
 class _Terms(NamedTuple):
@@ -113,16 +109,14 @@ class _Terms(NamedTuple):
 
     :param inverse_survival: 1 / P(K ≥ j), shape ``(cap,)``.
     :param counts: how many draws come before each, of that shape.
-    :param log_sum: log of the sum of the first weights, minus the reference, shape ``batch``.
-    :param rows: log-weights of the draws that follow, shape ``(cap, *batch)``.
-    :param reference: the log-weight that all are taken relative to, shape ``batch``.
+    :param rows: log-weights of the draws that follow, shape ``(cap, *batch)``, in nats.
+    :param reference: the bound over the draws before, shape ``batch``, in nats.
     :param expected: expected increments, of the shape of ``rows``, or None.
     :param times: stopping times, shape ``batch``.
     """
 
     inverse_survival: jax.Array
     counts: jax.Array
-    log_sum: jax.Array
     rows: jax.Array
     reference: jax.Array
     expected: jax.Array | None
@@ -142,19 +136,19 @@ def _weighted_residual(terms: _Terms) -> jax.Array:
 
 def _weighted_residual_forward(terms: _Terms) -> tuple[jax.Array, _Terms]:
     def add_increment(state: Any) -> Any:
-        j, log_sum, tail, shares = state
-        drawn = j < terms.times
-        log_weight = jnp.where(drawn, terms.rows[j] - terms.reference, -jnp.inf)
-        added = increment(log_sum, log_weight, terms.counts[j])
+        j, bound, tail, shares = state
+        drawn, num_before = j < terms.times, terms.counts[j]
+        # The bound is relative to the reference, so that float32 keeps its digits far from zero.
+        from_bound = jnp.where(drawn, terms.rows[j] - terms.reference, -jnp.inf) - bound
+        added = _increment(from_bound, num_before)
         residual = added - (0.0 if terms.expected is None else terms.expected[j])
         tail = tail + jnp.where(drawn, terms.inverse_survival[j] * residual, 0.0)
-        shares = _with_row(shares, jax.nn.sigmoid(log_weight - log_sum), j)
-        return j + 1, log_sum + added + jnp.log1p(1.0 / terms.counts[j]), tail, shares
+        share = 1.0 / (1.0 + num_before * jnp.exp(-from_bound))
+        return j + 1, bound + added, tail, _with_row(shares, share, j)
 
     longest = jnp.max(terms.times)
-    first = jnp.zeros_like(longest)
-    zeros = jnp.zeros_like(terms.log_sum), jnp.zeros_like(terms.rows)
-    start = first, terms.log_sum, *zeros
+    of_batch = jnp.zeros_like(terms.reference)
+    start = jnp.zeros_like(longest), of_batch, of_batch, jnp.zeros_like(terms.rows)
     *_, tail, shares = lax.while_loop(lambda state: state[0] < longest, add_increment, start)
     return tail, terms._replace(rows=shares)
 
@@ -164,23 +158,22 @@ def _weighted_residual_backward(terms: _Terms, cotangent: jax.Array) -> tuple[_T
     longest = jnp.max(terms.times)
 
     def take_increment(state: Any) -> Any:
-        j, of_log_sum, of_rows = state
-        of_row = terms.rows[j] * (terms.inverse_survival[j] * cotangent + of_log_sum)
-        # The increment's derivatives in log_sum and in the log-weight are opposite numbers.
-        return j - 1, of_log_sum - of_row, _with_row(of_rows, of_row, j)
+        j, of_bound, of_rows = state
+        of_row = terms.rows[j] * (terms.inverse_survival[j] * cotangent + of_bound)
+        # The increment's derivatives in the bound and in the log-weight are opposite numbers.
+        return j - 1, of_bound - of_row, _with_row(of_rows, of_row, j)
 
     as_rows = lambda leaf: leaf.reshape(-1, *[1] * terms.times.ndim)
     start = longest - 1, jnp.zeros_like(cotangent), jnp.zeros_like(terms.rows)
-    _, of_log_sum, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)
+    _, of_bound, of_rows = lax.while_loop(lambda state: state[0] >= 0, take_increment, start)
     of_expected = None
     if terms.expected is not None:
         row = as_rows(jnp.arange(len(terms.rows)))
         of_expected = jnp.where(
             row < terms.times, -as_rows(terms.inverse_survival) * cotangent, 0.0
         )
-    # Adding a number to the reference is the same as adding it to log_sum.
     nothing: Any = None
-    return (_Terms(nothing, nothing, of_log_sum, of_rows, of_log_sum, of_expected, nothing),)
+    return (_Terms(nothing, nothing, of_rows, of_bound, of_expected, nothing),)
 
 
 _weighted_residual.defvjp(_weighted_residual_forward, _weighted_residual_backward)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, NoReturn
-import warnings
 
 import jax
 from jax import random
@@ -17,34 +17,24 @@ from numpyro_sumo.checks import check_one_of, check_positive_integer, check_shar
 from numpyro_sumo.estimators.bounds import importance_weighted_bound
 from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
-from numpyro_sumo.programs.sites import Params, Program
-from numpyro_sumo.ragged.evaluate import evaluate_fixed, evaluate_ragged
-from numpyro_sumo.ragged.particle import (
-    GUIDE,
-    MODEL,
-    PATH,
-    Particle,
-    stop_gradient_where_zero,
-)
+from numpyro_sumo.ragged.evaluate import evaluate_rows
+from numpyro_sumo.ragged.particle import GUIDE, MODEL, PATH, Particle
 from numpyro_sumo.ragged.queue import Layout
 from numpyro_sumo.ragged.rows import Rows
-from numpyro_sumo.stopping_times import StoppingTime
+from numpyro_sumo.stopping_times import StoppingTime, warn_of_shared_stopping_time
 
+from .layout import layout_of
 from .objectives import OBJECTIVES, Objective, Sample, SampleViews, gradient_only
+from .particles import joint_particle, model_key, plain_particle, split_particle
+from .program_loss import ProgramLoss
 
 #: Number of extra draws evaluated before the loop if there is one datum. Usually K is at most 2,
 #: so the loop has no iterations.
 _FIXED_TAIL_OF_ONE = 2
 
-#: Slots evaluated at a time in the loop if there is one datum.
-_CHUNK_OF_ONE = 3
-
-#: The first chunk of the tails of many data has at most this many draws of each.
-_LARGEST_FIRST_CHUNK = 8
-
 
 @dataclass(kw_only=True, eq=False)
-class ImportanceLoss(ELBO):
+class ImportanceLoss(ProgramLoss):
     r"""Base of the losses that estimate log p(x) from importance weights.
 
     The *value* of the loss is minus the estimate, in nats. The model's parameters get the gradient
@@ -182,63 +172,38 @@ class ImportanceLoss(ELBO):
             )
         return obstacle is None
 
-    def loss(
-        self,
-        rng_key: jax.Array,
-        param_map: Params,
-        model: Program,
-        guide: Program,
-        *args: Any,
-        **kwargs: Any,
-    ) -> jax.Array:
-        """Minus the estimate of log p(x), in nats; see :meth:`numpyro.infer.ELBO.loss`.
+    def loss_of(self, rng_key: jax.Array, programs: Programs) -> jax.Array:
+        """Minus the estimate of log p(x), in nats.
 
-        Differentiable in the parameters, and in arrays among ``args`` and ``kwargs``.
+        Differentiable in the parameters and in arrays among the arguments.
         """
         objective = OBJECTIVES[self.objective_name]
-        if self.from_above or objective.in_reverse_kl_only:
+        if self.from_above or objective.of_generating:
             self._refuse_alone()
         plate_key, draws_key, baseline_key = random.split(rng_key, 3)
-        weights = self._per_datum(plate_key, Programs(model, guide, param_map, args, kwargs))
+        weights = self._per_datum(plate_key, programs)
         score_free = self.is_score_free(self.objective_name, lambda: weights.why_no_dreg)
         of_estimate = objective.maximizes_estimate or (objective.fixed_only and self._is_bound)
         if weights.elements.why_shared is not None:
-            _warn_of_shared_stopping_time(weights.elements.why_shared)
+            warn_of_shared_stopping_time(weights.elements.why_shared)
         scale = weights.scale()
         if of_estimate and not score_free:
             # Model and guide maximise the same function: one gradient serves both.
-            particle = _joint_particle(weights, scale)
+            particle = joint_particle(weights, scale)
             views = self.sample(draws_key, particle, weights.num_data)
             return -jnp.sum(scale * self.estimate(views.merged(MODEL)))
         view = PATH if score_free else GUIDE
-        particle = _split_particle(weights, scale, view, detach_args=not of_estimate)
+        particle = split_particle(weights, scale, view, detach_args=not of_estimate)
         fixed_only = (view,) if objective.fixed_only else ()
         views = self.sample(draws_key, particle, weights.num_data, fixed_only=fixed_only)
         estimate = self.estimate(views.merged(MODEL))
         of_guide = self.guide_value(objective, views, baseline_key, particle)
         return jnp.sum(scale * (gradient_only(of_guide) - estimate))
 
-    def loss_with_mutable_state(
-        self,
-        rng_key: jax.Array,
-        param_map: Params,
-        model: Program,
-        guide: Program,
-        *args: Any,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The loss, and mutable state (batch statistics, ...) updated by one draw of the guide.
-
-        The draw is one more than those of the loss; it sees the same subsample of the data.
-        """
+    def batch_of(self, rng_key: jax.Array, programs: Programs) -> tuple[jax.Array, Programs]:
         plate_key, draws_key, _ = random.split(rng_key, 3)
-        first = random.fold_in(plate_key, 0)
-        model_of_batch, guide_of_batch = (with_fixed_subsample(first, p) for p in (model, guide))
-        programs = Programs(model_of_batch, guide_of_batch, param_map, args, kwargs)
-        return {
-            "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
-            "mutable_state": programs.updated_mutable_state(draws_key),
-        }
+        fixed = partial(with_fixed_subsample, random.fold_in(plate_key, 0))
+        return draws_key, programs.replace(model=fixed(programs.model), guide=fixed(programs.guide))
 
     def sample_estimates(
         self, rng_key: jax.Array, programs: Programs, num_estimates: int
@@ -254,12 +219,7 @@ class ImportanceLoss(ELBO):
             self._refuse_alone()
         plate_key, draws_key = random.split(rng_key)
         weights = self._per_datum(plate_key, programs, num_estimates)
-        particle = Particle(
-            lambda i, key, _, detached: weights.weigh(
-                i, model_key(key), weights.propose(i, key), detached=detached
-            )
-        )
-        views = self.sample(draws_key, particle, weights.num_data)
+        views = self.sample(draws_key, plain_particle(weights), weights.num_data)
         estimates, scales = self.estimate(views.merged(MODEL)), weights.scale()
         scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
         scales = jnp.broadcast_to(scales, estimates.shape)
@@ -278,10 +238,10 @@ class ImportanceLoss(ELBO):
         :param generating: {view: log-weights of the draws that generated the data}.
         :param fixed_only: views that need the fixed draws only.
         """
-        layout, times = self.layout(num_data), self.sample_stopping_times(rng_key, num_data)
+        layout, times = layout_of(self, num_data), self.sample_stopping_times(rng_key, num_data)
         cap = 0 if self.stopping_time is None else self.stopping_time.cap
         rows = Rows(self.num_fresh + cap, self.num_fresh, frozenset(fixed_only))
-        kept = _evaluate_rows(rng_key, particle, self.num_fresh + times, layout, rows)
+        kept = evaluate_rows(rng_key, particle, self.num_fresh + times, layout, rows)
         return SampleViews(kept, times, generating or {})
 
     def sample_stopping_times(self, rng_key: jax.Array, num_data: int) -> jax.Array:
@@ -289,30 +249,6 @@ class ImportanceLoss(ELBO):
         if self.stopping_time is None:
             return jnp.zeros(num_data, jnp.int32)
         return self.stopping_time.sample(model_key(rng_key), (num_data,))
-
-    def layout(self, num_data: int) -> Layout:
-        """How the draws of ``num_data`` data are split into chunks."""
-        num_fixed, block_size = self.fixed_blocks(num_data)
-        chunk_size = self.chunk_size or max(_CHUNK_OF_ONE, num_data)
-        if num_data == 1:
-            first_chunk = 0
-        else:
-            # The tails hold this many draws on average; the rest takes a loop.
-            mean_tail = self.mean_draws - self.from_above - num_fixed * block_size
-            first_chunk = int(self.first_chunk_share * num_data * mean_tail)
-            limit = _LARGEST_FIRST_CHUNK * num_data
-            if self.chunk_size is not None:
-                limit = max(0, self.chunk_size - num_fixed * block_size * num_data)
-            first_chunk = min(first_chunk, limit)
-        in_blocks = lambda draws: max(1, draws // block_size)
-        return Layout(
-            num_fixed,
-            first_chunk // block_size,
-            in_blocks(chunk_size),
-            block_size,
-            None if self.chunk_size is None else in_blocks(self.chunk_size),
-            self.sharding,
-        )
 
     def fixed_blocks(self, num_data: int) -> tuple[int, int]:
         """Blocks of draws of each datum that are always made, and draws in a block."""
@@ -330,7 +266,7 @@ class ImportanceLoss(ELBO):
         def draw_baseline(number: int) -> jax.Array:
             layout = Layout(number, max_first_chunk=self.chunk_size, sharding=self.sharding)
             rows, counts = Rows(number, number, frozenset()), jnp.full(num_data, number)
-            return _evaluate_rows(rng_key, detached, counts, layout, rows)[MODEL]
+            return evaluate_rows(rng_key, detached, counts, layout, rows)[MODEL]
 
         return objective.value(self, views, draw_baseline)
 
@@ -357,62 +293,3 @@ class ImportanceLoss(ELBO):
             f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
             f"got it on its own. Write ReverseKL(marginal={self!r})."
         )
-
-
-def _warn_of_shared_stopping_time(why: str) -> None:
-    warnings.warn(
-        f"Expected a stopping time for each element of the data; {why}. Their estimates are large "
-        "or small together, and the variance of the loss grows as the square of their number. "
-        "Pass share_stopping_times=True to accept that; or, for programs that do not look across "
-        "the batch, data_axes: the axis of the data in each argument, 0 for example.",
-        stacklevel=3,
-    )
-
-
-def model_key(key: jax.Array) -> jax.Array:
-    """Derive the model's key from a draw's key by fold_in(key, 2³² − 1).
-
-    That number is larger than any draw's index. XLA removes it if the model draws nothing.
-    """
-    return random.fold_in(key, 2**32 - 1)
-
-
-def _evaluate_rows(
-    rng_key: jax.Array, particle: Particle, counts: jax.Array, layout: Layout, rows: Rows
-) -> dict[str, jax.Array]:
-    """Log-weights in rows, by view; without a queue if all of them are fixed and fit together."""
-    num_fixed, num_data = layout.num_fixed, len(counts)
-    if rows.num_rows <= num_fixed and not layout.splits_first(num_fixed * num_data):
-        return evaluate_fixed(rng_key, particle, num_data, layout)
-    return evaluate_ragged(rng_key, particle, counts, layout, rows)
-
-
-def _joint_particle(weights: PerDatumWeights, scale: jax.Array) -> Particle:
-    """Log-weights with one view, differentiable in all that model and guide depend on."""
-
-    def weigh(i: jax.Array, key: jax.Array, _: None, detached: bool) -> jax.Array:
-        proposal, at = weights.propose(i, key), stop_gradient(scale)[i]
-        log_weight = weights.weigh(
-            i, model_key(key), stop_gradient(proposal), scale=at, detached=True
-        )
-        live = stop_gradient_where_zero(log_weight > -jnp.inf, proposal, weights.spread)
-        return weights.weigh(i, model_key(key), live, scale=scale[i])
-
-    return Particle(weigh)
-
-
-def _split_particle(
-    weights: PerDatumWeights, scale: jax.Array, view: str, *, detach_args: bool
-) -> Particle:
-    """Log-weights with two views: MODEL, and ``view`` for the guide's parameters."""
-
-    def propose(i: jax.Array, key: jax.Array) -> dict[str, Any]:
-        score_free = view == PATH
-        proposal = weights.propose(i, key, score_free=score_free, detach_args=detach_args)
-        return {view: proposal}
-
-    def weigh(i: jax.Array, key: jax.Array, proposal: Any, detached: bool) -> jax.Array:
-        at = (stop_gradient(scale) if detached else scale)[i]
-        return weights.weigh(i, model_key(key), proposal, scale=at, detached=detached)
-
-    return Particle(weigh, propose, weights.spread)

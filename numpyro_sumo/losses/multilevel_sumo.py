@@ -9,14 +9,15 @@ import numpy as np
 import jax
 import jax.numpy as jnp
 
-from numpyro_sumo.checks import check_stopping_time
 from numpyro_sumo.estimators.multilevel import multilevel
 from numpyro_sumo.ragged.evaluate import evaluate_ragged
 from numpyro_sumo.ragged.levels import Levels
 from numpyro_sumo.ragged.particle import Particle
-from numpyro_sumo.stopping_times import GeometricTail, StoppingTime
+from numpyro_sumo.ragged.queue import Queue
+from numpyro_sumo.stopping_times import GeometricTail, StoppingTime, check_stopping_time
 
 from .base import ImportanceLoss
+from .layout import layout_of
 from .objectives import Sample, SampleViews
 
 #: A tail that ends while it is likelier than this was cut short on purpose.
@@ -102,10 +103,10 @@ class MultilevelSUMO(ImportanceLoss):
         generating: dict[str, jax.Array] | None = None,
         fixed_only: tuple[str, ...] = (),
     ) -> SampleViews:
-        layout, levels = self.layout(num_data), self.sample_stopping_times(rng_key, num_data)
+        levels = self.sample_stopping_times(rng_key, num_data)
         sums = Levels(self.stopping_time.cap, frozenset(fixed_only))
-        counts = jnp.left_shift(1, levels)
-        kept = evaluate_ragged(rng_key, particle, counts, layout, sums, generating)
+        queue = Queue.of(jnp.left_shift(1, levels), layout_of(self, num_data))
+        kept = evaluate_ragged(rng_key, particle, queue, sums, generating)
         return SampleViews(kept, levels, generating or {})
 
     def fixed_blocks(self, num_data: int) -> tuple[int, int]:

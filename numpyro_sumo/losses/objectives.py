@@ -64,11 +64,14 @@ class SampleViews(NamedTuple):
     """A sample in several views (see :class:`~numpyro_sumo.ragged.Particle`).
 
     :param kept: {view: as in :class:`Sample`}; likewise ``generating``, empty without such draws.
+    :param log_reverse: log r(u | x) of the draws u that generated x, shape ``(num_data, ...)``, if
+        the guide is fitted by it; else None.
     """
 
     kept: dict[str, Any]
     stopping_times: jax.Array
     generating: dict[str, jax.Array]
+    log_reverse: jax.Array | None = None
 
     def merged(self, *views: str) -> Sample:
         """One sample with the gradients of all these views."""
@@ -82,13 +85,14 @@ class Objective(ABC):
 
     :cvar maximizes_estimate: whether it is minus the estimate that the model maximises.
     :cvar fixed_only: whether it needs only the draws that are always made.
-    :cvar in_reverse_kl_only: whether it needs the draws that generated x.
+    :cvar of_generating: whether it is a function of the draws that generated x, which only
+        ReverseKL knows, and of no log-weight.
     :cvar num_baseline: independent draws that it needs for each estimate.
     """
 
     maximizes_estimate = False
     fixed_only = False
-    in_reverse_kl_only = False
+    of_generating = False
     num_baseline = 0
 
     @abstractmethod
@@ -151,15 +155,16 @@ class MinimizeVariance(Objective):
 
 
 class ForwardKL(Objective):
-    """−log r(u | x) at the draw u that generated x; ReverseKL computes it from no log-weight."""
+    """−log r(u | x) at the draw u that generated x."""
 
     fixed_only = True
-    in_reverse_kl_only = True
+    of_generating = True
 
     def value(
         self, loss: Any, views: SampleViews, draw_baseline: Callable[[int], jax.Array]
     ) -> jax.Array:
-        raise NotImplementedError
+        assert views.log_reverse is not None
+        return -views.log_reverse
 
 
 #: Guide objectives by the names that users give them.

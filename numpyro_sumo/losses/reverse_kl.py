@@ -17,20 +17,22 @@ from numpyro.infer.util import log_density
 from numpyro_sumo.checks import check_one_of, check_positive_integer
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, check_hierarchical
 from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
-from numpyro_sumo.programs.sites import Params, Program
+from numpyro_sumo.programs.sites import Params
 from numpyro_sumo.programs.traced_guide import TracedGuide
 from numpyro_sumo.ragged.particle import GUIDE, MODEL, PATH, Particle
 
-from .base import ImportanceLoss, model_key
+from .base import ImportanceLoss
 from .iwhvi import IWHVI
-from .objectives import OBJECTIVES, SampleViews, gradient_only
+from .objectives import OBJECTIVES, Objective, SampleViews, gradient_only
+from .particles import model_key
+from .program_loss import ProgramLoss
 
 #: The view for the sampler's parameters, on which x depends.
 SAMPLER = "sampler"
 
 
 @dataclass(eq=False)
-class ReverseKL(ELBO):
+class ReverseKL(ProgramLoss):
     r"""The reverse Kullback–Leibler divergence of a hierarchical sampler.
 
     .. math::
@@ -104,24 +106,14 @@ class ReverseKL(ELBO):
             )
         ELBO.__init__(self, num_particles=self.num_particles)
 
-    def loss(
-        self,
-        rng_key: jax.Array,
-        param_map: Params,
-        model: Program,
-        guide: Program,
-        *args: Any,
-        **kwargs: Any,
-    ) -> jax.Array:
-        """The estimate of KL(q ‖ p) − log Z, in nats; see :meth:`numpyro.infer.ELBO.loss`."""
-        programs = Programs(model, guide, param_map, args, kwargs)
+    def loss_of(self, rng_key: jax.Array, programs: Programs) -> jax.Array:
+        """The estimate of KL(q ‖ p) − log Z, in nats."""
         check_hierarchical(programs)
         plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
-        programs = programs.replace(model=with_fixed_subsample(plate_key, model))
+        guide = _hierarchical(programs.guide)
+        programs = programs.replace(model=with_fixed_subsample(plate_key, programs.model))
         marginal, number = self.marginal, self.num_particles
-        x, u = jax.vmap(partial(_hierarchical(guide).draw, programs=programs))(
-            random.split(outer_key, number)
-        )
+        x, u = jax.vmap(partial(guide.draw, programs=programs))(random.split(outer_key, number))
         target_keys = random.split(target_key, number)
         log_target = jax.vmap(partial(_log_target, programs))(target_keys, x)
 
@@ -130,38 +122,21 @@ class ReverseKL(ELBO):
         if marginal.from_above:
             views = lambda i, key, u: particles.particle(u).views(i, key)
             generating = jax.vmap(views)(jnp.arange(number), target_keys, u)
-        objective = OBJECTIVES[particles.objective_name]
+        objective = particles.objective
         fixed_only = (GUIDE, PATH) if objective.fixed_only else ()
         sample = marginal.sample(draws_key, particles.particle(), number, generating, fixed_only)
         log_q = self._log_q(sample, [MODEL] if particles.one_view else [MODEL, SAMPLER])
-        if particles.objective_name == "forward_kl":
-
-            def minus_log_reverse(key: jax.Array, x: Params, u: Params) -> jax.Array:
-                return -_hierarchical(guide).propose(key, programs, x, u).log_density
-
-            of_reverse = jax.vmap(minus_log_reverse)(target_keys, *stop_gradient((x, u)))
-        else:
-            particle = particles.particle()
-            of_reverse = marginal.guide_value(objective, sample, baseline_key, particle)
+        if objective.of_generating:
+            log_reverse = lambda key, x, u: guide.propose(key, programs, x, u).log_density
+            of_draws = jax.vmap(log_reverse)(target_keys, *stop_gradient((x, u)))
+            sample = sample._replace(log_reverse=of_draws)
+        of_reverse = marginal.guide_value(objective, sample, baseline_key, particles.particle())
         return jnp.mean(log_q - log_target + gradient_only(of_reverse))
 
-    def loss_with_mutable_state(
-        self,
-        rng_key: jax.Array,
-        param_map: Params,
-        model: Program,
-        guide: Program,
-        *args: Any,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The loss, and mutable state (batch statistics, ...) updated by one draw of the guide."""
+    def batch_of(self, rng_key: jax.Array, programs: Programs) -> tuple[jax.Array, Programs]:
         plate_key, draw_key, *_ = random.split(rng_key, 5)
-        model_of_batch = with_fixed_subsample(plate_key, model)
-        programs = Programs(model_of_batch, guide, param_map, args, kwargs)
-        return {
-            "loss": self.loss(rng_key, param_map, model, guide, *args, **kwargs),
-            "mutable_state": programs.updated_mutable_state(draw_key),
-        }
+        model = with_fixed_subsample(plate_key, programs.model)
+        return draw_key, programs.replace(model=model)
 
     def _log_q(self, sample: SampleViews, views: list[str]) -> jax.Array:
         """The estimate of log q at each x; without ∇ log q at fixed x, for the path gradient."""
@@ -175,16 +150,17 @@ class ReverseKL(ELBO):
     def _particles(self, programs: Programs, x: Params) -> "_MarginalParticles":
         marginal, is_path = self.marginal, self.gradient == "path"
         objective_name = marginal.guide_objective or "forward_kl"
+        objective = OBJECTIVES[objective_name]
         first = jax.tree.map(lambda leaf: leaf[0], stop_gradient(x))
         reverse = _hierarchical(programs.guide).marginal_programs(programs, first)
         why_not = lambda: TracedGuide(lambda datum, split: reverse, random.key(0)).why_no_dreg
         return _MarginalParticles(
             programs,
             x,
-            objective_name,
+            objective,
             score_free=marginal.is_score_free(objective_name, why_not),
             has_score=marginal.from_above or not is_path,
-            one_view=objective_name == "forward_kl" and not (marginal.from_above and is_path),
+            one_view=objective.of_generating and not (marginal.from_above and is_path),
         )
 
 
@@ -193,7 +169,7 @@ class _MarginalParticles:
     """Log-weights log q(x_i, u) − log r(u | x_i) of draws x of the sampler.
 
     :param x: draws, with a leading axis.
-    :param objective_name: of the reverse model.
+    :param objective: of the reverse model.
     :param score_free: whether the reverse model gets the doubly reparameterised gradient.
     :param has_score: whether the sampler's parameters get ∇ log q at fixed x.
     :param one_view: whether all gradients are those of one log-weight.
@@ -201,7 +177,7 @@ class _MarginalParticles:
 
     programs: Programs
     x: Params
-    objective_name: str
+    objective: Objective
     score_free: bool
     has_score: bool
     one_view: bool
@@ -222,7 +198,7 @@ class _MarginalParticles:
         fixed_x, fixed_u, fixed_params = stop_gradient((x, u, self.programs.params))
         programs = self.programs.replace(params=fixed_params)
         proposals = {SAMPLER: (x, propose(key, programs, x, u))}
-        if self.objective_name != "forward_kl":
+        if not self.objective.of_generating:
             score_free = self.score_free and u is None
             programs = self.programs.detached().replace(params=self.programs.params)
             of_reverse = propose(key, programs, fixed_x, fixed_u, score_free)

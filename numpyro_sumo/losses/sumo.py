@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import jax
 
-from numpyro_sumo.checks import check_positive_integer, check_stopping_time
+from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.estimators.roulette import russian_roulette
-from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime
+from numpyro_sumo.stopping_times import ReciprocalTail, StoppingTime, check_stopping_time
 
 from .base import ImportanceLoss
 from .objectives import Sample

@@ -3,7 +3,7 @@
 from .evaluate import evaluate_fixed, evaluate_ragged
 from .levels import Levels, LevelSums
 from .particle import GUIDE, MODEL, PATH, Particle, stop_gradient_where_zero
-from .queue import Layout
+from .queue import Layout, Queue
 from .rows import Rows
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "LevelSums",
     "Levels",
     "Particle",
+    "Queue",
     "Rows",
     "evaluate_fixed",
     "evaluate_ragged",

@@ -4,6 +4,8 @@ A slot is a place in the queue: a datum and a block of its draws. The first ``nu
 every datum come first, whatever the counts; the blocks beyond follow, datum after datum.
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -92,7 +94,9 @@ class Slots(NamedTuple):
         return lax.optimization_barrier(of_data.at[self.datum].get(mode="promise_in_bounds"))
 
 
-class Queue(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=["counts", "ends"], meta_fields=["layout"])
+@dataclass(frozen=True)
+class Queue:
     """Where the blocks beyond the fixed ones begin and end in the queue, by datum.
 
     :param counts: blocks of each datum, fixed ones included, shape ``(num_data,)``.
@@ -101,33 +105,36 @@ class Queue(NamedTuple):
 
     counts: jax.Array
     ends: jax.Array
+    layout: Layout
 
     @staticmethod
     def of(counts: jax.Array, layout: Layout) -> "Queue":
         """The queue of data with these counts."""
-        return Queue(counts, jnp.cumsum(jnp.maximum(counts - layout.num_fixed, 0)))
+        return Queue(counts, jnp.cumsum(jnp.maximum(counts - layout.num_fixed, 0)), layout)
 
-    def num_chunks(self, layout: Layout) -> jax.Array:
+    @property
+    def num_chunks(self) -> jax.Array:
         """Iterations of the loop: chunks that the queue has after the first."""
-        return -(-jnp.maximum(self.ends[-1] - layout.first_chunk, 0) // layout.chunk_size)
+        beyond = jnp.maximum(self.ends[-1] - self.layout.first_chunk, 0)
+        return -(-beyond // self.layout.chunk_size)
 
-    def first_slots(self, layout: Layout) -> Slots:
+    def first_slots(self) -> Slots:
         """All fixed blocks, and the first chunk of the queue."""
-        num_data = len(self.counts)
+        num_data, layout = len(self.counts), self.layout
         datum = jnp.tile(jnp.arange(num_data, dtype=jnp.int32), layout.num_fixed)
         block = jnp.repeat(jnp.arange(layout.num_fixed, dtype=jnp.int32), num_data)
         fixed = Slots(datum, block, block < self.counts[datum])
         if not layout.first_chunk:
             return fixed
-        beyond = self._slots(layout, jnp.array(0), layout.first_chunk)
+        beyond = self._slots(jnp.array(0), layout.first_chunk)
         return Slots(*map(jnp.concatenate, zip(fixed, beyond)))
 
-    def slots(self, layout: Layout, index: jax.Array) -> Slots:
+    def slots(self, index: jax.Array) -> Slots:
         """Chunk ``index`` of the loop."""
-        start = layout.first_chunk + index * layout.chunk_size
-        return self._slots(layout, start, layout.chunk_size)
+        layout = self.layout
+        return self._slots(layout.first_chunk + index * layout.chunk_size, layout.chunk_size)
 
-    def _slots(self, layout: Layout, start: jax.Array, size: int) -> Slots:
+    def _slots(self, start: jax.Array, size: int) -> Slots:
         slot = start + jnp.arange(size)
         valid = slot < self.ends[-1]
         # Slots past the end repeat the last one: a valid draw whose result is dropped.
@@ -136,8 +143,9 @@ class Queue(NamedTuple):
         method = "compare_all" if len(self.ends) * size <= _FEW_COMPARISONS else "scan"
         datum = jnp.searchsorted(self.ends, slot, side="right", method=method).astype(jnp.int32)
         datum = jnp.minimum(datum, len(self.ends) - 1)
-        lengths = jnp.maximum(self.counts - layout.num_fixed, 0)
-        block = layout.num_fixed + (slot - (self.ends - lengths)[datum]).astype(jnp.int32)
+        num_fixed = self.layout.num_fixed
+        lengths = jnp.maximum(self.counts - num_fixed, 0)
+        block = num_fixed + (slot - (self.ends - lengths)[datum]).astype(jnp.int32)
         return Slots(datum, block, valid)
 
 

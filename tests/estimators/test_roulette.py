@@ -297,3 +297,15 @@ def test_estimate_begins_from_the_bound():
         assert float(estimate(log_weights, stopping_time)) == pytest.approx(
             float(importance_weighted_bound(log_weights[:2])), abs=1e-6
         )
+
+
+@pytest.mark.parametrize("m", [1, 200])
+def test_an_increment_is_exact_to_rounding_at_every_size_of_the_added_weight(m):
+    """Small increments are not differences of logarithms, and large ones do not overflow."""
+    added = np.array([-200.0, -50.0, -1.0, -1e-4, 1e-4, 1.0, 5.0, 59.9, 60.1, 100.0, 500.0])
+    log_weights = jnp.concatenate([jnp.zeros((m, len(added))), jnp.asarray(added)[None]])
+    only_one = ReciprocalTail(knee=1, decay=0.0)
+    got = russian_roulette(log_weights, m, jnp.ones(len(added), int), only_one)
+    large = np.log1p(m * np.exp(-np.maximum(added, 5.0))) + added - np.log(m + 1)
+    exact = np.where(added < 5.0, np.log1p(np.expm1(np.minimum(added, 5.0)) / (m + 1)), large)
+    np.testing.assert_allclose(got, exact, rtol=1e-6)

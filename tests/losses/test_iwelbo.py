@@ -50,7 +50,7 @@ def test_particles_of_the_same_keys_give_the_value_and_gradient_of_renyi_elbo(pr
     # RenyiELBO's guide takes the second half of a particle's key.
     weigh_as_renyi = lambda particle: lambda key: particle.views(0, random.split(key)[1])
     monkeypatch.setattr(
-        "numpyro_sumo.losses.base.evaluate_fixed",
+        "numpyro_sumo.ragged.evaluate.evaluate_fixed",
         lambda rng_key, particle, *args: jax.tree.map(
             lambda rows: rows[:, None], jax.vmap(weigh_as_renyi(particle))(keys)
         ),

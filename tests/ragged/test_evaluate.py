@@ -10,7 +10,7 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro_sumo.ragged import Layout, Particle, Rows, evaluate_fixed, evaluate_ragged
+from numpyro_sumo.ragged import Layout, Particle, Queue, Rows, evaluate_fixed, evaluate_ragged
 
 from .examples import (
     KEY,
@@ -46,7 +46,9 @@ def rows_kept(layout, fixed_only=(), num_rows=MAX_COUNT):
 
 def evaluate(params, counts, layout, key=KEY):
     particle = particle_of(partial(weigh, params))
-    return evaluate_ragged(key, particle, jnp.asarray(counts), layout, rows_kept(layout))["model"]
+    return evaluate_ragged(key, particle, Queue.of(jnp.asarray(counts), layout), rows_kept(layout))[
+        "model"
+    ]
 
 
 def reference(params, key=KEY):
@@ -119,7 +121,7 @@ def test_fixed_draws_alone_have_the_values_and_gradients_of_ragged_evaluation(nu
     def of_ragged(scale):
         particle = particle_of(partial(weigh, params_for(scale)))
         kept = rows_kept(layout, num_rows=3)
-        return evaluate_ragged(KEY, particle, jnp.asarray(counts), layout, kept)["model"]
+        return evaluate_ragged(KEY, particle, Queue.of(jnp.asarray(counts), layout), kept)["model"]
 
     def one_by_one(scale):
         return evaluate_all(partial(weigh, params_for(scale)), num_data, 3)
@@ -189,7 +191,7 @@ def test_no_more_is_evaluated_than_was_drawn_rounded_up_to_chunks(
     def summed(scale):
         particle = particle_of(counted(evaluations, lambda datum, key: scale * datum))
         kept = rows_kept(layout)
-        rows = evaluate_ragged(KEY, particle, jnp.asarray(counts), layout, kept)["model"]
+        rows = evaluate_ragged(KEY, particle, Queue.of(jnp.asarray(counts), layout), kept)["model"]
         return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
 
     jax.jit(summed)(0.5).block_until_ready()
@@ -218,7 +220,9 @@ def test_too_many_first_draws_are_evaluated_in_parts_and_again_in_the_backward_p
         particle = particle_of(counted(evaluations, lambda datum, key: scale * datum))
         layout = Layout(3, max_first_chunk=4)
         kept = rows_kept(layout, num_rows=3)
-        return jnp.sum(evaluate_ragged(KEY, particle, jnp.full(5, 3), layout, kept)["model"])
+        return jnp.sum(
+            evaluate_ragged(KEY, particle, Queue.of(jnp.full(5, 3), layout), kept)["model"]
+        )
 
     value, gradient = jax.jit(jax.value_and_grad(summed))(0.5)
     jax.effects_barrier()
@@ -237,7 +241,7 @@ def test_log_weight_is_traced_once_and_compiled_once_whatever_the_counts():
     @jax.jit
     def summed(scale, counts):
         particle, layout = particle_of(partial(traced, scale)), Layout(2, chunk_size=3)
-        rows = evaluate_ragged(KEY, particle, counts, layout, rows_kept(layout))["model"]
+        rows = evaluate_ragged(KEY, particle, Queue.of(counts, layout), rows_kept(layout))["model"]
         return jnp.sum(jnp.where(drawn(counts), rows, 0.0))
 
     values = {float(summed(0.5, jnp.array(c))) for c in ([1, 2], [12, 1], [5, 5], [0, 0])}
@@ -255,7 +259,9 @@ def captured_of_every_kind(scale, key, data):
 
     layout, counts = Layout(2, chunk_size=4), jnp.array([2, 5, 3])
     kept = rows_kept(layout, num_rows=6)
-    rows = evaluate_ragged(random.key(0), particle_of(log_weight), counts, layout, kept)["model"]
+    rows = evaluate_ragged(random.key(0), particle_of(log_weight), Queue.of(counts, layout), kept)[
+        "model"
+    ]
     return jnp.sum(jnp.where(jnp.arange(6)[:, None] < counts, rows, 0.0) ** 2)
 
 
@@ -305,7 +311,7 @@ def test_each_view_has_the_gradient_of_its_own_parameters(make_particle, layout,
 
     def ragged(numbers):
         particle, kept = make_particle(*numbers), rows_kept(layout, fixed_only)
-        return evaluate_ragged(KEY, particle, jnp.asarray(COUNTS), layout, kept)
+        return evaluate_ragged(KEY, particle, Queue.of(jnp.asarray(COUNTS), layout), kept)
 
     def one_by_one(numbers):
         return evaluate_all(make_particle(*numbers).views, 5, MAX_COUNT)
@@ -343,7 +349,7 @@ def test_integers_that_depend_on_no_draw_are_no_input_of_the_draws():
 
         layout = Layout(4, chunk_size=8)
         evaluated = lambda counts: evaluate_ragged(
-            KEY, Particle(weigh, propose), counts, layout, rows_kept(layout)
+            KEY, Particle(weigh, propose), Queue.of(counts, layout), rows_kept(layout)
         )
         compiled = jax.jit(evaluated).lower(jnp.array([3, 12])).compile()
         return compiled.cost_analysis()["flops"]
@@ -361,7 +367,7 @@ def test_draws_of_weight_zero_have_no_gradient_in_the_guide():
             propose=lambda datum, key: {"guide": scale * random.normal(key)},
         )
         kept = rows_kept(layout, num_rows=5)
-        rows = evaluate_ragged(KEY, particle, counts, layout, kept)["guide"]
+        rows = evaluate_ragged(KEY, particle, Queue.of(counts, layout), kept)["guide"]
         return jnp.sum(jnp.where(jnp.arange(5)[:, None] < counts, jnp.exp(rows), 0.0))
 
     value, gradient = jax.value_and_grad(total)(0.7)

@@ -32,7 +32,9 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.k
 def sums_by_level(weigh, levels, layout, max_level=MAX_LEVEL):
     """:class:`LevelSums` of all draws, from a function of (datum, key)."""
     kept = Levels(max_level, frozenset())
-    return evaluate_ragged(KEY, particle_of(weigh), 2 ** jnp.asarray(levels), layout, kept)["model"]
+    return evaluate_ragged(
+        KEY, particle_of(weigh), Queue.of(2 ** jnp.asarray(levels), layout), kept
+    )["model"]
 
 
 def reference_sums(params, levels):
@@ -134,10 +136,10 @@ KEPT = Levels(MAX_LEVEL, frozenset({"guide"}))
 def chunks(log_weights=ALL):
     """The first chunk and the others, with zero log-weights where a slot does not exist."""
     queue = Queue.of(2 ** jnp.asarray(LEVELS), CHUNKED)
-    of_queue = [queue.slots(CHUNKED, jnp.array(i)) for i in range(int(queue.num_chunks(CHUNKED)))]
+    of_queue = [queue.slots(jnp.array(i)) for i in range(int(queue.num_chunks))]
     return [
         Chunk(slots.mask(jnp.asarray(log_weights)[slots.block, slots.datum]), slots)
-        for slots in (queue.first_slots(CHUNKED), *of_queue)
+        for slots in (queue.first_slots(), *of_queue)
     ]
 
 

@@ -34,8 +34,8 @@ every_counts = pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.key
 def all_slots(counts, layout):
     """The slots before the loop and those of each chunk of it."""
     queue = Queue.of(jnp.asarray(counts), layout)
-    chunks = range(int(queue.num_chunks(layout)))
-    return [queue.first_slots(layout), *(queue.slots(layout, jnp.array(i)) for i in chunks)]
+    chunks = range(int(queue.num_chunks))
+    return [queue.first_slots(), *(queue.slots(jnp.array(i)) for i in chunks)]
 
 
 def blocks_of(slots):

@@ -20,10 +20,10 @@ DRAWN = np.arange(6)[:, None] < COUNTS
 def chunks():
     """The first chunk and the others, with not-a-number where a slot does not exist."""
     queue = Queue.of(jnp.asarray(COUNTS), LAYOUT)
-    num_chunks = int(queue.num_chunks(LAYOUT))
-    of_queue = [queue.slots(LAYOUT, jnp.array(i)) for i in range(num_chunks)]
+    num_chunks = int(queue.num_chunks)
+    of_queue = [queue.slots(jnp.array(i)) for i in range(num_chunks)]
     found = []
-    for slots in (queue.first_slots(LAYOUT), *of_queue):
+    for slots in (queue.first_slots(), *of_queue):
         log_weights = jnp.asarray(ALL)[slots.block, slots.datum][:, None]
         found.append(Chunk(slots.mask(log_weights, np.nan), slots))
     return found
