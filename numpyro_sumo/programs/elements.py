@@ -9,11 +9,11 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
+from .cut_control_flow import NotElementwise
 from .data_axes import checked_axes, element_of, split_leaves, with_leaves
-from .one_element import NotElementwise
+from .one_element import Cut
 from .programs import Programs, with_fixed_subsample
 from .sites import JOINT
-from .traced_guide import Cut
 from .validation import Inspection, inspect_programs
 
 

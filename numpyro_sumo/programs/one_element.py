@@ -6,7 +6,7 @@ elements of what varies from draw to draw looks across its batch, and is refused
 parameters do not vary: they are computed as a whole, if need be, and cut at i afterwards.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,31 +14,50 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 import jax.numpy as jnp
 
-from numpyro_sumo._compat import jvp_of_custom_call, scan_lengths
-
-from .jaxprs import Atom, bare_jaxpr, dtype_of, evaluate_equations, inner_jaxpr, shape_of
+from .cut_control_flow import (
+    Axis,
+    NotElementwise,
+    Place,
+    Step,
+    cut_cond,
+    cut_custom_jvp,
+    cut_scan,
+    cut_while,
+    step_of,
+)
+from .jaxprs import Atom, bare_jaxpr, evaluate_equations, inner_jaxpr, shape_of
 from .parallel_axes import parallel_axes
 from .varying import DRAWS, Kind, Kinds, kind_of, kinds_of_variables
 
-#: An axis that is cut at the element; None for an array as a whole.
-Axis = int | None
-#: The number of an operand or result, and how it is cut.
-Place = tuple[int, Axis]
+_CUTS = {"cond": cut_cond, "custom_jvp_call": cut_custom_jvp, "scan": cut_scan, "while": cut_while}
 
 
-class NotElementwise(Exception):
-    """Says in words why one element cannot be computed from itself alone."""
+class Cut(NamedTuple):
+    """How traced programs are cut down to one element of a plate.
 
-
-class _Step(NamedTuple):
-    """An equation, run for one element.
-
-    :param run: maps (index, values of ``reads``) to values of ``writes``.
+    :param dim: the plate's batch dimension, negative; ``size`` is its length.
+    :param num_estimates: how many estimates there are. Data are numbered: all elements of the first
+        estimate, then those of the next.
+    :param split_axes: for each array that is split, the axis that must have the elements.
+    :param indices: of each plate of the guide, shape ``(num_estimates, size)``, by name.
     """
 
-    reads: Sequence[tuple[Atom, Axis]]
-    writes: Sequence[tuple[Var, Axis]]
-    run: Callable[[jax.Array, list[Any]], Sequence[Any]]
+    dim: int
+    size: int
+    num_estimates: int = 1
+    split_axes: Sequence[int] = ()
+    indices: dict[str, jax.Array] = {}
+
+    def place(self, datum: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The estimate that a datum belongs to, and its element."""
+        if self.num_estimates == 1:
+            return jnp.zeros_like(datum), datum
+        return lax.div(datum, jnp.int32(self.size)), lax.rem(datum, jnp.int32(self.size))
+
+    def axis_of(self, ndim: int, event_dim: int = 0) -> int | None:
+        """The axis of the elements in an array, or None where it has none."""
+        axis = ndim - event_dim + self.dim
+        return axis if axis >= 0 else None
 
 
 class OneElement:
@@ -68,7 +87,7 @@ class OneElement:
         self._kinds = kinds_of_variables(self._jaxpr, sources, size)
         self._wanted: dict[Var, dict[Axis, None]] = {}
         self._outputs = [(atom, self._if_elements(atom, axis)) for atom, axis in outputs]
-        self._steps: list[_Step] = []
+        self._steps: list[Step] = []
         self._defined_by = {v: equation for equation in self._jaxpr.eqns for v in equation.outvars}
         self._plan()
 
@@ -133,7 +152,7 @@ class OneElement:
     def _want(self, atom: Atom, axis: Axis, by: JaxprEqn | None) -> None:
         if isinstance(atom, Literal):
             return
-        if axis is None and self._varies(atom):
+        if axis is None and self.varies(atom):
             raise NotElementwise(self._why_not(atom, by))
         self._wanted.setdefault(atom, {})[axis] = None
 
@@ -141,15 +160,15 @@ class OneElement:
         """The operation that takes a varying array as a whole, or made it one without elements."""
         while self._size not in shape_of(atom) and atom in self._defined_by:
             by = self._defined_by[atom]
-            atom = next((operand for operand in by.invars if self._varies(operand)), by.invars[0])
+            atom = next((operand for operand in by.invars if self.varies(operand)), by.invars[0])
         where = "elements along another axis"
         return where if by is None else f"{by.primitive.name} across the elements"
 
-    def _varies(self, atom: Atom) -> bool:
+    def varies(self, atom: Atom) -> bool:
         return kind_of(atom, self._kinds) == Kind.VARYING
 
-    def _steps_of(self, equation: JaxprEqn, wanted: list[Place]) -> list[_Step]:
-        if any(map(self._varies, [*equation.invars, *equation.outvars])):
+    def _steps_of(self, equation: JaxprEqn, wanted: list[Place]) -> list[Step]:
+        if any(map(self.varies, [*equation.invars, *equation.outvars])):
             return self._cut(equation, wanted)
         with_effects_or_whole = equation.effects or any(axis is None for _, axis in wanted)
         if not with_effects_or_whole:
@@ -164,28 +183,25 @@ class OneElement:
             operands = {atom: value for (atom, _), value in zip(reads, values)}
             return evaluate_equations(self._jaxpr, [equation], operands, results)
 
-        return [_Step(reads, [(variable, None) for variable in results], run)]
+        return [Step(reads, [(variable, None) for variable in results], run)]
 
-    def _cut(self, equation: JaxprEqn, wanted: list[Place]) -> list[_Step]:
+    def _cut(self, equation: JaxprEqn, wanted: list[Place]) -> list[Step]:
         name = equation.primitive.name
-        loops = {"cond": self._cond, "scan": self._scan, "while": self._while}
-        if name in loops:
-            return [loops[name](equation, wanted)]
-        if name == "custom_jvp_call" and self._with_rules:
-            return [self._custom_jvp(equation, wanted)]
+        if name in _CUTS and (name != "custom_jvp_call" or self._with_rules):
+            return [_CUTS[name](self, equation, wanted)]
         inner = inner_jaxpr(equation)
         if inner is not None and name != "custom_vjp_call":
-            body = self._inner(inner, equation.invars, wanted)
+            body = self.inner(inner, equation.invars, wanted)
             run = lambda index, values: body.evaluate(index, dict(zip(body.inputs, values)))
-            return [self._step(equation, body.inputs, wanted, run)]
+            return [step_of(equation, body.inputs, wanted, run)]
         axes = list(dict.fromkeys(axis for _, axis in wanted))
         if equation.effects:
             raise NotElementwise(f"the primitive '{name}' is not known")
-        if name in DRAWS and (len(axes) > 1 or not self._varies(equation.outvars[0])):
+        if name in DRAWS and (len(axes) > 1 or not self.varies(equation.outvars[0])):
             raise NotElementwise("random numbers that are used along two axes")
         return [self._along(equation, axis) for axis in axes]
 
-    def _along(self, equation: JaxprEqn, axis: Axis) -> _Step:
+    def _along(self, equation: JaxprEqn, axis: Axis) -> Step:
         """An equation all of whose results are cut along one axis."""
         primitive, maps = equation.primitive, parallel_axes(equation)
         if maps is None or axis is None:
@@ -203,19 +219,9 @@ class OneElement:
             results = primitive.bind(*values, **params)
             return results if primitive.multiple_results else [results]
 
-        return self._step(equation, reads, [(k, axis) for k in range(len(equation.outvars))], run)
+        return step_of(equation, reads, [(k, axis) for k in range(len(equation.outvars))], run)
 
-    def _step(
-        self,
-        equation: JaxprEqn,
-        reads: Iterable[Place],
-        writes: Iterable[Place],
-        run: Callable[[jax.Array, list[Any]], Sequence[Any]],
-    ) -> _Step:
-        atoms, variables = equation.invars, equation.outvars
-        return _Step([(atoms[k], a) for k, a in reads], [(variables[k], a) for k, a in writes], run)
-
-    def _inner(
+    def inner(
         self,
         jaxpr: Any,
         operands: Sequence[Atom],
@@ -228,155 +234,6 @@ class OneElement:
         atoms = [(bare.outvars[k], axis) for k, axis in outputs]
         with_rules = self._with_rules if with_rules is None else with_rules
         return OneElement(jaxpr, self._size, atoms, kinds, with_rules)
-
-    def _custom_jvp(self, equation: JaxprEqn, wanted: list[Place]) -> _Step:
-        """A function with a derivative of its own, which is cut in the same way."""
-        atoms, number = equation.invars, len(equation.outvars)
-        operands = range(equation.params["num_consts"], len(atoms))
-        moving = [k for k in operands if jnp.issubdtype(dtype_of(atoms[k]), jnp.inexact)]
-        rule, is_zero = jvp_of_custom_call(equation, [k not in moving for k in operands])
-        numbers = (k for k in range(number) if not is_zero[k])
-        tangent_of = {k: number + place for place, k in enumerate(numbers)}
-        of_tangents = [(tangent_of[k], axis) for k, axis in wanted if k in tangent_of]
-        body = self._inner(equation.params["call_jaxpr"], atoms, wanted)
-        # The operand that an input of the rule is, or is the tangent of.
-        operand_of = [*operands, *moving]
-        # Rules that call their own function would otherwise be planned without end.
-        like = [atoms[k] for k in operand_of]
-        derivative = self._inner(rule, like, wanted + of_tangents, with_rules=False)
-        inputs = [*body.inputs, *((operand_of[k], axis) for k, axis in derivative.inputs)]
-        reads = list(dict.fromkeys(inputs))
-
-        @jax.custom_jvp
-        def call(index: jax.Array, *values: Any) -> list[Any]:
-            return body.evaluate(index, dict(zip(reads, values)))
-
-        @call.defjvp
-        def jvp(primals: Any, tangents: Any) -> tuple[list[Any], list[Any]]:
-            index, *values = primals
-            at, moved = dict(zip(reads, values)), dict(zip(reads, tangents[1:]))
-            found = derivative.evaluate(
-                index,
-                {
-                    (k, axis): (at if k < len(operands) else moved)[operand_of[k], axis]
-                    for k, axis in derivative.inputs
-                },
-            )
-            results, nonzero = found[: len(wanted)], iter(found[len(wanted) :])
-            zero = jax.custom_derivatives.zero_from_primal
-            pairs = zip(wanted, results)
-            return results, [next(nonzero) if k in tangent_of else zero(y) for (k, _), y in pairs]
-
-        return self._step(equation, reads, wanted, lambda index, values: call(index, *values))
-
-    def _cond(self, equation: JaxprEqn, wanted: list[Place]) -> _Step:
-        operands = equation.invars[1:]
-        bodies = [self._inner(b, operands, wanted) for b in equation.params["branches"]]
-        places = list(dict.fromkeys(place for body in bodies for place in body.inputs))
-
-        def run(index: jax.Array, values: list[Any]) -> Sequence[Any]:
-            def branch(body: OneElement) -> Callable[..., list[Any]]:
-                return lambda *operands: body.evaluate(index, dict(zip(places, operands)))
-
-            results: Sequence[Any] = lax.switch(values[0], list(map(branch, bodies)), *values[1:])
-            return results
-
-        reads: list[Place] = [(0, None), *((k + 1, axis) for k, axis in places)]
-        return self._step(equation, reads, wanted, run)
-
-    def _scan(self, equation: JaxprEqn, wanted: list[Place]) -> _Step:
-        params, atoms = equation.params, equation.invars
-        num_consts, num_carry = scan_lengths(equation)
-        num_fixed = num_consts + num_carry
-        # A scan is over the leading axis, which one step does not have.
-        down = lambda places: [(k, None if a is None else a - 1) for k, a in places]
-        stacked = [(k, axis) for k, axis in wanted if k >= num_carry]
-        if any(axis == 0 for _, axis in stacked):
-            raise NotElementwise("scan across the elements")
-        like = [*atoms[:num_consts], *equation.outvars[:num_carry], *atoms[num_fixed:]]
-        carried = range(num_consts, num_fixed)
-        carry, body = self._loop(params["jaxpr"], like, carried, wanted, down(stacked))
-        consts = [(k, axis) for k, axis in body.inputs if k < num_consts]
-        slices = [(k, axis) for k, axis in body.inputs if k >= num_fixed]
-        into = [(num_consts + k, axis) for k, axis in carry]
-
-        def run(index: jax.Array, values: list[Any]) -> Sequence[Any]:
-            fixed = dict(zip(consts, values))
-
-            def step(state: list[Any], slice_: list[Any]) -> tuple[list[Any], list[Any]]:
-                given = {**fixed, **dict(zip(into, state)), **dict(zip(slices, slice_))}
-                results = body.evaluate(index, given)
-                return results[: len(carry)], results[len(carry) :]
-
-            start, over = values[len(consts) :][: len(carry)], values[len(consts) + len(carry) :]
-            options = {key: params[key] for key in ("length", "reverse", "unroll")}
-            state, stack = lax.scan(step, start, over, **options)
-            return [*state, *stack]
-
-        up = [(k, None if axis is None else axis + 1) for k, axis in slices]
-        return self._step(equation, [*consts, *into, *up], [*carry, *stacked], run)
-
-    def _while(self, equation: JaxprEqn, wanted: list[Place]) -> _Step:
-        params, atoms, results = equation.params, equation.invars, equation.outvars
-        num_test, num_body = params["cond_nconsts"], params["body_nconsts"]
-        num_consts = num_test + num_body
-        like = [*atoms[num_test:num_consts], *results]
-        carried = range(num_body, len(like))
-        carry, body = self._loop(params["body_jaxpr"], like, carried, wanted, [])
-        test = self._inner(params["cond_jaxpr"], [*atoms[:num_test], *results], [(0, None)])
-        for_test = [(k, axis) for k, axis in test.inputs if k < num_test]
-        for_body = [(k, axis) for k, axis in body.inputs if k < num_body]
-
-        def run(index: jax.Array, values: list[Any]) -> Sequence[Any]:
-            tested, fixed = (
-                dict(zip(for_test, values)),
-                dict(zip(for_body, values[len(for_test) :])),
-            )
-
-            def given(state: Sequence[Any], first: int) -> dict[Place, Any]:
-                return {(first + k, axis): value for (k, axis), value in zip(carry, state)}
-
-            found: Sequence[Any] = lax.while_loop(
-                lambda state: test.evaluate(index, {**tested, **given(state, num_test)})[0],
-                lambda state: body.evaluate(index, {**fixed, **given(state, num_body)}),
-                values[len(for_test) + len(for_body) :],
-            )
-            return found
-
-        constants = [*for_test, *((num_test + k, axis) for k, axis in for_body)]
-        reads = [*constants, *((num_consts + k, axis) for k, axis in carry)]
-        return self._step(equation, reads, carry, run)
-
-    def _loop(
-        self,
-        jaxpr: Any,
-        like: Sequence[Atom],
-        carried: range,
-        wanted: Sequence[Place],
-        others: Sequence[Place],
-    ) -> tuple[list[Place], "OneElement"]:
-        """What a loop carries, each array cut along one axis, and the plan for its body.
-
-        :param like: for each input of the body, an atom that varies if it does.
-        :param carried: the numbers of the carried arrays among them.
-        :param others: outputs of the body that are not carried.
-        """
-        fixed = [k for k, place in enumerate(carried) if not self._varies(like[place])]
-        axes: dict[int, Axis] = dict.fromkeys(fixed)
-
-        def carry(places: Iterable[Place]) -> bool:
-            before = len(axes)
-            for k, axis in places:
-                if k not in fixed and axes.setdefault(k, axis) != axis:
-                    raise NotElementwise("a loop that carries elements along two axes")
-            return len(axes) > before
-
-        carry((k, axis) for k, axis in wanted if k < len(carried))
-        while True:
-            body = self._inner(jaxpr, like, [*axes.items(), *others])
-            reads = [(k - carried.start, axis) for k, axis in body.inputs if k in carried]
-            if not carry(reads):
-                return list(axes.items()), body
 
 
 def _params_for_one(equation: JaxprEqn, axis: int, reads: Sequence[Place]) -> dict[str, Any]:

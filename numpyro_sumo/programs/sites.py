@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from numpyro.distributions import Delta, Distribution
+from numpyro.distributions import Delta, Distribution, TransformedDistribution
 
 #: A NumPyro program: a function with sample, param and other sites.
 Program = Callable[..., Any]
@@ -44,6 +44,11 @@ def random_sites(guide_trace: Trace) -> Trace:
 def is_delta(distribution: Distribution) -> bool:
     """Whether the distribution is a Delta, possibly expanded, wrapped or masked."""
     return any(isinstance(layer, Delta) for layer in layers(distribution))
+
+
+def is_transformed(distribution: Distribution) -> bool:
+    """Whether draws are transformed base draws, possibly expanded, wrapped or masked."""
+    return any(isinstance(layer, TransformedDistribution) for layer in layers(distribution))
 
 
 def is_masked_out(distribution: Distribution) -> bool:

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 from jax.extend.core import Literal
 import jax.numpy as jnp
 
@@ -19,10 +18,10 @@ from numpyro.primitives import Messenger
 
 from .jaxprs import PartialEvaluator, detach, sources_of
 from .log_weights import Proposal, log_prob_of, sum_to_data
-from .one_element import OneElement
+from .one_element import Cut, OneElement
 from .path_gradient import intermediates_at
 from .programs import Programs
-from .sites import JOINT, Params, Trace, latent_sites, random_sites, scales_of
+from .sites import JOINT, Params, Trace, is_transformed, latent_sites, random_sites, scales_of
 from .varying import Kind
 
 #: Maps a datum, an integer array, and the arrays that are split to the programs run for it.
@@ -38,34 +37,6 @@ class Dependence(NamedTuple):
 
     on_parameters: bool
     draws: frozenset[str]
-
-
-class Cut(NamedTuple):
-    """How traced programs are cut down to one element of a plate.
-
-    :param dim: the plate's batch dimension, negative; ``size`` is its length.
-    :param num_estimates: how many estimates there are. Data are numbered: all elements of the first
-        estimate, then those of the next.
-    :param split_axes: for each array that is split, the axis that must have the elements.
-    :param indices: of each plate of the guide, shape ``(num_estimates, size)``, by name.
-    """
-
-    dim: int
-    size: int
-    num_estimates: int = 1
-    split_axes: Sequence[int] = ()
-    indices: dict[str, jax.Array] = {}
-
-    def place(self, datum: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The estimate that a datum belongs to, and its element."""
-        if self.num_estimates == 1:
-            return jnp.zeros_like(datum), datum
-        return lax.div(datum, jnp.int32(self.size)), lax.rem(datum, jnp.int32(self.size))
-
-    def axis_of(self, ndim: int, event_dim: int = 0) -> int | None:
-        """The axis of the elements in an array, or None where it has none."""
-        axis = ndim - event_dim + self.dim
-        return axis if axis >= 0 else None
 
 
 class _GuideOutputs(NamedTuple):
@@ -128,7 +99,7 @@ class TracedGuide:
         on_path = {
             n: log_prob_of(site, intermediates_at(site["fn"], site["value"], site["intermediates"]))
             for n, site in sites.items()
-            if site["intermediates"]
+            if site["intermediates"] and is_transformed(site["fn"])
         }
         return _GuideOutputs(
             values={n: site["value"] for n, site in latent_sites(sites).items()},

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from numpyro.handlers import replay, seed, substitute, trace
 
+from .cut_control_flow import Place
 from .jaxprs import PartialEvaluator, detach
 from .log_weights import Proposal, log_joint, weight_of
-from .one_element import OneElement, Place
+from .one_element import Cut, OneElement
 from .programs import Programs
 from .sites import JOINT, Params, Trace
-from .traced_guide import Cut, ProgramsOf, TracedGuide
+from .traced_guide import ProgramsOf, TracedGuide
 from .varying import Kind
 
 

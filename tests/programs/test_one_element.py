@@ -15,7 +15,8 @@ from numpyro.contrib.module import flax_module
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed, substitute, trace
 
-from numpyro_sumo.programs.one_element import NotElementwise, OneElement
+from numpyro_sumo.programs.cut_control_flow import NotElementwise
+from numpyro_sumo.programs.one_element import OneElement
 from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.varying import Kind
