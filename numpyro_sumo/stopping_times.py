@@ -218,7 +218,7 @@ def warn_of_shared_stopping_time(why: str) -> None:
     warnings.warn(
         f"Expected a stopping time for each element of the data; {why}. Their estimates are large "
         "or small together, and the variance of the loss grows as the square of their number. "
-        "Pass share_stopping_times=True to accept that; or, for programs that do not look across "
-        "the batch, data_axes: the axis of the data in each argument, 0 for example.",
+        "Write model and guide such that the draws of one element do not affect another, or pass "
+        "share_stopping_times=True to accept one stopping time.",
         stacklevel=4,
     )

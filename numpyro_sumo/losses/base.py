@@ -65,10 +65,10 @@ class ImportanceLoss(ProgramLoss):
         reparameterised gradient, which has the same mean, and variance zero where the guide is the
         posterior; or ``"standard"``. None is "dreg" for guides that depend on their parameters
         through random draws alone, and "standard" for the others (AutoDelta, AutoDAIS).
-    :param data_axes: the axis of the data in each positional argument of model and guide, with the
-        meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not split): each datum
-        then has its own draws. Programs with a plate over that axis are run for batches of one,
-        others for single data: a program that looks across the batch is then another program.
+    :param data_axes: for programs written for one datum: the axis of the data in each positional
+        argument, with the meaning of ``in_axes`` in :func:`jax.vmap` (keyword arguments are not
+        split). Each datum then has its own draws. Programs with a plate over that axis need no such
+        option; with it they are refused if they look across the batch.
     :param chunk_size: log-weights evaluated at a time; memory is that of two chunks. None evaluates
         the first draws and most of the tails together.
     :param sharding: a :class:`jax.sharding.NamedSharding` over one axis of a mesh, of type Auto:

@@ -26,12 +26,12 @@ class SUMO(ImportanceLoss):
     grows without bound** as c grows, since squared increments fall only as 1/k² and the survival as
     1/k: single estimates can be far off.
 
-    Each element of a subsampled plate that encloses all sites has its own stopping time, if model
-    and guide follow the plate's indices (data by ``numpyro.subsample`` or indexing), are proven to
-    compute nothing across the batch, and have no mutable state: the programs are then run for one
-    element at a time. Each datum that ``data_axes`` splits off, and every draw of x inside
-    :class:`~numpyro_sumo.ReverseKL`, also has its own. Otherwise all data share one stopping time
-    per step, and the variance of the sum of their estimates grows as the square of their number.
+    Each element of a plate that encloses all sample sites has its own stopping time, whether the
+    plate is subsampled or not, if the draws of one element do not affect another: model and guide
+    are traced once, and one element is computed by the operations that it needs. Each datum that
+    ``data_axes`` splits off, and every draw of x inside :class:`~numpyro_sumo.ReverseKL`, also has
+    its own. Otherwise all data share one stopping time per step, a warning says why, and the
+    variance of the sum of their estimates grows as the square of their number.
 
     Defaults had the lowest, or nearly the lowest, loss at equal total draws on six models
     (``benchmarks/defaults``). Options that are not listed here are those of

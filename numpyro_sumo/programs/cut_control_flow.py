@@ -1,6 +1,7 @@
 """Equations that run other jaxprs, cut down to one element: branches, loops and custom rules."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -136,8 +137,13 @@ def cut_scan(plan: Plan, equation: JaxprEqn, wanted: list[Place]) -> Step:
     if any(axis == 0 for _, axis in stacked):
         raise NotElementwise("scan across the elements")
     like = [*atoms[:num_consts], *equation.outvars[:num_carry], *atoms[num_fixed:]]
-    carried = range(num_consts, num_fixed)
-    carry, body = _loop(plan, params["jaxpr"], like, carried, wanted, down(stacked))
+    carry, body = _loop(
+        partial(plan.inner, params["jaxpr"], like),
+        range(num_consts, num_fixed),
+        _fixed(plan, equation.outvars[:num_carry]),
+        wanted,
+        down(stacked),
+    )
     consts = [(k, axis) for k, axis in body.inputs if k < num_consts]
     slices = [(k, axis) for k, axis in body.inputs if k >= num_fixed]
     into = [(num_consts + k, axis) for k, axis in carry]
@@ -165,8 +171,13 @@ def cut_while(plan: Plan, equation: JaxprEqn, wanted: list[Place]) -> Step:
     num_test, num_body = params["cond_nconsts"], params["body_nconsts"]
     num_consts = num_test + num_body
     like = [*atoms[num_test:num_consts], *results]
-    carried = range(num_body, len(like))
-    carry, body = _loop(plan, params["body_jaxpr"], like, carried, wanted, [])
+    carry, body = _loop(
+        partial(plan.inner, params["body_jaxpr"], like),
+        range(num_body, len(like)),
+        _fixed(plan, results),
+        wanted,
+        [],
+    )
     test = plan.inner(params["cond_jaxpr"], [*atoms[:num_test], *results], [(0, None)])
     for_test = [(k, axis) for k, axis in test.inputs if k < num_test]
     for_body = [(k, axis) for k, axis in body.inputs if k < num_body]
@@ -192,21 +203,25 @@ def cut_while(plan: Plan, equation: JaxprEqn, wanted: list[Place]) -> Step:
     return step_of(equation, reads, carry, run)
 
 
+def _fixed(plan: Plan, carried: Sequence[Var]) -> list[int]:
+    """The numbers of carried arrays that do not vary."""
+    return [k for k, variable in enumerate(carried) if not plan.varies(variable)]
+
+
 def _loop(
-    plan: Plan,
-    jaxpr: Any,
-    like: Sequence[Atom],
+    inner: Callable[[list[Place]], Plan],
     carried: range,
+    fixed: Collection[int],
     wanted: Sequence[Place],
     others: Sequence[Place],
 ) -> tuple[list[Place], Plan]:
     """What a loop carries, each array cut along one axis, and the plan for its body.
 
-    :param like: for each input of the body, an atom that varies if it does.
-    :param carried: the numbers of the carried arrays among them.
+    :param inner: maps outputs of the body to the plan for them.
+    :param carried: the numbers of the carried arrays among the inputs of the body.
+    :param fixed: the numbers, from 0 on, of carried arrays that do not vary.
     :param others: outputs of the body that are not carried.
     """
-    fixed = [k for k, place in enumerate(carried) if not plan.varies(like[place])]
     axes: dict[int, Axis] = dict.fromkeys(fixed)
 
     def carry(places: Iterable[Place]) -> bool:
@@ -218,7 +233,6 @@ def _loop(
 
     carry((k, axis) for k, axis in wanted if k < len(carried))
     while True:
-        body = plan.inner(jaxpr, like, [*axes.items(), *others])
-        reads = [(k - carried.start, axis) for k, axis in body.inputs if k in carried]
-        if not carry(reads):
+        body = inner([*axes.items(), *others])
+        if not carry((k - carried.start, axis) for k, axis in body.inputs if k in carried):
             return list(axes.items()), body
