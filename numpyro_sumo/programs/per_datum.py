@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .elements import Elements, find_elements
 from .log_weights import Proposal, weight_of
 from .programs import Programs
+from .sites import Params
 
 
 class PerDatumWeights:
@@ -80,15 +81,17 @@ class PerDatumWeights:
         *,
         scale: jax.Array | None = None,
         detached: bool = False,
+        params: Params | None = None,
     ) -> jax.Array:
         """The log-weight of a draw, in nats: data plates except the elements', shape ``(*rest)``.
 
         :param scale: the datum's, from :meth:`scale`; None takes the proposal's own.
         :param detached: whether it is differentiable in the proposal alone.
+        :param params: of the model, in place of those that the proposal was drawn with.
         """
         if scale is not None:
             proposal = replace(proposal, scale=self._expanded(scale))
-        inputs = self._params, datum, rng_key, proposal
+        inputs = params or self._params, datum, rng_key, proposal
         log_probs = self._model.log_probs(inputs, detached)
         return self._squeezed(weight_of(log_probs, proposal, self.elements.data_dims))
 
