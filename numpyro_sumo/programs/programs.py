@@ -9,6 +9,7 @@ from jax.lax import stop_gradient
 import jax.numpy as jnp
 
 from numpyro.handlers import block, replay, seed, substitute, trace
+from numpyro.primitives import Messenger
 
 from .sites import Params, Program
 
@@ -76,6 +77,15 @@ def with_fixed_subsample(rng_key: jax.Array, program: Program) -> Program:
     """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
     seeded: Program = seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
     return seeded
+
+
+class at_full_size(Messenger):
+    """Handler: run a program with all elements of its plates, subsampled or not."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "plate":
+            size, _ = msg["args"]
+            msg["args"], msg["value"] = (size, size), jnp.arange(size)
 
 
 def with_params(program: Program, params: Params) -> Program:
