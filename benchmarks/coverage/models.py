@@ -8,8 +8,8 @@ import numpy as np
 
 import jax
 from jax import random
-from jax.scipy.special import logsumexp
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 
 import numpyro
 import numpyro.distributions as dist
@@ -95,7 +95,8 @@ def _log_density(observations, params, data, effects):
     return observations(params, predictor).log_prob(data.y[:, None, :]).sum(axis=-1)
 
 
-def _by_quadrature(observations, params, data):
+def by_quadrature(observations, params, data):
+    """log p of each group, in nats, for any distribution of the observations."""
     effects = params["tau"] * NODES
     return logsumexp(LOG_WEIGHTS + _log_density(observations, params, data, effects), axis=1)
 
@@ -135,6 +136,6 @@ MODELS: dict[str, MixedModel] = {
         (200, 6),
         {"beta": np.array([0.5, 1.0]), "tau": 1.5},
         _bernoulli,
-        partial(_by_quadrature, _bernoulli),
+        partial(by_quadrature, _bernoulli),
     ),
 }

@@ -13,11 +13,8 @@ import jax.numpy as jnp
 from benchmarks.common.interrupts import raise_if_interrupted
 from benchmarks.coverage.models import MODELS, MixedModel
 from numpyro_sumo import MultilevelSUMO
-from numpyro_sumo.diagnostics.standard_errors import (
-    derivatives_of,
-    estimate_derivatives,
-    summarize,
-)
+from numpyro_sumo.diagnostics.derivatives import derivatives_of, estimate_derivatives
+from numpyro_sumo.diagnostics.standard_errors import summarize
 from numpyro_sumo.programs.model_params import ModelParams
 from numpyro_sumo.programs.programs import Programs
 

@@ -1,4 +1,4 @@
-"""How far to trust a guide: certificates, bounds on KL, log-evidence, standard errors, and reports under ArviZ."""
+"""How far to trust a fit: certificates, KL, log-evidence, standard errors; and ArviZ."""
 
 from .certificate import Certificate, certify
 from .kl_divergence import KLDivergence, kl_divergence

@@ -1,50 +1,38 @@
 """Standard errors of maximum-likelihood estimates of a model's parameters."""
 
+from dataclasses import replace
 from functools import partial
-import math
-from typing import Any, NamedTuple
+from typing import Any
 import warnings
 
 import numpy as np
-from tqdm import tqdm
 
 import jax
 from jax import random
 import jax.numpy as jnp
 
 from numpyro_sumo.checks import check_positive_integer
-from numpyro_sumo.estimators.taylor import symmetric
-from numpyro_sumo.losses import MultilevelSUMO
+from numpyro_sumo.losses import IWELBO, MultilevelSUMO
 from numpyro_sumo.programs.check_params import check_params_of_both
 from numpyro_sumo.programs.model_params import ModelParams
 from numpyro_sumo.programs.programs import Programs, at_full_size
 from numpyro_sumo.programs.sites import Params, Program
 
+from .certificate import LARGEST_PARETO_K
+from .derivatives import Derivatives, estimate_derivatives, sample_derivatives
 from .information import check_information, inverse_information, newton_step, sandwich
 from .wald import StandardErrors, WaldSource
 
 #: Leaving one out says something of the error from about this number on.
 _FEWEST_ESTIMATES = 10
 
+#: Log-weights of each datum for k-hat, whose standard error is then about 0.1.
+_NUM_WEIGHTS = 1_000
+
 #: Distance to the maximum, in standard errors, from which intervals are misleading.
 _FAR = 0.5
 
 _DEFAULT = MultilevelSUMO(8)
-
-
-class Derivatives(NamedTuple):
-    """R independent estimates of log p(x) and its derivatives in the unconstrained parameters.
-
-    :param log_likelihoods: of all data, in nats, shape ``(R,)``.
-    :param scores: gradients by datum, shape ``(R, num_data, P)``.
-    :param informations: minus the Hessian of all data, shape ``(R, P, P)``.
-    :param is_joint: whether there is one likelihood for all data.
-    """
-
-    log_likelihoods: np.ndarray
-    scores: np.ndarray
-    informations: np.ndarray
-    is_joint: bool
 
 
 def standard_errors(
@@ -111,7 +99,8 @@ def standard_errors(
         edge of their support, a model without param sites, options outside these ranges, an
         estimate that is not finite, or an information matrix that is not positive definite (the
         line names the combination of parameters that is not identified).
-    :warns UserWarning: if Newton's step to the maximum is longer than half a standard error.
+    :warns UserWarning: if the k-hat of the weights is larger than 0.7, or Newton's step to the
+        maximum longer than half a standard error.
 
     **References:** Shi and Cornish 2021, *On multilevel Monte Carlo unbiased gradient estimation
     for deep latent variable models*, for the estimates; White 1982, *Maximum likelihood estimation
@@ -143,49 +132,12 @@ def standard_errors(
     _check_whole(programs, Programs(model, guide, params, args, kwargs))
     of_model = ModelParams.of(programs)
     run = partial(estimate_derivatives, estimator=estimator, programs=programs, params=of_model)
-    found = _batches(rng_key, run, num_estimates, batch_size, progress_bar)
-    return summarize(found, of_model, level=level, robust=robust, clusters=clusters)
-
-
-def estimate_derivatives(
-    rng_key: jax.Array,
-    number: int,
-    *,
-    estimator: MultilevelSUMO,
-    programs: Programs,
-    params: ModelParams,
-) -> tuple[jax.Array, jax.Array]:
-    """Estimates of log p(x), gradients and Hessians; can be compiled.
-
-    :return: log p and its gradient by datum, shape ``(1 + P, number, *data)``; and the upper
-        triangle of the Hessian of all data, shape ``(…, number)``.
-    """
-    size = params.unconstrained.size
-    at = lambda displacement: {**programs.params, **params.at(displacement)}
-    found = estimator.sample_derivatives(rng_key, programs, at, size, number)
-    hessian = found[1 + size :]
-    return found[: 1 + size], jnp.sum(hessian.reshape(*hessian.shape[:2], -1), axis=2)
-
-
-def derivatives_of(by_datum: np.ndarray, hessians: np.ndarray) -> Derivatives:
-    """The estimates that :func:`estimate_derivatives` returns, in float64.
-
-    :raises ValueError: if some are not finite.
-    """
-    is_joint = by_datum.ndim == 2
-    flat = by_datum.reshape(*by_datum.shape[:2], -1).astype(np.float64)
-    bad = np.flatnonzero(~np.all(np.isfinite(flat), axis=(0, 1)))
-    if len(bad) or not np.all(np.isfinite(hessians)):
-        listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        whose = f"those of data {listed}" if len(bad) and not is_joint else "those of all data"
-        raise ValueError(
-            "Expected estimates of log p(x) and its derivatives that are finite; "
-            f"{whose} are not. Mask missing observations (numpyro.handlers.mask) and give them any "
-            "number, or choose a guide that covers the posterior."
-        )
-    informations = -symmetric(np.moveaxis(hessians, 0, -1).astype(np.float64))
-    scores = np.moveaxis(flat[1:], 0, -1)
-    return Derivatives(flat[0].sum(axis=1), scores, informations, is_joint)
+    weights_key, estimates_key = random.split(rng_key)
+    found = sample_derivatives(estimates_key, run, num_estimates, batch_size, progress_bar)
+    errors = summarize(found, of_model, level=level, robust=robust, clusters=clusters)
+    errors = replace(errors, pareto_k=_pareto_k(weights_key, programs, estimator, batch_size))
+    _warn(errors)
+    return errors
 
 
 def summarize(
@@ -203,7 +155,7 @@ def summarize(
     step, step_error = newton_step(bread, found.scores)
     free_se = np.sqrt(np.diag(bread.of_all))
     log_likelihoods = found.log_likelihoods
-    errors = StandardErrors(
+    return StandardErrors(
         **columns,
         covariance=source.jacobian @ bread.of_all @ source.jacobian.T,
         covariance_sandwich=None
@@ -218,23 +170,6 @@ def summarize(
         to_maximum_mc_se=step_error / free_se,
         _source=source,
     )
-    _warn_if_far(errors)
-    return errors
-
-
-def _batches(
-    rng_key: jax.Array, run: Any, total: int, batch_size: int, progress_bar: bool
-) -> Derivatives:
-    """All estimates, evaluated batch by batch."""
-    batch = min(batch_size, total)
-    compiled = jax.jit(lambda key: run(key, batch))
-    found = []
-    with tqdm(total=total, desc="standard errors", disable=not progress_bar) as bar:
-        for index in range(math.ceil(total / batch)):
-            found.append(jax.device_get(compiled(random.fold_in(rng_key, index))))
-            bar.update(min(batch, total - index * batch))
-    by_datum, hessians = (np.concatenate(arrays, axis=1)[:, :total] for arrays in zip(*found))
-    return derivatives_of(by_datum, hessians)
 
 
 def _check_options(estimator: Any, num_estimates: Any, level: Any) -> None:
@@ -312,7 +247,29 @@ def _check_errors(columns: dict[str, Any]) -> None:
             )
 
 
-def _warn_if_far(errors: StandardErrors) -> None:
+def _pareto_k(
+    rng_key: jax.Array, programs: Programs, estimator: MultilevelSUMO, batch_size: int
+) -> float:
+    """k-hat of the importance weights, the largest of all data."""
+    # Imported here because ArviZ takes seconds to import.
+    from .pareto_k import pareto_k
+
+    single = IWELBO(1, data_axes=estimator.data_axes)
+    draw = jax.jit(lambda key: single.sample_estimates(key, programs, batch_size)[0])
+    keys = random.split(rng_key, -(-_NUM_WEIGHTS // batch_size))
+    log_weights = np.concatenate([np.asarray(draw(key), np.float64) for key in keys])
+    return float(np.max(pareto_k(np.moveaxis(log_weights, 0, -1))))
+
+
+def _warn(errors: StandardErrors) -> None:
+    """Warns of a guide that misses part of a posterior, and of params far from the maximum."""
+    if errors.pareto_k > LARGEST_PARETO_K:
+        warnings.warn(
+            f"Expected a k-hat of weights up to {LARGEST_PARETO_K}; it is {errors.pareto_k:.2f}: "
+            "trust neither the standard errors nor their Monte Carlo errors. "
+            "Choose a guide with wider tails, or train it longer.",
+            stacklevel=3,
+        )
     excess = np.abs(errors.to_maximum) - 3.0 * errors.to_maximum_mc_se
     worst = int(np.argmax(excess))
     if excess[worst] > _FAR:
@@ -320,5 +277,5 @@ def _warn_if_far(errors: StandardErrors) -> None:
             "Expected params at the maximum of log p(x); Newton's step to it changes "
             f"'{errors.free_names[worst]}' by {errors.to_maximum[worst]:.2g} standard errors. "
             "Train longer, and on an unbiased loss.",
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -88,6 +88,8 @@ class StandardErrors(WaldTable):
         ``(num_data, F)``: means of ``num_estimates`` independent estimates.
     :param to_maximum: Newton's step from the params to the maximum of log p(x), in standard errors,
         shape ``(F,)``; its Monte Carlo standard error is ``to_maximum_mc_se``.
+    :param pareto_k: k-hat of the importance weights, the largest of all data. Above 0.7 the guide
+        misses part of a posterior: trust neither standard errors nor Monte Carlo errors.
     """
 
     covariance: np.ndarray
@@ -99,6 +101,7 @@ class StandardErrors(WaldTable):
     scores: np.ndarray
     to_maximum: np.ndarray
     to_maximum_mc_se: np.ndarray
+    pareto_k: float = np.nan
     _source: "WaldSource" = field(repr=False)
 
     def of(self, function: Callable[[dict[str, Any]], Any], constraint: Any = None) -> WaldTable:
@@ -113,7 +116,7 @@ class StandardErrors(WaldTable):
 
     def __str__(self) -> str:
         num_data = len(self.scores)
-        data = "one joint likelihood" if self.se_sandwich is None else f"{num_data} data"
+        data = "one joint likelihood" if num_data == 1 else f"{num_data} data"
         log_likelihood = f"{self.log_likelihood:.2f} ± {self.log_likelihood_mc_se:.2g}"
         largest = int(np.argmax(np.abs(self.to_maximum)))
         relative = 100.0 * np.max(self.mc_se / self.se)
@@ -161,9 +164,7 @@ class WaldSource:
         names = names_of({"": values}) if not isinstance(values, dict) else names_of(values)
         names = [name or "value" for name in names]
         groups = [(constraint, jnp.shape(leaf)) for leaf in jax.tree.leaves(values)]
-        return WaldTable(
-            **self._columns(tuple(names), ravel_pytree(values)[0], jacobian, groups)
-        )
+        return WaldTable(**self._columns(tuple(names), ravel_pytree(values)[0], jacobian, groups))
 
     def _columns(
         self, names: tuple[str, ...], estimate: Any, jacobian: np.ndarray, groups: list[Group]

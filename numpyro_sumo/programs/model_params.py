@@ -16,7 +16,7 @@ from numpyro.distributions.transforms import ExpTransform
 from numpyro.handlers import replay, seed, substitute, trace
 
 from .programs import Programs
-from .sites import Params
+from .sites import Params, Trace
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,9 @@ class ModelParams:
                 "Expected a model with param sites; it has none. Write what is to be estimated as "
                 "numpyro.param: latent sites are integrated out."
             )
-        values = {name: programs.params[name] for name in constraint_of}
-        free = {}
-        for name, value in values.items():
-            free[name] = _unconstrained(name, value, constraint_of[name])
+        as_float = lambda leaf: jnp.asarray(leaf, jnp.result_type(float))
+        values = {name: jax.tree.map(as_float, programs.params[name]) for name in constraint_of}
+        free = {n: _unconstrained(n, value, constraint_of[n]) for n, value in values.items()}
         vector, unravel = ravel_pytree(free)
         return ModelParams(values, constraint_of, vector, tuple(names_of(values)), unravel)
 
@@ -104,14 +103,22 @@ def _constraints(programs: Programs) -> dict[str, Any]:
     guide_trace = trace(guide).get_trace(*args, **kwargs)
     # The model runs at a draw of the guide, since some priors cannot be sampled.
     model = substitute(replay(seed(programs.model, random.key(0)), guide_trace), data=params)
-    sites = trace(model).get_trace(*args, **kwargs)
-    return {
-        name: site["kwargs"].get("constraint", constraints.real)
-        if hasattr(site["value"], "shape")
-        else None
-        for name, site in sorted(sites.items())
-        if site["type"] == "param"
-    }
+    model_trace = trace(model).get_trace(*args, **kwargs)
+    return {n: _constraint(n, (model_trace, guide_trace)) for n in sorted(_params(model_trace))}
+
+
+def _params(program_trace: Trace) -> Trace:
+    return {name: site for name, site in program_trace.items() if site["type"] == "param"}
+
+
+def _constraint(name: str, traces: tuple[Trace, ...]) -> Any:
+    """The constraint that one of the programs gives a param site; None for a pytree of arrays."""
+    sites = [_params(program_trace).get(name) for program_trace in traces]
+    found = [site for site in sites if site is not None]
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(found[0]["value"])):
+        return None
+    given = [site["kwargs"]["constraint"] for site in found if "constraint" in site["kwargs"]]
+    return given[0] if given else constraints.real
 
 
 def _unconstrained(name: str, value: Any, constraint: Any) -> Any:
@@ -121,7 +128,6 @@ def _unconstrained(name: str, value: Any, constraint: Any) -> Any:
     """
     if constraint is None:
         return value
-    value = jnp.asarray(value, jnp.result_type(float))
     free = biject_to(constraint).inv(value)
     if not np.all(np.isfinite(free)):
         raise ValueError(
