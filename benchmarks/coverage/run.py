@@ -28,6 +28,7 @@ def cover(name: str, rng_key: jax.Array, num_sets: int) -> dict[str, Any]:
     """Coverage of the intervals over ``num_sets`` data sets of one model."""
     problem = MODELS[name]
     fit, derivatives, template = compiled(problem)
+    groups = np.arange(problem.shape[0])
     found: dict[str, list] = {key: [] for key in ("exact_se", "newton_step", "errors")}
     for index in tqdm(range(num_sets), desc=problem.title, unit="data set"):
         data_key, draws_key = random.split(random.fold_in(rng_key, index))
@@ -36,7 +37,7 @@ def cover(name: str, rng_key: jax.Array, num_sets: int) -> dict[str, Any]:
         params = replace(template, unconstrained=free, values=problem.params(free))
         estimates = derivatives_of(*jax.device_get(derivatives(draws_key, free, data)))
         errors = [
-            summarize(estimates, params, level=LEVEL, robust=robust, clusters=None)
+            summarize(estimates, params, level=LEVEL, robust=robust, clusters=groups)
             for robust in (False, True)
         ]
         found["exact_se"].append(exact_se)

@@ -22,25 +22,24 @@ class Derivatives(NamedTuple):
     :param log_likelihoods: of all data, in nats, shape ``(R,)``.
     :param scores: gradients by datum, shape ``(R, num_data, P)``.
     :param informations: minus the Hessian of all data, shape ``(R, P, P)``.
-    :param is_joint: whether there is one likelihood for all data.
     """
 
     log_likelihoods: np.ndarray
     scores: np.ndarray
     informations: np.ndarray
-    is_joint: bool
 
 
 def sample_derivatives(
-    rng_key: jax.Array, run: Any, total: int, batch_size: int, progress_bar: bool
+    rng_key: jax.Array, run: Any, total: int, batch: int, progress_bar: bool
 ) -> Derivatives:
-    """All estimates, evaluated batch by batch."""
-    batch = min(batch_size, total)
-    compiled = jax.jit(lambda key: run(key, batch))
+    """Estimates, evaluated batch by batch.
+
+    :param run: maps a key to a batch of them, as :func:`estimate_derivatives`.
+    """
     found = []
     with tqdm(total=total, desc="standard errors", disable=not progress_bar) as bar:
         for index in range(math.ceil(total / batch)):
-            found.append(jax.device_get(compiled(random.fold_in(rng_key, index))))
+            found.append(jax.device_get(run(random.fold_in(rng_key, index))))
             bar.update(min(batch, total - index * batch))
     by_datum, hessians = (np.concatenate(arrays, axis=1)[:, :total] for arrays in zip(*found))
     return derivatives_of(by_datum, hessians)
@@ -71,12 +70,11 @@ def derivatives_of(by_datum: np.ndarray, hessians: np.ndarray) -> Derivatives:
 
     :raises ValueError: if some are not finite.
     """
-    is_joint = by_datum.ndim == 2
     flat = by_datum.reshape(*by_datum.shape[:2], -1).astype(np.float64)
     bad = np.flatnonzero(~np.all(np.isfinite(flat), axis=(0, 1)))
     if len(bad) or not np.all(np.isfinite(hessians)):
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        whose = f"those of data {listed}" if len(bad) and not is_joint else "those of all data"
+        whose = f"those of data {listed}" if len(bad) and by_datum.ndim > 2 else "those of all data"
         raise ValueError(
             "Expected estimates of log p(x) and its derivatives that are finite; "
             f"{whose} are not. Mask missing observations (numpyro.handlers.mask) and give them any "
@@ -84,4 +82,4 @@ def derivatives_of(by_datum: np.ndarray, hessians: np.ndarray) -> Derivatives:
         )
     informations = -symmetric(np.moveaxis(hessians, 0, -1).astype(np.float64))
     scores = np.moveaxis(flat[1:], 0, -1)
-    return Derivatives(flat[0].sum(axis=1), scores, informations, is_joint)
+    return Derivatives(flat[0].sum(axis=1), scores, informations)

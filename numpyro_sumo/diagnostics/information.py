@@ -88,9 +88,9 @@ def sandwich(bread: Covariances, scores: np.ndarray) -> Covariances:
     """
     number = len(scores)
     total = scores.sum(axis=0)
-    squares = np.einsum("rip,riq->rpq", scores, scores)
+    squares = np.einsum("rip,riq->rpq", scores, scores, optimize=True)
     of_total, of_squares = total.T @ total, squares.sum(axis=0)
-    with_one = np.einsum("ip,riq->rpq", total, scores)
+    with_one = np.einsum("ip,riq->rpq", total, scores, optimize=True)
     pairs = of_total - of_squares
     # Without estimate r: the total is less by s_r, and the squares by those of s_r.
     fewer = pairs - with_one - np.swapaxes(with_one, 1, 2) + 2.0 * squares

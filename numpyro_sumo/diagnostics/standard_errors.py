@@ -1,7 +1,7 @@
 """Standard errors of maximum-likelihood estimates of a model's parameters."""
 
 from dataclasses import replace
-from functools import partial
+import math
 from typing import Any
 import warnings
 
@@ -131,10 +131,17 @@ def standard_errors(
     programs = Programs(at_full_size(model), at_full_size(guide), params, args, kwargs)
     _check_whole(programs, Programs(model, guide, params, args, kwargs))
     of_model = ModelParams.of(programs)
-    run = partial(estimate_derivatives, estimator=estimator, programs=programs, params=of_model)
+    batch = min(batch_size, num_estimates)
+    run = jax.jit(
+        lambda key: estimate_derivatives(
+            key, batch, estimator=estimator, programs=programs, params=of_model
+        )
+    )
     weights_key, estimates_key = random.split(rng_key)
-    found = sample_derivatives(estimates_key, run, num_estimates, batch_size, progress_bar)
-    errors = summarize(found, of_model, level=level, robust=robust, clusters=clusters)
+    by_datum, _ = run.eval_shape(estimates_key)
+    index = _cluster_of_each(by_datum.shape, clusters, robust)
+    found = sample_derivatives(estimates_key, run, num_estimates, batch, progress_bar)
+    errors = summarize(found, of_model, level=level, robust=robust, clusters=index)
     errors = replace(errors, pareto_k=_pareto_k(weights_key, programs, estimator, batch_size))
     _warn(errors)
     return errors
@@ -143,12 +150,16 @@ def standard_errors(
 def summarize(
     found: Derivatives, params: ModelParams, *, level: float, robust: bool, clusters: Any
 ) -> StandardErrors:
-    """Standard errors from independent estimates of the derivatives."""
-    groups = _scores_of_clusters(found, clusters, robust)
+    """Standard errors from independent estimates of the derivatives.
+
+    :param clusters: number of each datum's cluster, or None if there is to be no sandwich.
+    """
     precision = float(jnp.finfo(params.unconstrained.dtype).eps)
     check_information(found.informations, params.free_names, precision)
     bread = inverse_information(found.informations)
-    robust_covariances = None if groups is None else sandwich(bread, groups)
+    robust_covariances = None
+    if clusters is not None:
+        robust_covariances = sandwich(bread, _summed(found.scores, clusters))
     source = WaldSource(params, bread, robust_covariances, level, robust)
     columns = source.of_params()
     _check_errors(columns)
@@ -201,39 +212,46 @@ def _check_whole(whole: Programs, programs: Programs) -> None:
         ) from None
 
 
-def _scores_of_clusters(found: Derivatives, clusters: Any, robust: bool) -> np.ndarray | None:
-    """Scores summed within clusters, ``(R, num_clusters, P)``; None if there is no sandwich."""
-    num_data, num_params = found.scores.shape[1:]
+def _cluster_of_each(shape: tuple[int, ...], clusters: Any, robust: bool) -> np.ndarray | None:
+    """The number of each datum's cluster, by default its own; None if there is no sandwich.
+
+    :param shape: ``(1 + P, num_estimates, *data)``.
+    :raises ValueError: if there is none and one is asked for, or for labels that do not match.
+    """
+    num_data, num_params = math.prod(shape[2:]), shape[0] - 1
     wanted = robust or clusters is not None
-    if found.is_joint:
-        if wanted:
-            raise ValueError(
-                "Expected independent data for a sandwich; got one joint likelihood, for no plate "
-                "encloses all sites. Put them into one, pass data_axes, or leave out robust and "
-                "clusters."
-            )
-        return None
-    scores = found.scores
-    if clusters is not None:
-        labels = np.asarray(clusters)
-        if labels.shape != (num_data,):
-            raise ValueError(
-                f"Expected a cluster for each of {num_data} data; got labels of shape "
-                f"{labels.shape}. Pass one label for each."
-            )
-        unique, index = np.unique(labels, return_inverse=True)
-        scores = np.zeros((len(found.scores), len(unique), num_params))
-        np.add.at(scores, (slice(None), index), found.scores)
-    if scores.shape[1] <= num_params:
-        if wanted:
-            kind = "data" if clusters is None else "clusters"
-            raise ValueError(
-                f"Expected more {kind} than parameters, for a sandwich covariance; got "
-                f"{scores.shape[1]} {kind} and {num_params} parameters. Leave out robust and "
-                "clusters."
-            )
-        return None
-    return scores
+    if wanted and len(shape) == 2:
+        raise ValueError(
+            "Expected independent data for a sandwich; got one joint likelihood, for no plate "
+            "encloses all sites. Put them into one, pass data_axes, or leave out robust and "
+            "clusters."
+        )
+    labels = np.arange(num_data) if clusters is None else np.asarray(clusters)
+    if labels.shape != (num_data,):
+        raise ValueError(
+            f"Expected a cluster for each of {num_data} data; got labels of shape {labels.shape}. "
+            "Pass one label for each."
+        )
+    unique, index = np.unique(labels, return_inverse=True)
+    if len(unique) > num_params:
+        return None if len(shape) == 2 else index
+    if wanted:
+        kind = "data" if clusters is None else "clusters"
+        raise ValueError(
+            f"Expected more {kind} than parameters, for a sandwich covariance; got {len(unique)} "
+            f"{kind} and {num_params} parameters. Leave out robust and clusters."
+        )
+    return None
+
+
+def _summed(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Scores summed within clusters: ``(R, num_data, P)`` to ``(R, num_clusters, P)``."""
+    number = int(clusters.max()) + 1
+    if number == len(clusters):
+        return scores
+    summed = np.zeros((len(scores), number, scores.shape[2]))
+    np.add.at(summed, (slice(None), clusters), scores)
+    return summed
 
 
 def _check_errors(columns: dict[str, Any]) -> None:
