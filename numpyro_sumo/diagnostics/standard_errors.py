@@ -129,7 +129,7 @@ def standard_errors(
     _check_options(estimator, num_estimates, level)
     check_positive_integer("batch_size", batch_size)
     programs = Programs(at_full_size(model), at_full_size(guide), params, args, kwargs)
-    _check_whole(programs, Programs(model, guide, params, args, kwargs))
+    check_params_of_both(programs)
     of_model = ModelParams.of(programs)
     batch = min(batch_size, num_estimates)
     run = jax.jit(
@@ -138,8 +138,7 @@ def standard_errors(
         )
     )
     weights_key, estimates_key = random.split(rng_key)
-    by_datum, _ = run.eval_shape(estimates_key)
-    index = _cluster_of_each(by_datum.shape, clusters, robust)
+    index = _cluster_of_each(_shape(run, estimates_key, programs), clusters, robust)
     found = sample_derivatives(estimates_key, run, num_estimates, batch, progress_bar)
     errors = summarize(found, of_model, level=level, robust=robust, clusters=index)
     errors = replace(errors, pareto_k=_pareto_k(weights_key, programs, estimator, batch_size))
@@ -199,17 +198,24 @@ def _check_options(estimator: Any, num_estimates: Any, level: Any) -> None:
         raise ValueError(f"Expected level in (0, 1); got {level!r}. Pass 0.95, for instance.")
 
 
-def _check_whole(whole: Programs, programs: Programs) -> None:
-    """Refuses params that are not those of model and guide, and data that are a batch."""
+def _shape(run: Any, rng_key: jax.Array, programs: Programs) -> tuple[int, ...]:
+    """The shape ``(1 + P, num_estimates, *data)`` of a batch of derivatives.
+
+    :raises ValueError: for arguments that are a batch of the data.
+    """
     try:
-        check_params_of_both(whole)
+        by_datum, _ = run.eval_shape(rng_key)
     except Exception as error:
-        check_params_of_both(programs)
+        cause = str(error).partition("\n")[0].rstrip(".")
+        subsampled = any(p.is_subsampled for p in (programs.model, programs.guide))  # type: ignore[attr-defined]
+        if not subsampled or cause.startswith("Expected"):
+            raise
         raise ValueError(
             "Expected model and guide that can be run with all elements of their plates, for each "
-            f'has a score; run so, they raise "{str(error).partition(chr(10))[0]}". Pass all data, '
-            "and take batches by numpyro.subsample or the plate's indices."
+            f'has a score; run so, they raise "{cause}". Pass all data, and take batches by '
+            "numpyro.subsample or the plate's indices."
         ) from None
+    return tuple(by_datum.shape)
 
 
 def _cluster_of_each(shape: tuple[int, ...], clusters: Any, robust: bool) -> np.ndarray | None:
@@ -249,9 +255,8 @@ def _summed(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     number = int(clusters.max()) + 1
     if number == len(clusters):
         return scores
-    summed = np.zeros((len(scores), number, scores.shape[2]))
-    np.add.at(summed, (slice(None), clusters), scores)
-    return summed
+    is_in = np.arange(number)[:, None] == clusters
+    return np.asarray(is_in.astype(np.float64) @ scores)
 
 
 def _check_errors(columns: dict[str, Any]) -> None:

@@ -260,9 +260,8 @@ class ImportanceLoss(ELBO):
             )
         )
         views = self.sample(draws_key, particle, weights.num_data)
-        estimates, scales = self.estimate(views.merged(MODEL)), weights.scale()
-        scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
-        scales = jnp.broadcast_to(scales, estimates.shape)
+        estimates = self.estimate(views.merged(MODEL))
+        scales = weights.scale_of(estimates)
         return weights.by_estimate(estimates), weights.by_estimate(scales)
 
     def sample(

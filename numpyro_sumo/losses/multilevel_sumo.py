@@ -154,8 +154,8 @@ class MultilevelSUMO(ImportanceLoss):
                 Sample(kept._replace(log_sums=log_sums, bounds=bounds), levels, None)
             )
 
-        estimates = compose(estimate, (kept.log_sums, kept.bounds)) * weights.scale()
-        return jax.vmap(weights.by_estimate)(estimates)
+        estimates = compose(estimate, (kept.log_sums, kept.bounds))
+        return jax.vmap(weights.by_estimate)(estimates * weights.scale_of(estimates[0]))
 
     def fixed_blocks(self, num_data: int) -> tuple[int, int]:
         return 2, self.num_fresh

@@ -104,6 +104,12 @@ class PerDatumWeights:
         of_datum = lambda datum: self._squeezed(self.propose(datum, self._plate_key).scale)
         return jax.vmap(of_datum)(jnp.arange(self.num_data, dtype=jnp.int32))
 
+    def scale_of(self, estimates: jax.Array) -> jax.Array:
+        """The same in the shape of estimates, ``(num_data, ...)``."""
+        scales = self.scale()
+        scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
+        return jnp.broadcast_to(scales, estimates.shape)
+
     def by_estimate(self, of_data: jax.Array) -> jax.Array:
         """Shape ``(num_data, *rest)`` as ``(num_estimates, *data)``, in the order of the plates."""
         values = of_data.reshape(self.elements.num_estimates, -1, *of_data.shape[1:])

@@ -80,11 +80,17 @@ def with_fixed_subsample(rng_key: jax.Array, program: Program) -> Program:
 
 
 class at_full_size(Messenger):
-    """Handler: run a program with all elements of its plates, subsampled or not."""
+    """Handler: run a program with all elements of its plates, subsampled or not.
+
+    ``is_subsampled`` says, after a run, whether one of them was.
+    """
+
+    is_subsampled = False
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "plate":
-            size, _ = msg["args"]
+            size, subsample_size = msg["args"]
+            self.is_subsampled |= subsample_size not in (None, size)
             msg["args"], msg["value"] = (size, size), jnp.arange(size)
 
 
