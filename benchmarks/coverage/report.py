@@ -13,9 +13,10 @@ def report(results: dict[str, Any]) -> str:
 
 Data sets are simulated at the truth, and each is fitted by maximising its exact likelihood (closed
 form, or quadrature with 60 nodes), so that what is measured are the errors and not the training.
-`standard_errors` then gives {100 * results["level"]:g} % intervals from {results["num_estimates"]}
-estimates by `{results["estimator"]}`; the guide is Student's t with five degrees of freedom around
-the posterior. True variance components are away from zero, where Wald intervals do not hold.
+`standard_errors` then gives {100 * results["level"]:g} % intervals from
+{results["num_estimates"]} estimates by `{results["estimator"]}`. The guide is Student's t
+with five degrees of freedom around the posterior. True variance components are away from zero,
+where Wald intervals do not hold.
 
 Coverage is in percent, ± its binomial standard error. *se / exact* is the standard error divided by
 that of the exact observed information: its mean over the data sets, ± its standard deviation. The

@@ -1,7 +1,6 @@
 """Standard errors of maximum-likelihood estimates of a model's parameters."""
 
 from dataclasses import replace
-import math
 from typing import Any
 import warnings
 
@@ -19,6 +18,7 @@ from numpyro_sumo.programs.programs import Programs, at_full_size
 from numpyro_sumo.programs.sites import Params, Program
 
 from .certificate import LARGEST_PARETO_K
+from .clusters import cluster_of_each, summed_by_cluster
 from .derivatives import Derivatives, estimate_derivatives, sample_derivatives
 from .information import check_information, inverse_information, newton_step, sandwich
 from .wald import StandardErrors, WaldSource
@@ -138,7 +138,7 @@ def standard_errors(
         )
     )
     weights_key, estimates_key = random.split(rng_key)
-    index = _cluster_of_each(_shape(run, estimates_key, programs), clusters, robust)
+    index = cluster_of_each(_shape(run, estimates_key, programs), clusters, robust)
     found = sample_derivatives(estimates_key, run, num_estimates, batch, progress_bar)
     errors = summarize(found, of_model, level=level, robust=robust, clusters=index)
     errors = replace(errors, pareto_k=_pareto_k(weights_key, programs, estimator, batch_size))
@@ -158,7 +158,7 @@ def summarize(
     bread = inverse_information(found.informations)
     robust_covariances = None
     if clusters is not None:
-        robust_covariances = sandwich(bread, _summed(found.scores, clusters))
+        robust_covariances = sandwich(bread, summed_by_cluster(found.scores, clusters))
     source = WaldSource(params, bread, robust_covariances, level, robust)
     columns = source.of_params()
     _check_errors(columns)
@@ -216,47 +216,6 @@ def _shape(run: Any, rng_key: jax.Array, programs: Programs) -> tuple[int, ...]:
             "numpyro.subsample or the plate's indices."
         ) from None
     return tuple(by_datum.shape)
-
-
-def _cluster_of_each(shape: tuple[int, ...], clusters: Any, robust: bool) -> np.ndarray | None:
-    """The number of each datum's cluster, by default its own; None if there is no sandwich.
-
-    :param shape: ``(1 + P, num_estimates, *data)``.
-    :raises ValueError: if there is none and one is asked for, or for labels that do not match.
-    """
-    num_data, num_params = math.prod(shape[2:]), shape[0] - 1
-    wanted = robust or clusters is not None
-    if wanted and len(shape) == 2:
-        raise ValueError(
-            "Expected independent data for a sandwich; got one joint likelihood, for no plate "
-            "encloses all sites. Put them into one, pass data_axes, or leave out robust and "
-            "clusters."
-        )
-    labels = np.arange(num_data) if clusters is None else np.asarray(clusters)
-    if labels.shape != (num_data,):
-        raise ValueError(
-            f"Expected a cluster for each of {num_data} data; got labels of shape {labels.shape}. "
-            "Pass one label for each."
-        )
-    unique, index = np.unique(labels, return_inverse=True)
-    if len(unique) > num_params:
-        return None if len(shape) == 2 else index
-    if wanted:
-        kind = "data" if clusters is None else "clusters"
-        raise ValueError(
-            f"Expected more {kind} than parameters, for a sandwich covariance; got {len(unique)} "
-            f"{kind} and {num_params} parameters. Leave out robust and clusters."
-        )
-    return None
-
-
-def _summed(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Scores summed within clusters: ``(R, num_data, P)`` to ``(R, num_clusters, P)``."""
-    number = int(clusters.max()) + 1
-    if number == len(clusters):
-        return scores
-    is_in = np.arange(number)[:, None] == clusters
-    return np.asarray(is_in.astype(np.float64) @ scores)
 
 
 def _check_errors(columns: dict[str, Any]) -> None:
