@@ -232,7 +232,7 @@ def mixed(request):
         params,
         *args,
         estimator=MultilevelSUMO(4, data_axes=0),
-        num_estimates=600,
+        num_estimates=1_500,
         batch_size=100,
     )
     return params, found, information, scores
