@@ -6,11 +6,14 @@ from .diagnostics import (
     KLDivergence,
     KLSandwich,
     LogEvidence,
+    StandardErrors,
+    WaldTable,
     certify,
     kl_divergence,
     kl_sandwich,
     log_evidence,
     log_marginal,
+    standard_errors,
 )
 from .guides import AutoHierarchicalNormal, HierarchicalGuide
 from .losses import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
@@ -29,10 +32,13 @@ __all__ = [
     "LogEvidence",
     "MultilevelSUMO",
     "ReverseKL",
+    "StandardErrors",
+    "WaldTable",
     "__version__",
     "certify",
     "kl_divergence",
     "kl_sandwich",
     "log_evidence",
     "log_marginal",
+    "standard_errors",
 ]

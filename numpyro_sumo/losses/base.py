@@ -220,9 +220,8 @@ class ImportanceLoss(ProgramLoss):
         plate_key, draws_key = random.split(rng_key)
         weights = self._per_datum(plate_key, programs, num_estimates)
         views = self.sample(draws_key, plain_particle(weights), weights.num_data)
-        estimates, scales = self.estimate(views.merged(MODEL)), weights.scale()
-        scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
-        scales = jnp.broadcast_to(scales, estimates.shape)
+        estimates = self.estimate(views.merged(MODEL))
+        scales = weights.scale_of(estimates)
         return weights.by_estimate(estimates), weights.by_estimate(scales)
 
     def sample(

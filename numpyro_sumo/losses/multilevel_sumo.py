@@ -1,5 +1,6 @@
 """SUMO's successor with finite variance: levels of doubled draws instead of single ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 import math
 from typing import ClassVar
@@ -7,18 +8,24 @@ from typing import ClassVar
 import numpy as np
 
 import jax
+from jax import random
 import jax.numpy as jnp
 
 from numpyro_sumo.estimators.multilevel import multilevel
+from numpyro_sumo.estimators.taylor import compose, parameters
+from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.sites import Params
 from numpyro_sumo.ragged.evaluate import evaluate_ragged
+from numpyro_sumo.ragged.level_derivatives import LevelDerivatives
 from numpyro_sumo.ragged.levels import Levels
-from numpyro_sumo.ragged.particle import Particle
+from numpyro_sumo.ragged.particle import MODEL, Particle
 from numpyro_sumo.ragged.queue import Queue
 from numpyro_sumo.stopping_times import GeometricTail, StoppingTime, check_stopping_time
 
 from .base import ImportanceLoss
 from .layout import layout_of
 from .objectives import Sample, SampleViews
+from .particles import model_key
 
 #: A tail that ends while it is likelier than this was cut short on purpose.
 _NEARLY_IMPOSSIBLE = 2.0**-20
@@ -108,6 +115,48 @@ class MultilevelSUMO(ImportanceLoss):
         queue = Queue.of(jnp.left_shift(1, levels), layout_of(self, num_data))
         kept = evaluate_ragged(rng_key, particle, queue, sums, generating)
         return SampleViews(kept, levels, generating or {})
+
+    def sample_derivatives(
+        self,
+        rng_key: jax.Array,
+        programs: Programs,
+        params_at: Callable[[jax.Array], Params],
+        num_params: int,
+        num_estimates: int,
+    ) -> jax.Array:
+        """Independent estimates of log p(x), its gradient and its Hessian, all without bias.
+
+        They are those of one multilevel estimate, at draws that do not depend on the parameters.
+
+        :param params_at: maps displacements of the model's parameters, shape ``(num_params,)``, to
+            the params of the model. The guide keeps those of ``programs``.
+        :return: in nats, shape ``(coefficients, num_estimates, *data)``, in the form of
+            :func:`~numpyro_sumo.estimators.taylor.compose`; scaled as in the sum over the data.
+        """
+        if self.from_above:
+            self._refuse_alone()
+        plate_key, draws_key = random.split(rng_key)
+        weights = self._per_datum(plate_key, programs, num_estimates)
+        displacements = parameters(num_params)
+
+        def weigh(i: jax.Array, key: jax.Array, _: None, detached: bool) -> jax.Array:
+            proposal, of_model = weights.propose(i, key), model_key(key)
+            weight_at = lambda at: weights.weigh(i, of_model, proposal, params=params_at(at))
+            return compose(weight_at, displacements)
+
+        levels = self.sample_stopping_times(draws_key, weights.num_data)
+        sums = LevelDerivatives(self.stopping_time.cap)
+        queue = Queue.of(jnp.left_shift(1, levels), layout_of(self, weights.num_data))
+        kept = evaluate_ragged(draws_key, Particle(weigh), queue, sums)[MODEL]
+
+        def estimate(of_levels: tuple[jax.Array, jax.Array]) -> jax.Array:
+            log_sums, bounds = of_levels
+            return self.estimate(
+                Sample(kept._replace(log_sums=log_sums, bounds=bounds), levels, None)
+            )
+
+        estimates = compose(estimate, (kept.log_sums, kept.bounds))
+        return jax.vmap(weights.by_estimate)(estimates * weights.scale_of(estimates[0]))
 
     def fixed_blocks(self, num_data: int) -> tuple[int, int]:
         return 2, self.num_fresh

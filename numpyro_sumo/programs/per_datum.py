@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .elements import Elements, find_elements
 from .log_weights import Proposal, weight_of
 from .programs import Programs
+from .sites import Params
 
 
 class PerDatumWeights:
@@ -80,15 +81,17 @@ class PerDatumWeights:
         *,
         scale: jax.Array | None = None,
         detached: bool = False,
+        params: Params | None = None,
     ) -> jax.Array:
         """The log-weight of a draw, in nats: data plates except the elements', shape ``(*rest)``.
 
         :param scale: the datum's, from :meth:`scale`; None takes the proposal's own.
         :param detached: whether it is differentiable in the proposal alone.
+        :param params: of the model, in place of those that the proposal was drawn with.
         """
         if scale is not None:
             proposal = replace(proposal, scale=self._expanded(scale))
-        inputs = self._params, datum, rng_key, proposal
+        inputs = params or self._params, datum, rng_key, proposal
         log_probs = self._model.log_probs(inputs, detached)
         return self._squeezed(weight_of(log_probs, proposal, self.elements.data_dims))
 
@@ -100,6 +103,12 @@ class PerDatumWeights:
         """Factors of the estimates in the sum over the data, shape ``(num_data, *rest)``."""
         of_datum = lambda datum: self._squeezed(self.propose(datum, self._plate_key).scale)
         return jax.vmap(of_datum)(jnp.arange(self.num_data, dtype=jnp.int32))
+
+    def scale_of(self, estimates: jax.Array) -> jax.Array:
+        """The same in the shape of estimates, ``(num_data, ...)``."""
+        scales = self.scale()
+        scales = scales.reshape(*scales.shape, *[1] * (estimates.ndim - scales.ndim))
+        return jnp.broadcast_to(scales, estimates.shape)
 
     def by_estimate(self, of_data: jax.Array) -> jax.Array:
         """Shape ``(num_data, *rest)`` as ``(num_estimates, *data)``, in the order of the plates."""

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 from jax import random
+import jax.numpy as jnp
 
 from numpyro.handlers import block, replay, seed, substitute, trace
+from numpyro.primitives import Messenger
 
 from .jaxprs import detach
 from .sites import Params, Program
@@ -66,6 +68,21 @@ def with_fixed_subsample(rng_key: jax.Array, program: Program) -> Program:
     """The program with its plates subsampled by ``rng_key``: one batch for all particles."""
     seeded: Program = seed(program, rng_key, hide_types=["sample", "prng_key", "control_flow"])
     return seeded
+
+
+class at_full_size(Messenger):
+    """Handler: run a program with all elements of its plates, subsampled or not.
+
+    ``is_subsampled`` says, after a run, whether one of them was.
+    """
+
+    is_subsampled = False
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "plate":
+            size, subsample_size = msg["args"]
+            self.is_subsampled |= subsample_size not in (None, size)
+            msg["args"], msg["value"] = (size, size), jnp.arange(size)
 
 
 def with_params(program: Program, params: Params) -> Program:

@@ -63,7 +63,7 @@ class Levels:
         return self.update(empty, first, generating)
 
     def update(self, state: LevelSums, chunk: Chunk, generating: jax.Array | None) -> LevelSums:
-        slots, row = chunk.slots, _level(chunk.slots.block)
+        slots, row = chunk.slots, level_of(chunk.slots.block)
         blocks = self._of_blocks(chunk.log_weights, generating, state.reference, slots)
         block_sums = slots.mask(blocks.log_sums, -jnp.inf)
         largest = state.log_sums.at[row, slots.datum].max(block_sums)
@@ -96,7 +96,7 @@ class Levels:
         view: str,
         generating: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        slots, row = chunk.slots, _level(chunk.slots.block)
+        slots, row = chunk.slots, level_of(chunk.slots.block)
 
         def of_blocks(log_weights: jax.Array, generating: jax.Array | None) -> _OfBlocks:
             return self._of_blocks(log_weights, generating, state.reference, slots, view)
@@ -141,6 +141,6 @@ class Levels:
         return _OfBlocks(bounds + math.log(log_weights.shape[1]), bounds, with_generating)
 
 
-def _level(block: jax.Array) -> jax.Array:
+def level_of(block: jax.Array) -> jax.Array:
     """Block 0 is in row 0, block 1 in row 1, blocks 2 and 3 in row 2, blocks 4 to 7 in row 3, …"""
     return 32 - lax.clz(block)

@@ -1,0 +1,1 @@
+"""Coverage benchmark: how often the intervals of ``standard_errors`` contain the truth."""
