@@ -9,10 +9,12 @@ interrupted run is continued by the same command.
 """
 
 import argparse
+from contextlib import nullcontext
 import json
 from pathlib import Path
 
 from benchmarks.common.cli import Command
+from benchmarks.common.fast_compile import hasty_compilation
 from benchmarks.common.html_report import write_report
 from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import start_or_resume, written_whole
@@ -41,9 +43,8 @@ def _run(options: argparse.Namespace) -> None:
         "seeds": options.seeds or (2 if options.quick else 5),
     }
     files = {name: options.out / f"{name}.json" for name in ("parameters", "optimisers")}
-    name, jobs = (
-        ("optimisers", optimiser_cells()) if options.optimisers else ("parameters", cells())
-    )
+    name = "optimisers" if options.optimisers else "parameters"
+    jobs = optimiser_cells() if options.optimisers else cells(options.quick)
     fresh = {"configuration": config, "exact": {}, "seconds": 0.0, "cells": {}}
     results = start_or_resume(files[name], fresh, "configuration")
     num_workers = options.workers or (1 if options.quick else num_cores())
@@ -52,7 +53,8 @@ def _run(options: argparse.Namespace) -> None:
         both = {key: json.loads(file.read_text()) for key, file in files.items() if file.exists()}
         _write(options.out, both)
 
-    work_then_report(lambda: run_missing(results, files[name], jobs, num_workers), write)
+    with hasty_compilation() if options.quick else nullcontext():
+        work_then_report(lambda: run_missing(results, files[name], jobs, num_workers), write)
 
 
 def _write(folder: Path, results: dict[str, dict]) -> None:

@@ -16,7 +16,7 @@ from benchmarks.parameters.errors import (
 from benchmarks.parameters.latent_models import NUM_DATA
 from benchmarks.parameters.models import MODELS
 from benchmarks.parameters.optimisers import RECIPE, candidates
-from benchmarks.parameters.run import LOSSES, MAIN_DRAWS
+from benchmarks.parameters.run import LOSSES, MAIN_DRAWS, UNBIASED
 
 
 def report(results: dict[str, Any], optimisers: dict[str, Any] | None = None) -> str:
@@ -120,7 +120,7 @@ def _optimisers(results: dict[str, Any]) -> str:
     config = results["configuration"]
     header = ["optimiser", "right", *(MODELS[model].title for model in results["exact"])]
     tables = []
-    for loss in ("MultilevelSUMO", "SUMO"):
+    for loss in UNBIASED:
         rows = []
         for name in candidates(1):
             found = {

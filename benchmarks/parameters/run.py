@@ -36,6 +36,8 @@ LOSSES: dict[str, dict[int, Any]] = {
 }
 #: The draws at which the amortised guide and the optimisers are compared.
 MAIN_DRAWS = 20
+#: The losses by which optimisers are compared.
+UNBIASED = ("MultilevelSUMO", "SUMO")
 
 
 class Cell(NamedTuple):
@@ -51,8 +53,11 @@ class Cell(NamedTuple):
         return ", ".join(map(str, self))
 
 
-def cells() -> list[Cell]:
-    """All cells of the comparison of losses, the main number of draws first."""
+def cells(quick: bool) -> list[Cell]:
+    """All cells of the comparison of losses, the main number of draws first.
+
+    :param quick: those of the main number of draws alone.
+    """
     order = (MAIN_DRAWS, 5, 10, 50)
     main = [
         Cell(model, guide, loss, MAIN_DRAWS)
@@ -67,15 +72,15 @@ def cells() -> list[Cell]:
         for loss, by_draws in LOSSES.items()
         if draws in by_draws
     ]
-    return main + rest
+    return main if quick else main + rest
 
 
 def optimiser_cells() -> list[Cell]:
     """All cells of the comparison of optimisers; those of one model and loss stand together."""
     return [
         Cell(model, next(iter(GUIDES)), loss, MAIN_DRAWS, name)
-        for loss in ("MultilevelSUMO", "SUMO")
         for model in MODELS
+        for loss in UNBIASED
         for name in candidates(1)
     ]
 
