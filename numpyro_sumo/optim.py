@@ -49,24 +49,26 @@ def averaged_adam(
     (:math:`u` = ±1 and :math:`v = g^2` at the first non-zero gradient). Step ``num_steps`` moves to
     the mean of the iterates of the last half, which is the result: take exactly that many steps.
 
-    **What it keeps.** Adam divides :math:`g_t` by a mean that contains :math:`g_t^2`, so no step is
-    longer than :math:`\eta / \sqrt{1 - b_2}`, 32 learning rates by default. An unbiased estimate
-    has rare gradients that are larger, and training then stops where the mean of the *shrunk*
-    gradients is zero. Here :math:`v_{t-1}` is known before :math:`g_t` is drawn, so below the limit
-    the step is linear in the gradient, :math:`E[u_t \mid \text{past}] = E[g_t \mid \text{past}] /
-    \sqrt{v_{t-1}}`: it is zero if and only if the mean gradient is. The limit is reached finitely
-    often if the gradient has a variance, since :math:`\sum_t P(g_t^2 > t v)` is at most
-    :math:`E[g^2] / v` (Borel and Cantelli), and the weight 2 / (t + 1) makes v converge. Momentum
+    **What it keeps.** Adam divides :math:`g_t` by a mean that contains :math:`g_t^2`, so no
+    gradient moves a parameter by more than about :math:`\eta / \sqrt{1 - b_2}`, 32 learning rates
+    by default. An unbiased estimate has rare gradients that are larger, and Adam then stops where
+    the mean of the *shrunk* gradients is zero. Here :math:`v_{t-1}` is known before :math:`g_t` is
+    drawn. Below the limit the step is therefore linear in the gradient:
+    :math:`E[u_t \mid \text{past}] = E[g_t \mid \text{past}] / \sqrt{v_{t-1}}` is zero if and only
+    if the mean gradient is. If the gradient has a variance, v converges and the limit is reached
+    finitely often, since :math:`\sum_t P(g^2 > t v) \le E[g^2] / v` (Borel and Cantelli). Momentum
     keeps the sum of what it is given: :math:`\sum_{s \le t} m_s + \frac{b_1}{1 - b_1} m_t =
-    \sum_{s \le t} u_s`. What is left is the noise of the iterates, which averaging reduces to the
-    least possible order, whatever the learning rate (Polyak and Juditsky). Neither statement holds
-    for a gradient without a variance, such as that of :class:`~numpyro_sumo.SUMO` with long tails.
+    \sum_{s \le t} u_s`. What is left is the noise of the iterates. Averaging reduces it nearly to
+    the least that so many gradients allow, whatever the learning rate (Polyak and Juditsky). A
+    gradient whose variance is not finite, or as large as :class:`~numpyro_sumo.SUMO`'s, has no such
+    guarantee.
 
     One gradient that is not finite makes its parameters NaN, as in ``optax.adam``.
 
     :param num_steps: the number of training steps, an integer ≥ 1.
     :param learning_rate: a number or an optax schedule; by default it falls geometrically from
-        2e-2 to 2e-3 over ``num_steps``. It should not fall faster, or early steps are all there is.
+        2e-2 to 2e-3 over ``num_steps``. With one that falls much faster, training can end before
+        parameters that start far off have arrived.
     :param b1: the decay of the momentum, in [0, 1).
     :param averaged_share: the share of the steps, the last ones, over whose iterates the mean is
         taken, in [0, 1); 0 for none.
@@ -75,7 +77,7 @@ def averaged_adam(
 
     **References:** Taniguchi et al. 2024, *ADOPT: Modified Adam can converge with any β₂ with the
     optimal rate* (denominators from the past; it limits by :math:`t^{1/4}`, which needs a fourth
-    moment); Reddi, Kale and Kumar 2018, *On the convergence of Adam and beyond*, section 4 (memory
+    moment); Reddi, Kale and Kumar 2018, *On the convergence of Adam and beyond* (AdamNC: memory
     that grows with t); Polyak and Juditsky 1992, *Acceleration of stochastic approximation by
     averaging*.
 
