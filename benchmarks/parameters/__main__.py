@@ -19,6 +19,7 @@ from benchmarks.common.html_report import write_report
 from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import start_or_resume, written_whole
 from benchmarks.common.workers import num_cores
+from benchmarks.parameters.models import MODELS
 from benchmarks.parameters.pictures import draw_deviations
 from benchmarks.parameters.report import report
 from benchmarks.parameters.run import cells, optimiser_cells, run_missing
@@ -33,6 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     command.parser.add_argument(
         "--optimisers", action="store_true", help="compare optimisers instead of losses"
     )
+    command.parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=list(MODELS),
+        metavar="NAME",
+        help="models to train, a part of the comparison: %(choices)s (all)",
+    )
     command.add_quick()
     return command.run(_run, arguments)
 
@@ -44,7 +53,8 @@ def _run(options: argparse.Namespace) -> None:
     }
     files = {name: options.out / f"{name}.json" for name in ("parameters", "optimisers")}
     name = "optimisers" if options.optimisers else "parameters"
-    jobs = optimiser_cells() if options.optimisers else cells(options.quick)
+    every = optimiser_cells() if options.optimisers else cells(options.quick)
+    jobs = [cell for cell in every if cell.model in options.models]
     fresh = {"configuration": config, "exact": {}, "seconds": 0.0, "cells": {}}
     results = start_or_resume(files[name], fresh, "configuration")
     num_workers = options.workers or (1 if options.quick else num_cores())

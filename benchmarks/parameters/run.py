@@ -85,9 +85,9 @@ def optimiser_cells() -> list[Cell]:
     ]
 
 
-def add_exact(results: dict[str, Any]) -> None:
-    """Add the exact estimates of the models that are missing in ``results``."""
-    missing = [name for name in MODELS if name not in results["exact"]]
+def add_exact(results: dict[str, Any], models: set[str]) -> None:
+    """Add the exact estimates of those models that are missing in ``results``."""
+    missing = [name for name in MODELS if name in models - set(results["exact"])]
     for name in tqdm(missing, unit="exact estimate", disable=not missing):
         results["exact"][name] = maximum_likelihood(MODELS[name])._asdict()
 
@@ -98,7 +98,7 @@ def run_missing(results: dict[str, Any], file: Path, jobs: list[Cell], num_worke
     :param results: holds ``configuration``, ``exact``, ``seconds`` and ``cells``.
     :param file: where the results are written, after each cell.
     """
-    add_exact(results)
+    add_exact(results, {cell.model for cell in jobs})
     missing = [cell for cell in jobs if str(cell) not in results["cells"]]
     config = results["configuration"]
     args = config["steps"], config["seeds"]
