@@ -16,7 +16,7 @@ _FIRST_RATE, _LAST_RATE = 2e-2, 2e-3
 class PastRMSState(NamedTuple):
     """Number of gradients so far, and the mean of their squares for each parameter."""
 
-    count: jax.Array
+    num_gradients: jax.Array
     mean_square: optax.Params
 
 
@@ -24,7 +24,7 @@ class AverageState(NamedTuple):
     """State of the optimiser, number of steps, and mean of the iterates since averaging began."""
 
     inner: optax.OptState
-    count: jax.Array
+    num_steps: jax.Array
     mean: optax.Params
 
 
@@ -117,16 +117,16 @@ def scale_by_past_rms() -> optax.GradientTransformation:
         updates: optax.Updates, state: PastRMSState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, PastRMSState]:
         del params
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.num_gradients)
         limit, weight = jnp.sqrt(count), 2.0 / (count + 1)
 
         def scale(g: jax.Array, v: jax.Array) -> jax.Array:
-            # Of the square root, not of g / sqrt(v): 0 / 0 would be NaN.
+            # The first non-zero gradient is divided by its own size; zeros before it stay zeros.
             rms = jnp.where(v > 0.0, jnp.sqrt(v), jnp.abs(g))
             return jnp.clip(g / jnp.where(rms == 0.0, 1.0, rms), -limit, limit).astype(g.dtype)
 
         def mean_square(g: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
-            # Of the limited gradients: one that is huge does not stop all steps that follow.
+            # From the limited ratio: otherwise one huge gradient would shrink all later steps.
             return jnp.where(v > 0.0, v * (1.0 + weight * (u * u - 1.0)), g * g).astype(v.dtype)
 
         scaled = jax.tree.map(scale, updates, state.mean_square)
@@ -154,7 +154,7 @@ def average_iterates(
         if params is None:
             raise ValueError("Expected params, to average them; got None. Pass them to update.")
         updates, inner = optim.update(updates, state.inner, params)
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.num_steps)
         weight = 1.0 / jnp.maximum(count - start, 1)
         mean = jax.tree.map(
             lambda mean, at, step: (mean + weight * (at + step - mean)).astype(at.dtype),

@@ -17,11 +17,13 @@ class Deviation(NamedTuple):
     :param percent: of the exact estimate.
     :param percent_error: its Monte Carlo error, the standard error over seeds; NaN with one seed.
     :param in_standard_errors: in statistical standard errors of the exact estimate.
+    :param of_one_seed: the root mean square deviation of one seed, in the same unit.
     """
 
     percent: float
     percent_error: float
     in_standard_errors: float
+    of_one_seed: float
 
     @property
     def z(self) -> float:
@@ -48,13 +50,17 @@ def deviations(results: dict[str, Any], cell: dict[str, Any]) -> dict[str, Devia
             float(to_percent * difference),
             float(to_percent * error),
             float(difference / exact["standard_error"][name]),
+            float(np.mean((values - estimate) ** 2) ** 0.5 / exact["standard_error"][name]),
         )
     return found
 
 
-def root_mean_square(found: dict[str, Deviation]) -> float:
-    """Root mean square over figures of the deviations in statistical standard errors."""
-    return float(np.mean([each.in_standard_errors**2 for each in found.values()]) ** 0.5)
+def root_mean_square(found: dict[str, Deviation], which: str = "in_standard_errors") -> float:
+    """Root mean square over figures, in statistical standard errors.
+
+    :param which: the deviation of the mean over seeds, or ``"of_one_seed"``.
+    """
+    return float(np.mean([getattr(each, which) ** 2 for each in found.values()]) ** 0.5)
 
 
 def count_right(found: dict[str, Deviation]) -> str:

@@ -28,20 +28,20 @@ def report(results: dict[str, Any], optimisers: dict[str, Any] | None = None) ->
     sections = "\n".join(_section(results, model) for model in results["exact"])
     return f"""# Parameters learned by each loss, beside the exact maximum-likelihood estimate
 
-{NUM_DATA} data or groups in each model, {config["steps"]} steps, {config["seeds"]} seeds, all by
-one recipe: {RECIPE}. A deviation is the mean over seeds less the exact estimate, ± its Monte Carlo
-error (the standard error over seeds), in percent of the exact estimate; in brackets in statistical
-standard errors, which is how far the data leave the parameter uncertain. Seconds are those of one
-processor core for the training of one seed, without compilation. The run took
+{NUM_DATA} data or groups in each model, {config["steps"]} steps, {config["seeds"]} seeds, and one
+recipe for all: `{RECIPE}`. A deviation is the mean over seeds less the exact estimate, ± its Monte
+Carlo error (the standard error over seeds), in percent of the exact estimate; in brackets in
+statistical standard errors, which is how far the data leave the parameter uncertain. Seconds are
+those of one processor core for the training of one seed, without compilation. The run took
 {results["seconds"]:.0f} s.
 
 ![Deviation against seconds](deviations.png)
 
 ## {MAIN_DRAWS} draws in short
 
-*right*: parameters within {PERCENT} % of the exact estimate or {MONTE_CARLO_ERRORS:.0f} Monte Carlo
-errors. *worst*: the parameter furthest off in statistical standard errors; bold is beyond
-{WRONG:.0f} Monte Carlo errors.
+*right*: parameters within {PERCENT} % of the exact estimate or {MONTE_CARLO_ERRORS:.0f} Monte
+Carlo errors. *worst*: the parameter furthest off in statistical standard errors; bold is beyond
+{WRONG:.0f} Monte Carlo errors. Of a loss whose Monte Carlo error is large, *right* says little.
 
 {_short_table(results)}
 {_optimisers(optimisers) if optimisers else ""}
@@ -129,9 +129,9 @@ def _optimisers(results: dict[str, Any]) -> str:
             }
             if not found:
                 continue
-            every = {(m, n): each for m, of in found.items() for n, each in of.items()}
+            every = {f"{m}, {n}": each for m, of in found.items() for n, each in of.items()}
             shown = [
-                number(root_mean_square(found[m]), 3) if m in found else "–"
+                number(root_mean_square(found[m], "of_one_seed"), 3) if m in found else "–"
                 for m in results["exact"]
             ]
             rows.append([name, count_right(every), *shown])
@@ -141,7 +141,8 @@ def _optimisers(results: dict[str, Any]) -> str:
 ## Which optimiser?
 
 The same trainings at {MAIN_DRAWS} draws with the local guide, by each optimiser, with
-{config["steps"]} steps and {config["seeds"]} seeds. Figures are the root mean square over a model's
-parameters of the deviation in statistical standard errors; *right* as above.
+{config["steps"]} steps and {config["seeds"]} seeds. Figures are the root mean square deviation of a
+single training, over seeds and a model's parameters, in statistical standard errors; bias and noise
+both count. *right* as above, over all models: noise makes it easy.
 
 {"".join(tables)}"""

@@ -47,7 +47,7 @@ def results_of(estimates):
 def test_deviations_are_in_percent_and_in_standard_errors():
     results = results_of({"sigma": [2.1, 2.3], "slope": [-1.001, -1.001]})
     found = deviations(results, results["cells"]["a"])
-    assert found["sigma"] == pytest.approx((10.0, 5.0, 2.0))
+    assert found["sigma"] == pytest.approx((10.0, 5.0, 2.0, 5.0**0.5))
     assert found["slope"].percent == pytest.approx(-0.1)
     assert found["sigma"].is_right  # within two Monte Carlo errors
     assert found["slope"].is_right  # within 0.2 %
