@@ -34,7 +34,7 @@ def clip_by_quantile(probability: float) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         log_limit, count = state
-        norm = optax.global_norm(updates)
+        norm = optax.tree.norm(updates)
         log_limit = jnp.where(count == 0, jnp.log(norm), log_limit)
         factor = jnp.minimum(1.0, jnp.exp(log_limit) / norm)
         above = norm > jnp.exp(log_limit)
