@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.parameters import optimisers, run
+from benchmarks.parameters import report as report_module
 from benchmarks.parameters.__main__ import main
 from benchmarks.parameters.errors import count_right, deviations, furthest
 from benchmarks.parameters.models import MODELS
@@ -65,12 +66,12 @@ def test_report_marks_what_is_wrong_and_survives_a_seed_that_diverged():
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_quick_run_writes_a_report_and_continues_with_optimisers(tmp_path, monkeypatch):
-    few = {"mixed_model": MODELS["mixed_model"]}
-    for module in (run,):
-        monkeypatch.setattr(module, "MODELS", few)
-        monkeypatch.setattr(module, "LOSSES", FEW)
-    names = list(optimisers.candidates(1))
-    assert names[0] == optimisers.RECIPE
+    monkeypatch.setattr(run, "MODELS", {"mixed_model": MODELS["mixed_model"]})
+    monkeypatch.setattr(run, "LOSSES", FEW)
+    names = [optimisers.RECIPE, "Adam"]
+    two = lambda steps: {name: optimisers.candidates(steps)[name] for name in names}
+    for module in (run, report_module):
+        monkeypatch.setattr(module, "candidates", two)
     command = ["--quick", "--steps", "4", "--out", str(tmp_path)]
     assert main(command) == 0
     assert {file.name for file in tmp_path.iterdir()} == {
