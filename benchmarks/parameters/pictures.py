@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.common import plots
 from benchmarks.parameters.errors import deviations, root_mean_square, select
@@ -19,7 +20,7 @@ COLOURS = {
 
 def draw_deviations(file: Path, results: dict[str, Any]) -> None:
     """Deviation from the exact estimate against seconds, a panel for each model."""
-    figure, axes = plt.subplots(2, 4, figsize=(15, 7), sharey=True)
+    figure, axes = plt.subplots(2, 4, figsize=(15, 7), sharex=True, sharey=True)
     num_seeds = results["configuration"]["seeds"]
     for axis, model in zip(axes.flat, results["exact"]):
         axis.set_title(MODELS[model].title, fontsize=10)
@@ -34,6 +35,9 @@ def draw_deviations(file: Path, results: dict[str, Any]) -> None:
                 axis.loglog(seconds, biases, "o-", color=colour, label=loss, markersize=4)
                 for draws, x, of in found:
                     axis.annotate(str(draws), (x, root_mean_square(of)), fontsize=7)
+    for axis in axes.flat:
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter("{x:g}")
     for axis in axes[:, 0]:
         axis.set_ylabel("deviation, statistical standard errors")
     for axis in axes[-1]:

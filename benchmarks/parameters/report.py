@@ -16,7 +16,7 @@ from benchmarks.parameters.errors import (
 from benchmarks.parameters.latent_models import NUM_DATA
 from benchmarks.parameters.models import MODELS
 from benchmarks.parameters.optimisers import RECIPE, candidates
-from benchmarks.parameters.run import LOSSES, MAIN_DRAWS, UNBIASED
+from benchmarks.parameters.run import LOSSES, MAIN_DRAWS, UNBIASED, cells
 
 
 def report(results: dict[str, Any], optimisers: dict[str, Any] | None = None) -> str:
@@ -33,7 +33,7 @@ recipe for all: `{RECIPE}`. A deviation is the mean over seeds less the exact es
 Carlo error (the standard error over seeds), in percent of the exact estimate; in brackets in
 statistical standard errors, which is how far the data leave the parameter uncertain. Seconds are
 those of one processor core for the training of one seed, without compilation. The run took
-{results["seconds"]:.0f} s.
+{results["seconds"]:.0f} s.{_unfinished(results)}
 
 ![Deviation against seconds](deviations.png)
 
@@ -46,6 +46,12 @@ Carlo errors. *worst*: the parameter furthest off in statistical standard errors
 {_short_table(results)}
 {_optimisers(optimisers) if optimisers else ""}
 {sections}"""
+
+
+def _unfinished(results: dict[str, Any]) -> str:
+    """A sentence on what has not been trained yet, if there is anything."""
+    done, every = len(results["cells"]), len(cells(quick=False))
+    return "" if done >= every else f" **Unfinished: {done} of {every} trainings.**"
 
 
 def _short_table(results: dict[str, Any]) -> str:
@@ -91,10 +97,10 @@ def _section(results: dict[str, Any], model: str) -> str:
     rows = [["exact ± statistical standard error", *top]]
     for guide in ("local", "amortised"):
         for loss in LOSSES:
-            cells = sorted(
+            found_cells = sorted(
                 select(results, model=model, guide=guide, loss=loss), key=lambda cell: cell["draws"]
             )
-            for cell in cells:
+            for cell in found_cells:
                 found = deviations(results, cell)
                 rows.append(
                     [
@@ -118,7 +124,8 @@ def _section(results: dict[str, Any], model: str) -> str:
 def _optimisers(results: dict[str, Any]) -> str:
     """The comparison of optimisers: by loss, over all models."""
     config = results["configuration"]
-    header = ["optimiser", "right", *(MODELS[model].title for model in results["exact"])]
+    models = [model for model in results["exact"] if any(select(results, model=model))]
+    header = ["optimiser", "right", *(MODELS[model].title for model in models)]
     tables = []
     for loss in UNBIASED:
         rows = []
@@ -132,7 +139,7 @@ def _optimisers(results: dict[str, Any]) -> str:
             every = {f"{m}, {n}": each for m, of in found.items() for n, each in of.items()}
             shown = [
                 number(root_mean_square(found[m], "of_one_seed"), 3) if m in found else "–"
-                for m in results["exact"]
+                for m in models
             ]
             rows.append([name, count_right(every), *shown])
         if rows:
@@ -143,6 +150,6 @@ def _optimisers(results: dict[str, Any]) -> str:
 The same trainings at {MAIN_DRAWS} draws with the local guide, by each optimiser, with
 {config["steps"]} steps and {config["seeds"]} seeds. Figures are the root mean square deviation of a
 single training, over seeds and a model's parameters, in statistical standard errors; bias and noise
-both count. *right* as above, over all models: noise makes it easy.
+both count. *right* as above, over these models: noise makes it easy.
 
 {"".join(tables)}"""
