@@ -18,6 +18,7 @@ from .diagnostics import (
 from .guides import AutoHierarchicalNormal, HierarchicalGuide
 from .losses import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from .mcmc import IndependenceMetropolis
+from .optim import averaged_adam
 
 __all__ = [
     "IWELBO",
@@ -35,6 +36,7 @@ __all__ = [
     "StandardErrors",
     "WaldTable",
     "__version__",
+    "averaged_adam",
     "certify",
     "kl_divergence",
     "kl_sandwich",

@@ -1,0 +1,1 @@
+"""Parameters benchmark: estimates learned by each loss, beside the exact maximum likelihood."""
