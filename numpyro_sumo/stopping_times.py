@@ -18,6 +18,9 @@ from .checks import check_positive_integer
 #: The resolution of float32: smaller survival probabilities are set to zero.
 _SMALLEST_SURVIVAL = 2.0**-24
 
+#: A tail that ends while it is likelier than this was cut short on purpose.
+_NEARLY_IMPOSSIBLE = 2.0**-20
+
 #: Comparisons in memory at a time, at most, where K is drawn.
 _FEW_COMPARISONS = 2**20
 
@@ -80,6 +83,11 @@ class StoppingTime(ABC):
     def mean(self) -> float:
         """E[K], the sum of the survival function."""
         return float(self.survival.sum())
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the tail ends while it is likelier than 2⁻²⁰, about one in a million."""
+        return bool(self.survival[-1] > _NEARLY_IMPOSSIBLE)
 
     def sample(self, rng_key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Draws K = max{k : P(K ≥ k) ≥ u}, u uniform in (0, 1]; int32 of the given shape."""

@@ -24,13 +24,10 @@ from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 #: Losses by name, and by the expected number of draws that comes nearest.
 LOSSES: dict[str, dict[int, Any]] = {
     "ELBO": {20: Trace_ELBO(20)},  # its mean does not depend on the number of draws
-    "IWELBO": {draws: IWELBO(draws, data_axes=0) for draws in (5, 10, 20, 50)},
-    "SUMO": {
-        draws: SUMO(particles, data_axes=0)
-        for draws, particles in {5: 1, 10: 5, 20: 15, 50: 45}.items()
-    },
+    "IWELBO": {draws: IWELBO(draws) for draws in (5, 10, 20, 50)},
+    "SUMO": {draws: SUMO(particles) for draws, particles in {5: 1, 10: 5, 20: 15, 50: 45}.items()},
     "MultilevelSUMO": {
-        draws: MultilevelSUMO(particles, data_axes=0)
+        draws: MultilevelSUMO(particles)
         for draws, particles in {5: 1, 10: 2, 20: 4, 50: 11}.items()
     },
 }

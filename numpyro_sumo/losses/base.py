@@ -1,7 +1,7 @@
 """The base of the losses: how draws become an estimate, and where its gradients go."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, ClassVar, NoReturn
 
@@ -28,8 +28,7 @@ from .objectives import OBJECTIVES, Objective, Sample, SampleViews, gradient_onl
 from .particles import joint_particle, model_key, plain_particle, split_particle
 from .program_loss import ProgramLoss
 
-#: Number of extra draws evaluated before the loop if there is one datum. Usually K is at most 2,
-#: so the loop has no iterations.
+#: Extra draws before the loop if there is one datum: usually K is at most 2, and no loop is needed.
 _FIXED_TAIL_OF_ONE = 2
 
 
@@ -41,13 +40,11 @@ class ImportanceLoss(ProgramLoss):
     of the estimate, and the guide's that of the guide objective: the table is in
     :mod:`numpyro_sumo.losses.objectives`.
 
-    To write a loss of your own, derive from this class and override :meth:`estimate`. Model and
-    guide then both maximise your estimate. To give the guide another objective, name it first in
-    ``guide_objectives``.
+    For a loss of your own override :meth:`estimate`. Model and guide then both maximise it. To give
+    the guide another objective, name it first in ``guide_objectives``.
 
-    Losses with a random number of draws, and all with a ``chunk_size`` that is less than their
-    draws, are differentiated in reverse mode only: under
-    ``forward_mode_differentiation=True`` JAX raises a TypeError.
+    Losses with a random number of draws, and all with a ``chunk_size`` below their draws, have
+    reverse-mode derivatives only; ``forward_mode_differentiation=True`` raises a TypeError.
 
     If all guide sites share a scale s > 0 (from subsampling or ``handlers.scale``), the loss is −s
     times the estimate from log p / s − log q, where log p includes the scales of its sites and
@@ -89,11 +86,9 @@ class ImportanceLoss(ProgramLoss):
     chunk_size: int | None = None
     sharding: NamedSharding | None = None
 
-    #: Distribution of the number of draws beyond ``num_particles``; None for a fixed number.
+    # Options of subclasses: the distribution of K, one K for all data, x's own draw as a particle.
     stopping_time: StoppingTime | None = field(default=None, init=False, repr=False)
-    #: One stopping time for all data, where each would have its own.
     share_stopping_times: bool = field(default=False, init=False, repr=False)
-    #: Whether the draw that generated x is the first of the particles.
     from_above: bool = field(default=False, init=False, repr=False)
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -125,6 +120,12 @@ class ImportanceLoss(ProgramLoss):
             check_sharding(self.sharding)
         ELBO.__init__(self, num_particles=self.num_particles)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)
+        is_cut = self.stopping_time is not None and self.stopping_time.is_cut_short
+        what = f"  # unbiased for the bound over {self.max_draws} draws" if is_cut else ""
+        return f"{type(self).__qualname__}({shown}){what}"
+
     @property
     def objective_name(self) -> str:
         """The guide objective outside :class:`~numpyro_sumo.ReverseKL`."""
@@ -134,6 +135,11 @@ class ImportanceLoss(ProgramLoss):
     def mean_draws(self) -> float:
         """Expected number of log-weights behind one estimate."""
         return self.num_particles + (0.0 if self.stopping_time is None else self.stopping_time.mean)
+
+    @property
+    def max_draws(self) -> int:
+        """Draws in the bound that the estimate is unbiased for."""
+        return self.num_particles + (0 if self.stopping_time is None else self.stopping_time.cap)
 
     @property
     def draws_per_step(self) -> float:
@@ -289,6 +295,6 @@ class ImportanceLoss(ProgramLoss):
 
     def _refuse_alone(self) -> NoReturn:
         raise ValueError(
-            f"Expected {self!r} inside ReverseKL, where the generating draw is known; "
-            f"got it on its own. Write ReverseKL(marginal={self!r})."
+            f"Expected {self!r} inside ReverseKL, where the generating draw is known; got it on "
+            f"its own. Write ReverseKL(marginal={self!r})."
         )

@@ -27,14 +27,11 @@ from .layout import layout_of
 from .objectives import Sample, SampleViews
 from .particles import model_key
 
-#: A tail that ends while it is likelier than this was cut short on purpose.
-_NEARLY_IMPOSSIBLE = 2.0**-20
-
 #: Blocks of draws are counted in int32.
 _MOST_LEVELS = 24
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class MultilevelSUMO(ImportanceLoss):
     r"""The multilevel estimate of log p(x): unbiased, with finite variance at finite cost.
 
@@ -46,9 +43,10 @@ class MultilevelSUMO(ImportanceLoss):
     and :math:`L'`, :math:`L''` are the bounds over the halves of the draws of :math:`L_{2^k m}`.
     Halves cancel to first order, so that :math:`E[\Delta_k^2]` falls as :math:`4^{-k}` where cost
     rises as :math:`2^k`. Unbiased for :math:`E[L_{2^c m}]`, c the largest possible level (17 by
-    default), in nats. The variance is finite if that of the weights and some higher moments are.
-    Choose a larger m for heavy-tailed weights, and for weights that can be zero: one block with
-    only zero weights makes the estimate −∞.
+    default), in nats: a tail that is cut short (``max_level=2``) is unbiased for the bound over so
+    many draws and no more, which the loss's ``repr`` says. The variance is finite if that of the
+    weights and some higher moments are. Choose a larger m for heavy-tailed weights, and for weights
+    that can be zero: one block with only zero weights makes the estimate −∞.
 
     Data have their own stopping times, or share one, as in :class:`~numpyro_sumo.SUMO`. Defaults
     had the lowest, or nearly the lowest, loss at equal total draws on six models
@@ -95,6 +93,10 @@ class MultilevelSUMO(ImportanceLoss):
                 "Expected num_particles >= 2, for the generating draw is one of them; "
                 f"got {self.num_particles}. Pass at least 2."
             )
+
+    @property
+    def max_draws(self) -> int:
+        return int(self.from_above + self.num_fresh * 2**self.stopping_time.cap)
 
     @property
     def mean_draws(self) -> float:
@@ -184,8 +186,7 @@ class MultilevelSUMO(ImportanceLoss):
 def _check_cost(stopping_time: StoppingTime) -> None:
     """Refuses tails under which doubling draws costs more and more, level by level."""
     survival = stopping_time.survival
-    cut_short = survival[-1] > _NEARLY_IMPOSSIBLE
-    if not cut_short and 2.0 * survival[-1] >= survival[-2]:
+    if not stopping_time.is_cut_short and 2.0 * survival[-1] >= survival[-2]:
         raise ValueError(
             "Expected a stopping time with a finite mean number of draws, P(K >= k) falling faster "
             f"than 2^-k; that of {stopping_time!r} does not. Pass a GeometricTail with "

@@ -13,7 +13,7 @@ from .base import ImportanceLoss
 from .objectives import Sample
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class SUMO(ImportanceLoss):
     r"""The stochastically unbiased marginalisation objective.
 
@@ -21,7 +21,9 @@ class SUMO(ImportanceLoss):
         L_m + \sum_{j=1}^{K} \frac{L_{m+j} - L_{m+j-1}}{P(K \ge j)}, \qquad
         L_k = \log \frac1k \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i \mid x)}, \quad z_i \sim q(z \mid x)
 
-    Unbiased for :math:`E[L_{m + c}]`, c the largest possible stopping time (196 by default). Its
+    Unbiased for :math:`E[L_{m + c}]`, c the largest possible stopping time (196 by default). With a
+    tail that is cut short, such as ``ReciprocalTail(knee=4, decay=0.0)``, it is unbiased for the
+    bound over so many draws and no more, which its ``repr`` says. Its
     bias for log p(x) is about −Var(w) / (2 (m + c) E[w]²) nats, w being one weight. **Its variance
     grows without bound** as c grows, since squared increments fall only as 1/k² and the survival as
     1/k: single estimates can be far off.

@@ -163,6 +163,14 @@ def test_repr_is_the_call_that_makes_the_loss(name):
     assert repr(eval(repr(loss), names)) == repr(loss)
 
 
+def test_repr_of_a_loss_whose_tail_is_cut_short_says_what_it_is_unbiased_for():
+    short = ReciprocalTail(knee=4, decay=0.0), GeometricTail(0.75, max_level=2)
+    assert repr(SUMO(3, stopping_time=short[0])).endswith("# unbiased for the bound over 7 draws")
+    multilevel = MultilevelSUMO(2, stopping_time=short[1])
+    assert repr(multilevel).endswith("# unbiased for the bound over 8 draws")
+    assert "unbiased" not in repr(SUMO()) + repr(MultilevelSUMO()) + repr(IWELBO())
+
+
 @every_loss
 def test_pickled_loss_comes_back_the_same(name):
     loss = CASES[name][0]()
