@@ -116,6 +116,29 @@ divided by that of "shared".
 """
 
 
+def _whole_plate(rows: list[dict[str, Any]]) -> str:
+    shared = {r["loss"]: r["variance_times_seconds"] for r in rows if r["way"] == "one for all"}
+    table = [
+        [
+            row["loss"],
+            row["way"],
+            number(row["milliseconds"], 3),
+            number(row["variance"], 2),
+            number(row["variance_times_seconds"] / shared[row["loss"]], 3),
+            f"{number(row['mean_less_exact'], 3)} ± {number(row['standard_error'], 3)}",
+        ]
+        for row in rows
+    ]
+    header = ["loss", "stopping times", "ms", "variance", "variance × time", "mean − log p(x)"]
+    return f"""## Automatic guides on whole plates
+
+{rows[0]["program"]}: no option given ("own"), beside `share_stopping_times=True`. The fifth column
+is divided by that of one stopping time for all; values are in nats.
+
+{markdown_table(header, table)}
+"""
+
+
 def _growth(found: dict[str, Any]) -> str:
     exponents = [number(found[f"exponent_of_{of}"], 2) for of in ("dimension", "batch")]
     table = [
@@ -144,6 +167,7 @@ _SECTIONS: dict[str, Callable[[Any], str]] = {
     "draws": _draws,
     "memory": _memory,
     "sharing": _sharing,
+    "whole_plate": _whole_plate,
     "growth": _growth,
     "compilations": _compilations,
 }

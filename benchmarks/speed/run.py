@@ -1,7 +1,6 @@
 """Measure time, compilation and memory of training steps; one function for each section."""
 
 from collections.abc import Callable
-import statistics
 import time
 from typing import Any
 
@@ -9,20 +8,21 @@ import numpy as np
 import optax
 
 import jax
-from jax import lax, random
+from jax import random
 
 from numpyro.infer import ELBO, SVI, RenyiELBO
 
 from benchmarks.funnel.models import ARMS
 from benchmarks.speed.losses import FixedSUMO, FixedTime, Lockstep
 from benchmarks.speed.models import (
-    Program,
     autoencoder,
     compile_steps,
     funnel_sampler,
     linear,
     schools,
 )
+from benchmarks.speed.timing import losses_at_keys, paired_ratio, timed
+from benchmarks.speed.whole_plate import value_of_whole_plates
 from numpyro_sumo import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from numpyro_sumo.stopping_times import ReciprocalTail
 
@@ -30,29 +30,6 @@ BATCHES = (16, 64, 256)
 KNEES = (20, 80, 320, 1_280)
 DIMENSIONS = (2, 10, 100, 1_000)
 BATCHES_OF_DIMENSIONS = (16, 128, 1_024)
-
-
-def timed(cases: dict[str, tuple[Program, ELBO]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Seconds of a step of each case, measured alternately, and seconds of its compilation."""
-    ready = {name: compile_steps(program, loss) for name, (program, loss) in cases.items()}
-    states = {name: case.state for name, case in ready.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(repeats + 1):
-        for name, case in ready.items():
-            started = time.perf_counter()
-            states[name], _ = jax.block_until_ready(case.run(states[name]))
-            # The first repetition is a warm-up.
-            if repeat:
-                seconds[name].append((time.perf_counter() - started) / cases[name][0].steps)
-    return {
-        name: {
-            "seconds": statistics.median(seconds[name]),
-            "all_seconds": seconds[name],
-            "compile_seconds": case.seconds,
-            "temporary_bytes": case.temporary_bytes,
-        }
-        for name, case in ready.items()
-    }
 
 
 def step_ratios(repeats: int, quick: bool) -> list[dict[str, Any]]:
@@ -66,12 +43,6 @@ def step_ratios(repeats: int, quick: bool) -> list[dict[str, Any]]:
         (SUMO(), renyi),
         (MultilevelSUMO(), renyi),
     ]
-    of_a_batch = [
-        (IWELBO(9, gradient="standard"), renyi),
-        (IWELBO(9), renyi),
-        (SUMO(data_axes=0), renyi),
-        (MultilevelSUMO(data_axes=0), renyi),
-    ]
     in_funnel = [
         (ReverseKL(SUMO(11)), below),
         (ReverseKL(MultilevelSUMO()), below),
@@ -80,7 +51,7 @@ def step_ratios(repeats: int, quick: bool) -> list[dict[str, Any]]:
     ]
     rows = []
     for program, losses in (
-        (autoencoder(64), of_a_batch),
+        (autoencoder(64), [*on_data, (SUMO(share_stopping_times=True), renyi)]),
         (schools(), on_data),
         (funnel_sampler(), in_funnel),
     ):
@@ -98,7 +69,7 @@ def step_ratios(repeats: int, quick: bool) -> list[dict[str, Any]]:
                     "loss": _name(loss),
                     "mean_draws": _marginal(loss).mean_draws,
                     "baseline": _name(baseline(loss)),
-                    "ratio": _paired_ratio(of_loss, beside),
+                    "ratio": paired_ratio(of_loss, beside),
                     "milliseconds": 1e3 * of_loss["seconds"],
                     "compile_seconds": of_loss["compile_seconds"],
                     "compile_seconds_of_baseline": beside["compile_seconds"],
@@ -110,7 +81,7 @@ def step_ratios(repeats: int, quick: bool) -> list[dict[str, Any]]:
 def wasteful_ratios(repeats: int, quick: bool) -> dict[str, Any]:
     """SUMO compared with padding all tails, and with compiling for each number of draws."""
     program = autoencoder(16 if quick else 64)
-    loss = SUMO(data_axes=0)
+    loss = SUMO()
     cap = loss.stopping_time.cap
     cases = {"ragged": (program, loss), "padded": (program, FixedSUMO(4, num_tail=cap))}
     times = timed(cases, min(repeats, 5))
@@ -127,7 +98,7 @@ def wasteful_ratios(repeats: int, quick: bool) -> dict[str, Any]:
     ragged = times["ragged"]
     return {
         "program": program.title,
-        "padded_ratio": _paired_ratio(times["padded"], ragged),
+        "padded_ratio": paired_ratio(times["padded"], ragged),
         "padded_temporary_ratio": times["padded"]["temporary_bytes"] / ragged["temporary_bytes"],
         "static_steps": num_steps,
         "static_compilations": len(programs),
@@ -146,7 +117,7 @@ def time_by_draws(repeats: int, quick: bool) -> dict[str, Any]:
 
     @jax.jit
     def step(params, key, times):
-        loss = SUMO(stopping_time=FixedTime(times), data_axes=0)
+        loss = SUMO(stopping_time=FixedTime(times))
         of_params = lambda p: loss.loss(key, p, program.model, program.guide, *program.args)
         return jax.value_and_grad(of_params)(params)
 
@@ -183,7 +154,7 @@ def memory_by_tail(repeats: int, quick: bool) -> list[dict[str, Any]]:
     for knee in KNEES:
         tail = ReciprocalTail(knee=knee, decay=0.0)
         chunk = 2 * len(program.args[0])
-        loss = SUMO(stopping_time=tail, data_axes=0, chunk_size=chunk)
+        loss = SUMO(stopping_time=tail, chunk_size=chunk)
         case = compile_steps(program._replace(steps=1), loss)
         rows.append({"longest": tail.cap, "temporary_bytes": case.temporary_bytes})
     return rows
@@ -195,7 +166,7 @@ def value_of_own_times(repeats: int, quick: bool) -> list[dict[str, Any]]:
     ways: dict[str, ELBO] = {
         "shared": SUMO(stopping_time=tail, share_stopping_times=True),
         "lockstep": Lockstep(SUMO(stopping_time=tail)),
-        "ragged": SUMO(stopping_time=tail, data_axes=0),
+        "ragged": SUMO(stopping_time=tail),
     }
     rows = []
     for batch_size in (16,) if quick else BATCHES:
@@ -221,7 +192,7 @@ def growth_of_cost(repeats: int, quick: bool) -> dict[str, Any]:
     for dimension in DIMENSIONS[:2] if quick else DIMENSIONS:
         for batch_size in BATCHES_OF_DIMENSIONS[:2] if quick else BATCHES_OF_DIMENSIONS:
             program = linear(dimension, batch_size)
-            loss = SUMO(data_axes=0)
+            loss = SUMO()
             (times,) = timed({"ragged": (program, loss)}, min(repeats, 5)).values()
             rows.append({"dimension": dimension, "batch": batch_size, "seconds": times["seconds"]})
     logs = np.log([[row["dimension"], row["batch"], row["seconds"]] for row in rows])
@@ -253,21 +224,6 @@ def count_compilations(repeats: int, quick: bool) -> dict[str, int]:
     return {"steps": num_steps, "compilations": len(traced)}
 
 
-def losses_at_keys(program: Program, loss: ELBO, num_keys: int) -> np.ndarray:
-    """The loss at independent keys, shape ``(num_keys,)``."""
-    svi = SVI(program.model, program.guide, optax.sgd(0.0), loss)
-    params = svi.get_params(svi.init(random.key(0), *program.args))
-    at_key = lambda key: loss.loss(key, params, program.model, program.guide, *program.args)
-    evaluate = jax.jit(lambda keys: lax.map(at_key, keys))
-    return np.asarray(evaluate(random.split(random.key(1), num_keys)), np.float64)
-
-
-def _paired_ratio(case: dict[str, Any], baseline: dict[str, Any]) -> float:
-    """Median ratio of the times of one repetition."""
-    ratios = np.divide(case["all_seconds"], baseline["all_seconds"])
-    return float(np.median(ratios))
-
-
 def _marginal(loss: Any) -> Any:
     """The loss whose draws are counted."""
     return loss.marginal if isinstance(loss, ReverseKL) else loss
@@ -280,7 +236,8 @@ def _name(loss: Any) -> str:
     gradient = getattr(loss, "gradient", None)
     side = ", from above" if getattr(loss, "from_above", False) else ""
     kind = ", standard" if gradient == "standard" else ""
-    return f"{type(loss).__name__}({loss.num_particles}{kind}{side})"
+    shared = ", one stopping time" if getattr(loss, "share_stopping_times", False) else ""
+    return f"{type(loss).__name__}({loss.num_particles}{kind}{side}{shared})"
 
 
 SECTIONS: dict[str, Callable[[int, bool], Any]] = {
@@ -289,6 +246,7 @@ SECTIONS: dict[str, Callable[[int, bool], Any]] = {
     "draws": time_by_draws,
     "memory": memory_by_tail,
     "sharing": value_of_own_times,
+    "whole_plate": value_of_whole_plates,
     "growth": growth_of_cost,
     "compilations": count_compilations,
 }
