@@ -96,12 +96,14 @@ def linear_mixed_model() -> LatentModel:
             numpyro.sample("x", dist.Normal(loc, at["sd_noise"]).to_event(1), obs=y)
 
     def log_likelihood(at, y):
+        # A copy: JAX would take the constant as it was converted in single precision.
+        times = _TIMES.copy()
         covariance = (
             at["sd_intercept"] ** 2
-            + at["sd_slope"] ** 2 * jnp.outer(_TIMES, _TIMES)
-            + at["sd_noise"] ** 2 * jnp.eye(len(_TIMES))
+            + at["sd_slope"] ** 2 * np.outer(times, times)
+            + at["sd_noise"] ** 2 * jnp.eye(len(times))
         )
-        return _log_normal(y, at["intercept"] + at["slope"] * _TIMES, covariance)
+        return _log_normal(y, at["intercept"] + at["slope"] * times, covariance)
 
     return LatentModel("linear mixed model", parameters, 2, model, (data,), log_likelihood, dict)
 

@@ -13,7 +13,7 @@ from .cut_control_flow import NotElementwise
 from .data_axes import checked_axes, element_of, split_leaves, with_leaves
 from .one_element import Cut
 from .programs import Programs, with_fixed_subsample
-from .sites import JOINT
+from .sites import JOINT, latent_sites
 from .validation import Inspection, inspect_programs
 
 
@@ -107,7 +107,9 @@ def find_elements(
 
 
 def _by_dim(found: Inspection) -> list[Any]:
-    """The data plates with more than one element, the outermost first."""
+    """The data plates with more than one element, the outermost first; none without latents."""
+    if not latent_sites(found.guide.trace):
+        return []
     plates = sorted(found.data_plates, key=lambda frame: int(frame.dim))
     return [frame for frame in plates if frame.size > 1]
 

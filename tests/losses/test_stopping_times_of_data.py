@@ -150,7 +150,7 @@ def test_programs_that_look_across_their_batch_share_a_stopping_time_and_say_why
     programs = model_by(of_z), guide_by(of_x), (X,)
     message = (
         "Expected a stopping time for each element of the data; the 5 elements of plate 'd' share "
-        f"one: {why}.*Pass share_stopping_times=True"
+        f"one: {why}.*pass share_stopping_times=True"
     )
     with pytest.warns(UserWarning, match=message) as caught:
         found = value_of(loss_class(2), *programs)
