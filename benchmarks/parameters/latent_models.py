@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer import autoguide, init_to_feasible
 
 NUM_DATA = 200
 #: Units of the hidden layer of the amortised guide.
@@ -60,8 +59,19 @@ def learned(parameters: Mapping[str, Parameter]) -> dict[str, jax.Array]:
 
 
 def local_guide(problem: LatentModel) -> Callable:
-    """A Normal guide with a location and a scale for each datum."""
-    return autoguide.AutoNormal(problem.model, init_loc_fn=init_to_feasible, init_scale=0.5)
+    """A Normal guide with a location and a scale for each datum, as AutoNormal has."""
+    shape = NUM_DATA, problem.latent_size
+
+    def guide(*args: jax.Array) -> None:
+        index = args[-1]
+        loc = numpyro.param("auto_loc", jnp.zeros(shape))
+        scale = numpyro.param(
+            "auto_scale", jnp.full(shape, 0.5), constraint=dist.constraints.positive
+        )
+        with numpyro.plate("data", len(index)):
+            numpyro.sample("z", dist.Normal(loc[index], scale[index]).to_event(1))
+
+    return guide
 
 
 def amortised_guide(problem: LatentModel) -> Callable:
