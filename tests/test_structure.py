@@ -17,7 +17,7 @@ PACKAGE, BENCHMARKS = Source("numpyro_sumo"), Source("benchmarks")
 #: From the lowest up; those of one layer do not import each other.
 LAYERS = [
     {"_compat", "_version", "checks"},
-    {"stopping_times"},
+    {"stopping_times", "optim"},
     {"programs", "estimators"},
     {"ragged"},
     {"guides"},
@@ -34,6 +34,7 @@ MANY_PARAMETERS = {
     "numpyro_sumo.diagnostics.kl_sandwich.kl_sandwich",
     "numpyro_sumo.diagnostics.kl_sandwich.log_marginal",
     "numpyro_sumo.diagnostics.log_evidence.log_evidence",
+    "numpyro_sumo.diagnostics.standard_errors.standard_errors",
     "numpyro_sumo.estimators.multilevel.multilevel",
     "numpyro_sumo.estimators.roulette.russian_roulette",
     "numpyro_sumo.guides.auto_hierarchical.AutoHierarchicalNormal.__init__",

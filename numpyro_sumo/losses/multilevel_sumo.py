@@ -143,7 +143,7 @@ class MultilevelSUMO(ImportanceLoss):
 
         def weigh(i: jax.Array, key: jax.Array, _: None, detached: bool) -> jax.Array:
             proposal, of_model = weights.propose(i, key), model_key(key)
-            weight_at = lambda at: weights.weigh(i, of_model, proposal, params=params_at(at))
+            weight_at = lambda at: weights.with_params(params_at(at)).weigh(i, of_model, proposal)
             return compose(weight_at, displacements)
 
         levels = self.sample_stopping_times(draws_key, weights.num_data)

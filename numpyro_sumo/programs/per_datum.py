@@ -1,5 +1,6 @@
 """Draws and log-weights of independent estimates, datum by datum."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,12 @@ class PerDatumWeights:
         """What forbids the doubly reparameterised gradient for the guide, in words; else None."""
         return self._guide.why_no_dreg
 
+    def with_params(self, params: Params) -> "PerDatumWeights":
+        """The same at other values of the param sites."""
+        others = copy.copy(self)
+        others._params = params
+        return others
+
     def propose(
         self,
         datum: jax.Array,
@@ -81,17 +88,15 @@ class PerDatumWeights:
         *,
         scale: jax.Array | None = None,
         detached: bool = False,
-        params: Params | None = None,
     ) -> jax.Array:
         """The log-weight of a draw, in nats: data plates except the elements', shape ``(*rest)``.
 
         :param scale: the datum's, from :meth:`scale`; None takes the proposal's own.
         :param detached: whether it is differentiable in the proposal alone.
-        :param params: of the model, in place of those that the proposal was drawn with.
         """
         if scale is not None:
             proposal = replace(proposal, scale=self._expanded(scale))
-        inputs = params or self._params, datum, rng_key, proposal
+        inputs = self._params, datum, rng_key, proposal
         log_probs = self._model.log_probs(inputs, detached)
         return self._squeezed(weight_of(log_probs, proposal, self.elements.data_dims))
 
