@@ -32,6 +32,10 @@ from .varying import DRAWS, Kind, Kinds, kind_of, kinds_of_variables
 _CUTS = {"cond": cut_cond, "custom_jvp_call": cut_custom_jvp, "scan": cut_scan, "while": cut_while}
 
 
+#: Primitives that return each of their operands.
+_PAIRWISE = frozenset(["device_put", "optimization_barrier"])
+
+
 class Cut(NamedTuple):
     """How traced programs are cut down to one element of a plate.
 
@@ -160,7 +164,10 @@ class OneElement:
         """The operation that takes a varying array as a whole, or made it one without elements."""
         while self._size not in shape_of(atom) and atom in self._defined_by:
             by = self._defined_by[atom]
-            atom = next((operand for operand in by.invars if self.varies(operand)), by.invars[0])
+            sources = [operand for operand in by.invars if self.varies(operand)]
+            if not sources:
+                break
+            atom = sources[0]
         where = "elements along another axis"
         return where if by is None else f"{by.primitive.name} across the elements"
 
@@ -189,6 +196,9 @@ class OneElement:
         name = equation.primitive.name
         if name in _CUTS and (name != "custom_jvp_call" or self._with_rules):
             return [_CUTS[name](self, equation, wanted)]
+        if name in _PAIRWISE:
+            run = lambda index, values: values
+            return [step_of(equation, [place], [place], run) for place in wanted]
         inner = inner_jaxpr(equation)
         if inner is not None and name != "custom_vjp_call":
             body = self.inner(inner, equation.invars, wanted)

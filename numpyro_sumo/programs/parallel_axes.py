@@ -155,6 +155,26 @@ def _gather(equation: JaxprEqn) -> list[Axes]:
     return [slices | {axis: indices[batch] for axis, batch in batched}, indices]
 
 
+def _scatter(equation: JaxprEqn) -> list[Axes]:
+    """Axes that every update covers as a whole, and those of a batch of scatters."""
+    numbers, shape = equation.params["dimension_numbers"], _shape(equation)
+    updates = _shape(equation, 2)
+    dropped = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    window = [axis for axis in range(len(shape)) if axis not in dropped]
+    moved = {*numbers.scatter_dims_to_operand_dims}
+    covered = {
+        place: axis
+        for axis, place in zip(window, numbers.update_window_dims)
+        if updates[place] == shape[axis] and axis not in moved
+    }
+    # The other axes of the updates are those of the indices, whose last one holds coordinates.
+    places = [axis for axis in range(len(updates)) if axis not in numbers.update_window_dims]
+    pairs = zip(numbers.scatter_indices_batching_dims, numbers.operand_batching_dims)
+    indices = dict(pairs)
+    covered |= {places[batch]: axis for batch, axis in indices.items()}
+    return [{axis: axis for axis in covered.values()}, indices, covered]
+
+
 def _linear_algebra(event_dim: int) -> Rule:
     """A rule for operations on the last axes, with leading batch axes that all operands share."""
 
@@ -209,6 +229,9 @@ RULES: dict[str, Rule] = {
         _apart_from("axis"),
     ),
     **dict.fromkeys(["concatenate", "sort"], _apart_from("dimension")),
+    **dict.fromkeys(
+        ["scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul"], _scatter
+    ),
     **dict.fromkeys(
         ["reduce_window_max", "reduce_window_min", "reduce_window_sum"], _reduce_window
     ),

@@ -202,6 +202,11 @@ ELEMENTWISE = {
         jax.scipy.special.gammaln(z) + jax.scipy.special.erfinv(z / 2) + jax.nn.log_sigmoid(z)
     ),
     "flattened_and_restored": lambda x, z: x.reshape(len(x), 2, 2).swapaxes(1, 2).sum((1, 2)),
+    "scatter_into_a_feature": lambda x, z: x.at[:, 1].set(z).at[:, 0].add(2.0 * z).prod(1),
+    "scatter_by_a_draw": lambda x, z: jax.vmap(lambda row, w: row.at[w.astype(int)].set(w))(
+        x, z
+    ).sum(1),
+    "optimization_barrier": lambda x, z: sum(lax.optimization_barrier((x[:, 0], z))),
     "outer_product": lambda x, z: jnp.outer(z, SCALES).prod(1),
     # By position in the batch, or by its length: the numbers are those of the whole batch.
     "matrix_or_its_transpose": lambda x, z: (x @ (WEIGHTS.T if len(x) > 1 else WEIGHTS))[:, 0],
@@ -283,7 +288,15 @@ LOOKING_ACROSS = {
     "scan_over_the_batch": (scan_over_the_batch, "scan across the elements"),
     "loop_until_all_are_small": (loop_until_all_are_small, "reduce_or across the elements"),
     "carry_that_is_added_up": (carry_that_is_added_up, "scan across the elements"),
-    "scatter": (lambda x, z: z.at[0].set(0.0), "the primitive 'scatter' is not known"),
+    "scatter": (lambda x, z: z.at[0].set(0.0), "scatter across the elements"),
+    "scatter_of_draws": (
+        lambda x, z: x.at[:, z.astype(int)].set(1.0).sum(1),
+        "scatter across the elements",
+    ),
+    "draws_of_a_key": (
+        lambda x, z: z + random.normal(random.key(z[0].astype(int)), ()),
+        "slice across the elements",
+    ),
     "callback": (callback, "the primitive 'pure_callback' is not known"),
     "result_along_another_axis": (lambda x, z: x.T, "elements along another axis"),
 }
