@@ -81,7 +81,7 @@ class Inspection(NamedTuple):
 
 def inspect_programs(
     programs_of: ProgramsOf,
-    rng_key: jax.Array,
+    rng_key: jax.Array | None = None,
     is_linear: bool = False,
     split: Sequence[jax.Array] = (),
 ) -> Inspection:

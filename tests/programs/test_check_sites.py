@@ -58,7 +58,7 @@ OTHER_SHAPES = {
 @pytest.mark.parametrize("model, guide, message", OTHER_SHAPES.values(), ids=OTHER_SHAPES.keys())
 def test_guide_sites_of_another_shape_are_refused(model, guide, message):
     with pytest.raises(ValueError, match="Expected latent site 'z' to have one " + message):
-        inspect_programs(lambda datum: Programs(model, guide))
+        inspect_programs(lambda datum, split: Programs(model, guide))
 
 
 SAME_SHAPES = {
@@ -73,7 +73,7 @@ SAME_SHAPES = {
 
 @pytest.mark.parametrize("model, guide", SAME_SHAPES.values(), ids=SAME_SHAPES.keys())
 def test_guide_sites_of_the_same_shape_are_accepted(model, guide):
-    inspect_programs(lambda datum: Programs(model, guide, params_of(guide)))
+    inspect_programs(lambda datum, split: Programs(model, guide, params_of(guide)))
 
 
 def params_of(guide, *args):
@@ -148,7 +148,9 @@ def test_sites_masked_differently_are_refused(model, guide, is_jitted):
 
 def inspect(model, guide, is_jitted):
     params = params_of(guide, X)
-    run = lambda x: inspect_programs(lambda datum: Programs(model, guide, params, (x,))).data_dims
+    run = lambda x: (
+        inspect_programs(lambda datum, split: Programs(model, guide, params, (x,))).data_dims
+    )
     return jax.eval_shape(lambda x: (run(x), 0)[1], X) if is_jitted else run(X)
 
 

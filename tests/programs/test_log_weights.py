@@ -115,7 +115,7 @@ def test_weights_are_kept_apart_over_plates_that_enclose_all_sites(
 
 
 def data_dims_of(programs):
-    return inspect_programs(lambda datum: programs).data_dims
+    return inspect_programs(lambda datum, split: programs).data_dims
 
 
 def programs_of(problem, params=None):

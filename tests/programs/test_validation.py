@@ -32,7 +32,7 @@ def test_plate_of_another_full_size_in_the_guide_is_refused():
             numpyro.sample("z", dist.Normal())
 
     with pytest.raises(ValueError, match="'data' to have one full size .* got 4 and 2. Give"):
-        inspect_programs(lambda datum: Programs(seed(model, 0), seed(guide, 1)))
+        inspect_programs(lambda datum, split: Programs(seed(model, 0), seed(guide, 1)))
 
 
 def test_scale_that_varies_within_a_weight_is_refused():
@@ -41,7 +41,7 @@ def test_scale_that_varies_within_a_weight_is_refused():
             numpyro.sample("z", dist.Normal().expand([2]))
 
     with pytest.raises(ValueError, match=r"one scale for each weight; .* shape \(2,\)"):
-        inspect_programs(lambda datum: Programs(seed(guide, 0), seed(guide, 1)))
+        inspect_programs(lambda datum, split: Programs(seed(guide, 0), seed(guide, 1)))
 
 
 def test_auxiliary_sites_that_are_not_integrated_out_are_refused():
@@ -53,7 +53,7 @@ def test_auxiliary_sites_that_are_not_integrated_out_are_refused():
         numpyro.sample("x", dist.Normal(u, 1.0))
 
     with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['x'\]. Use ReverseKL"):
-        inspect_programs(lambda datum: Programs(model, guide))
+        inspect_programs(lambda datum, split: Programs(model, guide))
 
 
 def test_auxiliary_sites_that_the_latents_are_functions_of_are_accepted():
@@ -65,7 +65,7 @@ def test_auxiliary_sites_that_the_latents_are_functions_of_are_accepted():
         guide_trace = trace(guide).get_trace()
     assert guide_trace["_auto_latent"]["infer"]["is_auxiliary"]
     params = {n: s["value"] for n, s in guide_trace.items() if s["type"] == "param"}
-    assert inspect_programs(lambda datum: Programs(model, guide, params)).data_dims == JOINT
+    assert inspect_programs(lambda datum, split: Programs(model, guide, params)).data_dims == JOINT
 
 
 def test_an_auxiliary_site_does_not_stand_for_a_latent_of_its_name():
@@ -77,7 +77,7 @@ def test_an_auxiliary_site_does_not_stand_for_a_latent_of_its_name():
         numpyro.sample("x", dist.Normal())
 
     with pytest.raises(ValueError, match=r"it lacks \['u'\]"):
-        inspect_programs(lambda datum: Programs(model, guide))
+        inspect_programs(lambda datum, split: Programs(model, guide))
 
 
 def test_a_list_of_autoguides_may_mix_auxiliary_sites_with_random_latents():
@@ -91,7 +91,7 @@ def test_a_list_of_autoguides_may_mix_auxiliary_sites_with_random_latents():
     with seed(rng_seed=0):
         guide_trace = trace(guide).get_trace()
     params = {n: s["value"] for n, s in guide_trace.items() if s["type"] == "param"}
-    assert inspect_programs(lambda datum: Programs(model, guide, params)).data_dims == JOINT
+    assert inspect_programs(lambda datum, split: Programs(model, guide, params)).data_dims == JOINT
 
 
 def test_an_auxiliary_site_beside_an_unrelated_delta_is_refused():
@@ -107,7 +107,7 @@ def test_an_auxiliary_site_beside_an_unrelated_delta_is_refused():
         numpyro.sample("w", dist.Delta(numpyro.param("point", 0.3)))
 
     with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['w', 'x'\]. Use"):
-        inspect_programs(lambda datum: Programs(model, guide, {"point": jnp.array(0.3)}))
+        inspect_programs(lambda datum, split: Programs(model, guide, {"point": jnp.array(0.3)}))
 
 
 def test_guide_sites_with_scales_of_their_own_are_refused():
@@ -120,7 +120,7 @@ def test_guide_sites_with_scales_of_their_own_are_refused():
             numpyro.sample("w", dist.Normal())
 
     with pytest.raises(ValueError, match=message):
-        inspect_programs(lambda datum: Programs(seed(guide, 0), seed(guide, 1)))
+        inspect_programs(lambda datum, split: Programs(seed(guide, 0), seed(guide, 1)))
 
 
 def test_known_scales_are_compared_also_after_one_that_is_traced():
@@ -130,7 +130,7 @@ def test_known_scales_are_compared_also_after_one_that_is_traced():
                 with scale(scale=each):
                     numpyro.sample(name, dist.Normal())
 
-        return inspect_programs(lambda datum: Programs(seed(guide, 0), seed(guide, 1)))
+        return inspect_programs(lambda datum, split: Programs(seed(guide, 0), seed(guide, 1)))
 
     with pytest.raises(ValueError, match="to have one scale; 'w' has 2.0 and 'v' has 3.0. Scale"):
         jax.eval_shape(inspect, 1.0)
@@ -153,7 +153,7 @@ def test_auxiliary_sites_whose_density_goes_nowhere_are_refused(guide):
         numpyro.sample("x", dist.Normal())
 
     with pytest.raises(ValueError, match=r"auxiliary sites \['u'\] beside \['x'\]. Use ReverseKL"):
-        inspect_programs(lambda datum: Programs(model, guide))
+        inspect_programs(lambda datum, split: Programs(model, guide))
 
 
 def program_with_params(size, *, bias=0.0):
