@@ -68,7 +68,8 @@ def averaged_adam(
     :param num_steps: the number of training steps, an integer ≥ 1.
     :param learning_rate: a number or an optax schedule; by default it falls geometrically from
         2e-2 to 2e-3 over ``num_steps``. With one that falls much faster, training can end before
-        parameters that start far off have arrived.
+        parameters that start far off have arrived. Neural networks may diverge at the default: pass
+        a schedule that begins where you would begin with Adam.
     :param b1: the decay of the momentum, in [0, 1).
     :param averaged_share: the share of the steps, the last ones, over whose iterates the mean is
         taken, in [0, 1); 0 for none.

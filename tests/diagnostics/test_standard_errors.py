@@ -211,16 +211,20 @@ def test_names_of_arrays_are_expanded_and_a_simplex_has_one_free_scalar_less():
 def fitted(name, shape):
     """A data set with its maximum-likelihood fit, and exact information and scores there."""
     problem = MODELS[name]._replace(shape=shape)
-    data = problem.simulate(random.key(3))
-    by_group = lambda free: problem.log_likelihood(problem.params(free), data)
-    total = lambda free: by_group(free).sum()
-    truth = [jnp.log(problem.truth[name]) for name in problem.scales]
-    free = maximize(total, jnp.array([*problem.truth["beta"], *truth]))
-    information = -np.asarray(jax.hessian(total)(free), np.float64)
-    scores = np.asarray(jax.jacobian(by_group)(free), np.float64)
-    params = problem.params(free)
-    args = *data, *problem.posterior_moments(params, data)
-    return problem, params, args, information, scores
+
+    @jax.jit
+    def fit(key):
+        data = problem.simulate(key)
+        by_group = lambda free: problem.log_likelihood(problem.params(free), data)
+        total = lambda free: by_group(free).sum()
+        truth = [jnp.log(problem.truth[name]) for name in problem.scales]
+        free = maximize(total, jnp.array([*problem.truth["beta"], *truth]))
+        params = problem.params(free)
+        args = *data, *problem.posterior_moments(params, data)
+        return params, args, -jax.hessian(total)(free), jax.jacobian(by_group)(free)
+
+    params, args, information, scores = fit(random.key(3))
+    return problem, params, args, np.asarray(information, float), np.asarray(scores, float)
 
 
 @pytest.fixture(scope="module", params=["linear", "logistic"])
@@ -232,7 +236,7 @@ def mixed(request):
         params,
         *args,
         estimator=MultilevelSUMO(4, data_axes=0),
-        num_estimates=1_500,
+        num_estimates=1_100,
         batch_size=100,
     )
     return params, found, information, scores

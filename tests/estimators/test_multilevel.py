@@ -58,6 +58,16 @@ def estimates_from_above(log_sums, mean_bounds, levels, generating):
     return multilevel(log_sums, mean_bounds, levels, BLOCK, TAIL, generating=generating)
 
 
+@jax.jit
+def estimates_and_gradients(*arguments):
+    """At level 2; the gradients are those of the sum of the estimates."""
+    function = lambda log_sums, mean_bounds, generating: estimates_from_above(
+        log_sums, mean_bounds, jnp.array(2), generating
+    )
+    found, pull_back = jax.vjp(function, *arguments)
+    return found, pull_back(jnp.ones_like(found))
+
+
 def estimates(orders, generating):
     """For every order of the blocks (rows) and every level: estimates and probabilities."""
     cases = [(blocks, level) for blocks in orders for level in range(1, TAIL.cap + 1)]
@@ -167,15 +177,9 @@ def test_infinite_weight_makes_the_estimate_infinite_with_no_gradient(log_sum, p
     else:
         log_sums[place, 0] = log_sum
 
-    def function(log_sums, mean_bound, generating):
-        levels = jnp.array(2)
-        return multilevel(log_sums, mean_bound, levels, BLOCK, TAIL, generating=generating)
-
-    gradients = jax.jit(lambda *arrays: jax.vjp(function, *arrays)[1](jnp.ones(2)))
-    arguments = tuple(map(jnp.asarray, (log_sums, mean_bound, generating)))
-    values = function(*arguments)
-    alone = function(*(leaf[..., 1] for leaf in arguments))
+    values, gradients = estimates_and_gradients(log_sums, mean_bound, generating)
+    alone = estimates_from_above(*(leaf[..., 1] for leaf in (log_sums, mean_bound)), 2, 0.9)
     np.testing.assert_allclose(values, [np.inf, alone], rtol=1e-6)
-    for gradient in gradients(*arguments):
+    for gradient in gradients:
         np.testing.assert_array_equal(gradient[..., 0], 0.0)
         assert np.all(np.isfinite(gradient[..., 1]) & (gradient[..., 1] != 0.0))

@@ -1,5 +1,6 @@
 """The roulette tail: exact enumeration of K, precision, zero weights, rotations."""
 
+from functools import partial
 import itertools
 
 import numpy as np
@@ -55,6 +56,16 @@ def mean_over_stopping_times(log_weights, m, tail, num_generating=0):
 
 OPTIONS = ("num_generating", "rotations")
 estimate = jax.jit(with_two_particles, static_argnames=OPTIONS)
+
+
+@partial(jax.jit, static_argnames=OPTIONS)
+def estimates_and_gradient(log_weights, stopping_times, **options):
+    """Of a batch; the gradient is that of the sum of the estimates."""
+    estimate_all = lambda rows: with_two_particles(rows, stopping_times, **options)
+    estimates, pull_back = jax.vjp(estimate_all, log_weights)
+    return estimates, pull_back(jnp.ones_like(estimates))[0]
+
+
 value_and_gradient = jax.jit(jax.value_and_grad(with_two_particles), static_argnames=OPTIONS)
 SETTING = ("m", "tail", "num_generating")
 estimates_for_every_stopping_time = jax.jit(at_every_stopping_time, static_argnames=SETTING)
@@ -173,9 +184,7 @@ def test_infinite_weights_that_were_drawn_give_infinity_with_no_gradient(
     log_weights = np.stack([finite, finite], axis=1)
     log_weights[rows, 0] = np.inf
     options = {"num_generating": num_generating, "rotations": rotations}
-    estimate_all = lambda rows: with_two_particles(rows, np.array([2, 2]), **options)
-    values, pull_back = jax.vjp(estimate_all, jnp.asarray(log_weights))
-    (gradient,) = pull_back(jnp.ones(2))
+    values, gradient = estimates_and_gradient(log_weights, np.array([2, 2]), **options)
     alone, gradient_alone = value_and_gradient(finite, 2, **options)
     np.testing.assert_allclose(values, [np.inf, alone], rtol=1e-5)
     np.testing.assert_array_equal(gradient[:, 0], 0.0)
@@ -305,7 +314,9 @@ def test_an_increment_is_exact_to_rounding_at_every_size_of_the_added_weight(m):
     added = np.array([-200.0, -50.0, -1.0, -1e-4, 1e-4, 1.0, 5.0, 59.9, 60.1, 100.0, 500.0])
     log_weights = jnp.concatenate([jnp.zeros((m, len(added))), jnp.asarray(added)[None]])
     only_one = ReciprocalTail(knee=1, decay=0.0)
-    got = russian_roulette(log_weights, m, jnp.ones(len(added), int), only_one)
+    got = jax.jit(lambda rows: russian_roulette(rows, m, jnp.ones(len(added), int), only_one))(
+        log_weights
+    )
     large = np.log1p(m * np.exp(-np.maximum(added, 5.0))) + added - np.log(m + 1)
     exact = np.where(added < 5.0, np.log1p(np.expm1(np.minimum(added, 5.0)) / (m + 1)), large)
     np.testing.assert_allclose(got, exact, rtol=1e-6)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import seed, trace
+from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import SVI, Predictive
 from numpyro.infer.autoguide import AutoGuide
 
@@ -34,36 +34,65 @@ def model(x, offset=0.0):
         numpyro.sample("x", dist.Normal(z + offset, scale), obs=x)
 
 
+def svi_of(of_model, optim=None, **options):
+    guide = AutoHierarchicalNormal(of_model, hidden_sizes=(8,), **options)
+    return SVI(of_model, guide, optim or optax.adam(1e-3), ReverseKL(num_particles=4))
+
+
 def begun(of_model, *args, jit=jax.jit, **options):
     """A guide, and parameters as they are before any training."""
-    guide = AutoHierarchicalNormal(of_model, hidden_sizes=(8,), **options)
-    svi = SVI(of_model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
+    svi = svi_of(of_model, **options)
     state = jit(lambda key: svi.init(key, *args).optim_state)(random.key(0))
-    return guide, svi.optim.get_params(state)
+    return svi.guide, svi.optim.get_params(state)
+
+
+def traced(of_model, *args, **options):
+    """As ``begun``, with ones for parameters: nothing is compiled, so nothing is fitted."""
+    svi = svi_of(of_model, **options)
+    params = jax.eval_shape(lambda key: svi.get_params(svi.init(key, *args)), random.key(0))
+    return svi.guide, jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), params)
 
 
 @pytest.fixture(scope="module")
-def fitted():
-    return begun(model, X, full_covariance=True)
+def trained():
+    """A guide, and its parameters before and after one step of training."""
+    svi = svi_of(model, optax.sgd(0.1), full_covariance=True)
+
+    @jax.jit
+    def params(rng_key):
+        state = svi.init(rng_key, X)
+        return svi.get_params(state), svi.get_params(svi.update(state, X)[0])
+
+    return svi.guide, *params(random.key(0))
+
+
+@pytest.fixture(scope="module")
+def fitted(trained):
+    return trained[:2]
 
 
 def test_begins_as_the_normal_that_was_fitted_with_a_reverse_model_that_is_exact(fitted):
     """One draw of u gives log q(z) without error, and that is a Normal's, carried over."""
     guide, params = fitted
-    draws = guide.sample_posterior(random.key(1), params, sample_shape=(5,))
-    latents = {name: draws[name] for name in ("loc", "scale", "share", "z")}
-    options = {"num_particles": 1, "defensive_share": 0.0}
-    log_q = jax.jit(lambda: log_marginal(random.key(2), guide, params, latents, X, **options))()
     fit = params["auto_standardisation"]
     within = fit["loading"] @ fit["loading"].T + jnp.diag(fit["noise"] ** 2)
-    assert jnp.abs(within - jnp.eye(7)).max() > 0.1
-    covariance = within * fit["scale"] * fit["scale"][:, None]
-    simplex = dist.transforms.StickBreakingTransform()
-    share = simplex.inv(latents["share"])
-    z = jnp.column_stack([latents["loc"], jnp.log(latents["scale"]), share, latents["z"]])
-    jacobian = jnp.log(latents["scale"]) + simplex.log_abs_det_jacobian(share, latents["share"])
-    expected = dist.MultivariateNormal(fit["loc"], covariance).log_prob(z) - jacobian
-    np.testing.assert_allclose(log_q, expected, rtol=1e-4)
+    assert np.abs(within - np.eye(7)).max() > 0.1
+
+    @jax.jit
+    def of_guide_and_normal(params):
+        draws = guide.sample_posterior(random.key(1), params, sample_shape=(5,))
+        latents = {name: draws[name] for name in ("loc", "scale", "share", "z")}
+        options = {"num_particles": 1, "defensive_share": 0.0}
+        log_q = log_marginal(random.key(2), guide, params, latents, X, **options)
+        covariance = within * fit["scale"] * fit["scale"][:, None]
+        simplex = dist.transforms.StickBreakingTransform()
+        share = simplex.inv(latents["share"])
+        log_scale = jnp.log(latents["scale"])
+        z = jnp.column_stack([latents["loc"], log_scale, share, latents["z"]])
+        jacobian = log_scale + simplex.log_abs_det_jacobian(share, latents["share"])
+        return log_q, dist.MultivariateNormal(fit["loc"], covariance).log_prob(z) - jacobian
+
+    np.testing.assert_allclose(*of_guide_and_normal(params), rtol=1e-4)
 
 
 @pytest.mark.parametrize("jit", [jax.jit, lambda function: function], ids=["jit", "no jit"])
@@ -78,7 +107,8 @@ def test_the_fit_is_the_target_where_that_is_normal(jit):
     standard = params["auto_standardisation"]
     np.testing.assert_allclose(standard["loc"], [2.0, 0.5, 0.5], atol=0.2)
     np.testing.assert_allclose(standard["scale"], [3.0, 0.4, 0.4], rtol=0.1)
-    draws = guide.sample_posterior(random.key(1), params, 2.0, sample_shape=(1_000,))
+    sample = partial(guide.sample_posterior, sample_shape=(1_000,))
+    draws = jax.jit(sample)(random.key(1), params, 2.0)
     assert abs(draws["a"].std() - 3.0) < 0.5 and np.abs(draws["b"].mean(0) - 1.8).max() < 0.3
 
 
@@ -98,8 +128,9 @@ def test_gate_and_scale_are_those_of_the_formula():
     (_, ((weights, bias), hidden), _) = params["auto_sampler$params"]
     bias = bias.at[2:].set(jnp.log(jnp.array([2.0, 3.0, 0.5, 4.0])))
     params = params | {"auto_sampler$params": [(), ((weights, bias), hidden), ()]}
-    z = guide.sample_posterior(random.key(1), params, sample_shape=(4_000,))["z"]
-    fit = params["auto_standardisation"]
+    sample = partial(guide.sample_posterior, sample_shape=(4_000,))
+    z = np.asarray(jax.jit(sample)(random.key(1), params)["z"])
+    fit = jax.tree.map(np.asarray, params["auto_standardisation"])
     y = (z - fit["loc"]) / fit["scale"]
     of_u, of_noise = (fit["loading"] ** 2).sum(1), fit["noise"] ** 2
     for coordinate, gate, scale in ((0, 2.0, 0.5), (1, 3.0, 4.0)):
@@ -113,27 +144,20 @@ def test_deterministic_sites_are_those_of_the_arguments_and_parameters_given():
         z = numpyro.sample("z", dist.Normal())
         numpyro.deterministic("fitted", noise * z + offset * x)
 
-    guide = AutoHierarchicalNormal(scaled, hidden_sizes=(8,))
-    svi = SVI(scaled, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
-    state = jax.jit(lambda key, x: svi.init(key, x, offset=1.0))(random.key(0), X)
-    params = svi.get_params(state) | {"noise": jnp.array(0.7)}
-    draws = guide.sample_posterior(random.key(1), params, 2.0 * X, offset=3.0, sample_shape=(4,))
+    svi = svi_of(scaled)
+    guide = svi.guide
+    init = jax.jit(lambda key, x: svi.get_params(svi.init(key, x, offset=1.0)))
+    params = init(random.key(0), X) | {"noise": jnp.array(0.7)}
+    sample = jax.jit(partial(guide.sample_posterior, sample_shape=(4,)))
+    draws = sample(random.key(1), params, 2.0 * X, offset=3.0)
     expected = 0.7 * draws["z"][:, None] + 6.0 * X
     np.testing.assert_allclose(draws["fitted"], expected, rtol=1e-6)
     with pytest.raises(ValueError, match="first called inside jit"):
         guide.sample_posterior(random.key(1), params)
 
 
-def test_standardisation_is_not_trained(fitted):
-    guide, _ = fitted
-    svi = SVI(model, guide, optax.sgd(0.1), ReverseKL(num_particles=4))
-
-    @jax.jit
-    def trained(rng_key):
-        state = svi.init(rng_key, X)
-        return state.optim_state, svi.update(state, X)[0].optim_state
-
-    before, after = (svi.optim.get_params(state) for state in trained(random.key(0)))
+def test_standardisation_is_not_trained(trained):
+    _, before, after = trained
     for kind in ("loc", "scale", "loading", "noise"):
         pair = [params["auto_standardisation"][kind] for params in (before, after)]
         np.testing.assert_array_equal(*pair)
@@ -143,55 +167,67 @@ def test_standardisation_is_not_trained(fitted):
 
 
 def test_seeds_are_vectorised_and_numbers_may_be_double():
-    guide = AutoHierarchicalNormal(model, hidden_sizes=(8,), full_covariance=True)
-    svi = SVI(model, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
+    def positive_and_real(x):
+        loc = numpyro.sample("loc", dist.Normal(2.0, 3.0))
+        scale = numpyro.sample("scale", dist.LogNormal(0.5, 0.4))
+        numpyro.sample("x", dist.Normal(loc, scale).expand([3]).to_event(1), obs=x)
+
+    svi = svi_of(positive_and_real, full_covariance=True)
     with jax.enable_x64(True):
         keys, x = random.split(random.PRNGKey(0)), jnp.asarray(X, jnp.float64)
-        states = jax.jit(jax.vmap(lambda key: svi.init(key, x).optim_state))(keys)
-        params = svi.optim.get_params(states)
+        params = jax.jit(jax.vmap(lambda key: svi.get_params(svi.init(key, x))))(keys)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float64)}
-        fit = params["auto_standardisation"]
+        fit = jax.tree.map(np.asarray, params["auto_standardisation"])
         np.testing.assert_allclose(fit["loc"][0], fit["loc"][1], atol=0.3)
-        assert jnp.any(fit["loc"][0] != fit["loc"][1])
-        variances = jnp.sum(fit["loading"] ** 2, axis=-1) + fit["noise"] ** 2
+        assert np.any(fit["loc"][0] != fit["loc"][1])
+        variances = np.sum(fit["loading"] ** 2, axis=-1) + fit["noise"] ** 2
         np.testing.assert_allclose(variances, 1.0, rtol=1e-9)
 
 
 def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
     guide, params = fitted
-    sample = partial(guide.sample_posterior, sample_shape=(40, 50))
-    draws = jax.jit(sample)(random.key(1), params)
+    predictive = Predictive(guide, params=params, num_samples=2_000, parallel=True)
+    posterior = Predictive(model, guide=guide, params=params, num_samples=7)
+
+    @jax.jit
+    def all_draws(params):
+        draws = guide.sample_posterior(random.key(1), params, sample_shape=(40, 50))
+        return draws, predictive(random.key(2), X), posterior(random.key(3), X)
+
+    draws, predicted, of_model = all_draws(params)
+    assert of_model["doubled"].shape == (7, 3)
     shapes = {name: value.shape[2:] for name, value in draws.items()}
     assert shapes == {"loc": (), "scale": (), "share": (3,), "z": (3,), "doubled": (3,)}
     np.testing.assert_allclose(draws["doubled"], 2.0 * draws["z"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(draws["share"].sum(-1), 1.0, rtol=1e-5)
-    predictive = Predictive(guide, params=params, num_samples=2_000, parallel=True)
-    predicted = jax.jit(predictive)(random.key(2), X)
     standard = params["auto_standardisation"]
     for loc in (draws["loc"].ravel(), predicted["loc"]):
         assert_mean(loc, standard["loc"][0])
         assert_mean((loc - standard["loc"][0]) ** 2, standard["scale"][0] ** 2)
-    posterior = Predictive(model, guide=guide, params=params, num_samples=7)
-    assert jax.jit(posterior)(random.key(3), X)["doubled"].shape == (7, 3)
 
 
 def test_quantiles_and_median_are_those_of_the_draws(fitted):
     guide, params = fitted
     standard = params["auto_standardisation"]
-    quantiles = guide.quantiles(params, [0.16, 0.5, 0.84])
+    of_guide = lambda params: (guide.quantiles(params, [0.16, 0.5, 0.84]), guide.median(params))
+    quantiles, median = jax.jit(of_guide)(params)
     expected = standard["loc"][0] + standard["scale"][0] * jnp.array([-0.9945, 0.0, 0.9945])
     np.testing.assert_allclose(quantiles["loc"], expected, atol=0.08 * standard["scale"][0])
     assert quantiles["z"].shape == (3, 3)
-    np.testing.assert_array_equal(guide.median(params)["z"], quantiles["z"][1])
+    np.testing.assert_array_equal(median["z"], quantiles["z"][1])
 
 
 def test_parameters_serve_a_guide_made_anew(fitted, monkeypatch):
     """From a checkpoint, say: nothing is fitted again."""
     guide, params = fitted
-    expected = guide.sample_posterior(random.key(1), params, sample_shape=(3,))
     monkeypatch.setattr(auto_hierarchical, "fit_normal", pytest.fail)
     anew = AutoHierarchicalNormal(model, hidden_sizes=(8,))
-    draws = anew.sample_posterior(random.key(1), params, X, sample_shape=(3,))
+    sample = lambda params, guide: guide.sample_posterior(
+        random.key(1), params, X, sample_shape=(3,)
+    )
+    expected, draws = jax.jit(lambda params: [sample(params, each) for each in (guide, anew)])(
+        params
+    )
     for name, values in expected.items():
         np.testing.assert_array_equal(draws[name], values)
 
@@ -203,20 +239,21 @@ def test_nothing_traced_stays_behind():
         numpyro.sample("z", dist.Uniform(jnp.zeros(2), jnp.full(2, 3.0)).to_event(1))
         numpyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
-    guide = AutoHierarchicalNormal(bounded, hidden_sizes=(8,))
-    svi = SVI(bounded, guide, optax.adam(1e-3), ReverseKL(num_particles=4))
-    for x in (0.3, [0.2, 0.1]):  # of another shape, it is compiled anew
-        init = jax.jit(lambda key, x: svi.init(key, x).optim_state)
-        params = svi.optim.get_params(init(random.key(0), jnp.asarray(x)))
-        assert guide.sample_posterior(random.key(1), params, x)["z"].shape == (2,)
+    svi = svi_of(bounded)
+    init = lambda key, x: svi.get_params(svi.init(key, x))
+    for x in (0.3, [0.2, 0.1]):  # of another shape, it is traced anew
+        shapes = jax.eval_shape(init, random.key(0), jnp.asarray(x))
+        params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+        draws = jax.jit(svi.guide.sample_posterior)(random.key(1), params, jnp.asarray(x))
+        assert draws["z"].shape == (2,)
 
 
 def test_manners_of_an_autoguide():
-    guide, params = begun(model, X, prefix="mine", num_auxiliary=11)
+    guide, params = traced(model, X, prefix="mine", num_auxiliary=11)
     assert isinstance(guide, AutoGuide)
     names = {"mine_standardisation", "mine_sampler$params", "mine_reverse$params"}
     assert params.keys() == names
-    sites = trace(seed(guide, 0)).get_trace(X)
+    sites = trace(seed(substitute(guide, params), 0)).get_trace(X)
     assert sites["_mine_auxiliary"]["value"].shape == (11,)
     assert sites["_mine_auxiliary"]["infer"]["is_auxiliary"]
 
@@ -230,10 +267,14 @@ def test_init_loc_fn_says_where_the_fit_begins():
     def two_modes():
         numpyro.sample("x", mixture)
 
+    @jax.jit
+    def found(rng_key, start):
+        init = numpyro.infer.init_to_value(values={"x": start})
+        svi = svi_of(two_modes, init_loc_fn=init)
+        return svi.get_params(svi.init(rng_key))["auto_standardisation"]["loc"][0]
+
     for start in (-18.0, 18.0):
-        init = numpyro.infer.init_to_value(values={"x": jnp.array(start)})
-        _, params = begun(two_modes, init_loc_fn=init)
-        assert abs(params["auto_standardisation"]["loc"][0] - np.sign(start) * 20.0) < 1.0
+        assert abs(found(random.key(0), start) - np.sign(start) * 20.0) < 1.0
 
 
 def test_model_with_discrete_latents_is_refused():
@@ -289,6 +330,6 @@ def test_parameters_that_are_not_its_own_are_refused(fitted):
     guide, params = fitted
     with pytest.raises(ValueError, match="auto_standardisation"):
         guide.sample_posterior(random.key(0), {})
-    others = begun(lambda: numpyro.sample("loc", dist.Normal()))[1]
+    others = traced(lambda: numpyro.sample("loc", dist.Normal()))[1]
     with pytest.raises(ValueError, match="shape"):
         guide.sample_posterior(random.key(0), others)

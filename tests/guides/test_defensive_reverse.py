@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom, norm
 
 import jax
-from jax import random, vmap
+from jax import jit, random, vmap
 import jax.numpy as jnp
 
 import numpyro
@@ -47,7 +47,7 @@ def test_log_weight_is_by_the_density_of_the_mixture(near_reverse, share):
     u, v = (100.4, [48.7, 48.9, 48.8]) if near_reverse else (0.4, [1.0, -2.0, 3.0])
     at = {"u": jnp.array(u), "v": jnp.array(v)}
     defended = DefensiveReverse(PROGRAMS, share)
-    log_weight = defended.log_weight(random.key(0), X, at)
+    log_weight = jit(defended.log_weight)(random.key(0), X, at)
     log_own = norm.logpdf(u, 0.5) + norm.logpdf(v, u + 0.3, 2.0).sum()
     log_reverse = norm.logpdf(u, 100.3, 0.1) + norm.logpdf(v, 48.8, 0.1).sum()
     log_mixture = np.log1p(-share) + log_reverse
@@ -58,7 +58,7 @@ def test_log_weight_is_by_the_density_of_the_mixture(near_reverse, share):
 
 
 def test_draws_are_all_of_one_part_or_all_of_the_other():
-    draws = vmap(lambda key: DEFENDED.draw(key, X))(random.split(random.key(1), 4_000))
+    draws = jit(vmap(lambda key: DEFENDED.draw(key, X)))(random.split(random.key(1), 4_000))
     u, v = np.asarray(draws["u"]), np.asarray(draws["v"])
     own = u < 50.0
     np.testing.assert_array_equal(own[:, None] & np.ones(3, bool), v < 25.0)
@@ -70,7 +70,7 @@ def test_draws_are_all_of_one_part_or_all_of_the_other():
 
 def test_without_a_share_all_draws_are_the_reverse_model_s():
     undefended = DefensiveReverse(PROGRAMS, 0.0)
-    draws = vmap(lambda key: undefended.draw(key, X))(random.split(random.key(1), 99))
+    draws = jit(vmap(lambda key: undefended.draw(key, X)))(random.split(random.key(1), 99))
     assert np.min(draws["u"]) > 99.0
 
 

@@ -97,8 +97,13 @@ def test_bounds_average_over_fresh_draws_alone_and_with_the_generating_one():
     """With one fresh draw, logmeanexp of two densities is known by hand."""
     x, generating, fresh = 0.7, -0.4, 1.1
     slope, width = REVERSES["bad"]
-    placed = DrawsAt(guide_with(REVERSES["bad"]), jnp.array(x), jnp.array(generating), fresh)
-    draw = ExtendedDraws(Programs(target, placed), 1).draw(random.key(0))
+
+    @jax.jit
+    def draw_at(x, generating, fresh):
+        placed = DrawsAt(guide_with(REVERSES["bad"]), x, generating, fresh)
+        return ExtendedDraws(Programs(target, placed), 1).draw(random.key(0))
+
+    draw = draw_at(x, generating, fresh)
     log_weights = [
         norm.logpdf(u) + norm.logpdf(x, u, NOISE) - norm.logpdf(u, slope * x, width)
         for u in (fresh, generating)

@@ -261,7 +261,8 @@ def test_draws_may_have_a_sample_shape():
     """log N(x; 0, 1 + 3) of a sum of three."""
     guide = HierarchicalGuide(sampler_of_three, reverse_of_three)
     x = jnp.array([-1.0, 0.5])
-    log_q = log_marginal_of(random.key(0), guide, {}, {"x": x}, num_particles=20_000)
+    options = {"num_particles": 20_000}
+    log_q = jax.jit(lambda x: log_marginal_of(random.key(0), guide, {}, {"x": x}, **options))(x)
     np.testing.assert_allclose(log_q, dist.Normal(0.0, 2.0).log_prob(x), atol=0.05)
 
 

@@ -51,7 +51,7 @@ def test_autoguide_at_the_posterior_gives_minus_log_evidence_for_every_key(
     mean, sd = posterior(problem.args[0])
     guide_params = dict(zip(names, (mean, shape_scale(jnp.full(4, sd)))))
     params = {"loc": problem.params["loc"], "log_noise": problem.params["log_noise"]}
-    seed(guide, 0)(*problem.args)
+    jax.eval_shape(lambda key: seed(guide, key)(*problem.args), random.key(0))
     evaluate = lambda key: SHARED_TIMES["sumo"].loss(
         key, {**params, **guide_params}, problem.model, guide, *problem.args
     )

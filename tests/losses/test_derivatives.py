@@ -48,19 +48,23 @@ def test_derivatives_are_those_of_the_estimate_at_the_same_draws(loss):
         key, step = random.key(1), 1e-4
         found = jax.jit(lambda: derivatives(loss, key, 4))()
         estimates = lambda delta: loss.sample_estimates(key, programs_at(delta), 4)[0]
+
         # The guide's own derivative in the displacement is zero: it does not read these params.
-        total = lambda delta: estimates(delta).sum()
-        at = jax.jit(estimates)
-        np.testing.assert_allclose(found[0], at(jnp.zeros(2)), rtol=1e-9)
-        gradient = jax.jit(jax.grad(total))
-        np.testing.assert_allclose(found[1:3].sum(axis=(1, 2)), gradient(jnp.zeros(2)), rtol=1e-8)
+        def total(delta):
+            found = estimates(delta)
+            return found.sum(), found
+
+        # Gradients of the sum, and the estimates.
+        at = jax.jit(jax.grad(total, has_aux=True))
+        gradient, values = at(jnp.zeros(2))
+        np.testing.assert_allclose(found[0], values, rtol=1e-9)
+        np.testing.assert_allclose(found[1:3].sum(axis=(1, 2)), gradient, rtol=1e-8)
         hessian = symmetric(np.moveaxis(np.asarray(found[3:]), 0, -1)).sum(axis=(0, 1))
         for p, axis in enumerate(jnp.eye(2) * step):
-            np.testing.assert_allclose(
-                found[1 + p], (at(axis) - at(-axis)) / (2.0 * step), rtol=1e-5, atol=1e-6
-            )
-            difference = (gradient(axis) - gradient(-axis)) / (2.0 * step)
-            np.testing.assert_allclose(hessian[p], difference, rtol=1e-5, atol=1e-5)
+            above, below = at(axis), at(-axis)
+            second, first = ((up - down) / (2.0 * step) for up, down in zip(above, below))
+            np.testing.assert_allclose(found[1 + p], first, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(hessian[p], second, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["each its own", "shared"])

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer import SVI, autoguide
+from numpyro.infer import SVI, Trace_ELBO, autoguide
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, ReverseKL
-from tests.helpers.compiling import optimising_jit
 from tests.helpers.models import (
     SAMPLER_PARAMS,
     exact_reverse,
@@ -32,8 +31,18 @@ LOSSES = {
     "multilevel": partial(MultilevelSUMO, share_stopping_times=True),
 }
 PROBLEMS = {"joint_weights": linear_gaussian_problem(3), "weights_per_datum": plated_problem(4)}
-every_loss = pytest.mark.parametrize("loss_class", LOSSES.values(), ids=LOSSES.keys())
-every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
+#: Each loss and each problem; the others of their pairs are made of the same parts.
+PAIRS = {
+    "iwelbo-joint_weights": ("iwelbo", "joint_weights"),
+    "iwelbo-weights_per_datum": ("iwelbo", "weights_per_datum"),
+    "sumo-joint_weights": ("sumo", "joint_weights"),
+    "multilevel-weights_per_datum": ("multilevel", "weights_per_datum"),
+}
+every_pair = pytest.mark.parametrize(
+    "loss_class, problem",
+    [(LOSSES[loss], PROBLEMS[problem]) for loss, problem in PAIRS.values()],
+    ids=PAIRS.keys(),
+)
 
 
 COMPILED = {}
@@ -46,14 +55,15 @@ def gradients(loss, problem, params, key, num_keys):
         of_params = lambda params, key, args: loss.loss(
             key, params, problem.model, problem.guide, *args
         )
-        COMPILED[name] = optimising_jit(jax.vmap(jax.grad(of_params), (None, 0, None)))
+        COMPILED[name] = jax.jit(jax.vmap(jax.grad(of_params), (None, 0, None)))
+    # Weak types would be compiled anew.
+    params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
     chunks = random.split(key, (num_keys // 50, 50))
     found = [COMPILED[name](params, keys, problem.args) for keys in chunks]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
 
-@every_problem
-@every_loss
+@every_pair
 def test_score_free_gradient_has_the_same_mean_and_at_most_a_fifth_of_the_variance(
     loss_class, problem
 ):
@@ -67,8 +77,7 @@ def test_score_free_gradient_has_the_same_mean_and_at_most_a_fifth_of_the_varian
         assert np.all(ratio < 0.2) and np.all(ratio > 0.0)
 
 
-@every_problem
-@every_loss
+@every_pair
 def test_at_the_exact_posterior_the_score_free_gradient_is_zero_for_every_key(loss_class, problem):
     found = gradients(loss_class(4), problem, problem.exact_params, random.key(1), 50)
     standard = loss_class(4, gradient="standard")
@@ -78,9 +87,8 @@ def test_at_the_exact_posterior_the_score_free_gradient_is_zero_for_every_key(lo
         assert np.abs(standard[name]).min() > 1e-4
 
 
-@every_loss
-def test_model_parameters_get_the_same_gradient_whichever_the_guide_gets(loss_class):
-    problem = PROBLEMS["weights_per_datum"]
+@every_pair
+def test_model_parameters_get_the_same_gradient_whichever_the_guide_gets(loss_class, problem):
     score_free = gradients(loss_class(4), problem, problem.params, random.key(2), 50)
     standard = loss_class(4, gradient="standard")
     standard = gradients(standard, problem, problem.params, random.key(2), 50)
@@ -88,14 +96,15 @@ def test_model_parameters_get_the_same_gradient_whichever_the_guide_gets(loss_cl
         np.testing.assert_allclose(score_free[name], standard[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("marginal", LOSSES.values(), ids=LOSSES.keys())
-def test_reverse_model_climbs_its_bound_by_the_same_mean_with_less_noise(marginal):
+@pytest.mark.parametrize("loss", ["iwelbo", "multilevel"])
+def test_reverse_model_climbs_its_bound_by_the_same_mean_with_less_noise(loss):
+    marginal = LOSSES[loss]
     near = {name: value + 0.1 for name, value in exact_reverse(SAMPLER_PARAMS).items()}
     problem = matching_problem(near)
     options = dict(guide_objective="iwelbo")
     found = {
         gradient: gradients(
-            ReverseKL(marginal(3, gradient=gradient, **options), num_particles=1),
+            ReverseKL(marginal(3, gradient=gradient, **options), num_particles=2),
             problem,
             problem.params,
             key,
@@ -110,7 +119,8 @@ def test_reverse_model_climbs_its_bound_by_the_same_mean_with_less_noise(margina
 
 def test_exact_reverse_model_gets_no_score_free_gradient_for_any_key():
     problem = matching_problem()
-    loss = ReverseKL(IWELBO(3, guide_objective="iwelbo"), num_particles=2)
+    marginal = IWELBO(3, guide_objective="iwelbo", gradient="dreg")
+    loss = ReverseKL(marginal, num_particles=2)
     found = gradients(loss, problem, problem.exact_params, random.key(4), 50)
     for name in ("centre", "weight", "log_width"):
         np.testing.assert_allclose(found[name], 0.0, atol=1e-5)
@@ -129,18 +139,15 @@ X = jnp.array([0.5, 1.3, -0.2, 0.9])
 
 AUTOGUIDES = {
     "auto_normal": autoguide.AutoNormal,
-    "auto_diagonal_normal": autoguide.AutoDiagonalNormal,
     "auto_multivariate_normal": autoguide.AutoMultivariateNormal,
-    "auto_low_rank_multivariate_normal": autoguide.AutoLowRankMultivariateNormal,
     "auto_iaf_normal": autoguide.AutoIAFNormal,
-    "auto_bnaf_normal": lambda model: autoguide.AutoBNAFNormal(model, hidden_factors=[2]),
 }
 
 
 @pytest.mark.parametrize("make_guide", AUTOGUIDES.values(), ids=AUTOGUIDES.keys())
 def test_autoguides_climb_by_the_same_mean_gradient(make_guide):
     guide = make_guide(hierarchical_normal)
-    svi = SVI(hierarchical_normal, guide, optax.adam(1e-2), loss=IWELBO(4))
+    svi = SVI(hierarchical_normal, guide, optax.adam(1e-2), loss=Trace_ELBO())
     params = jax.jit(lambda key: svi.run(key, 300, X, progress_bar=False).params)(random.key(0))
     found = {}
     for gradient, key in zip(("dreg", "standard"), random.split(random.key(5))):
@@ -152,7 +159,7 @@ def test_autoguides_climb_by_the_same_mean_gradient(make_guide):
             flat, _ = jax.flatten_util.ravel_pytree(jax.grad(at)(params))
             return flat @ jnp.cos(jnp.arange(len(flat)))
 
-        slopes = optimising_jit(lambda keys: jax.lax.map(slope, keys, batch_size=50))
+        slopes = jax.jit(lambda keys: jax.lax.map(slope, keys, batch_size=50))
         found[gradient] = slopes(random.split(key, 2_000))
     assert_same_mean(found["dreg"], found["standard"])
     assert np.abs(found["dreg"] - found["standard"]).max() > 0.1

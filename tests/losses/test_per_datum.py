@@ -80,7 +80,12 @@ def test_the_posterior_as_guide_gives_every_element_its_evidence(way):
 
 @pytest.mark.parametrize(
     "loss_class, way",
-    [*((SUMO, way) for way in WAYS), (MultilevelSUMO, "a_batch_of_more")],
+    [
+        (SUMO, "a_subsampled_plate"),
+        (SUMO, "a_batch_of_more"),
+        (SUMO, "single_data"),
+        (MultilevelSUMO, "a_batch_of_more"),
+    ],
 )
 def test_elements_one_at_a_time_have_the_right_mean_and_gradient(loss_class, way):
     model, guide, args, options, _, exact = WAYS[way]

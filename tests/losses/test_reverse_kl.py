@@ -140,10 +140,14 @@ def test_bounds_enclose_the_exact_kl():
 
 STARTS = ["sumo", "sumo_from_above", "multilevel", "multilevel_from_above"]
 GRADIENTS = ["path", "standard"]
+#: The standard gradient is that of the value, from below and from above.
+WITH_BOTH_GRADIENTS = ["sumo", "multilevel_from_above"]
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize(
+    "name, gradient",
+    [*((name, "path") for name in STARTS), *((name, "standard") for name in WITH_BOTH_GRADIENTS)],
+)
 def test_unbiased_marginal_is_unbiased_for_the_kl_and_its_gradient(name, gradient):
     values, gradients = replicates(name, gradient)
     assert_mean(values, reverse_kl(SAMPLER_PARAMS))
@@ -163,7 +167,7 @@ def test_reverse_model_gets_the_gradient_of_the_forward_kl(name):
         assert abs(expected) > 10 * mean_and_se(gradients[site])[1]
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", WITH_BOTH_GRADIENTS)
 def test_path_gradient_has_the_lower_variance_near_the_optimum(name):
     path, standard = (replicates(name, gradient, at_optimum=True)[1] for gradient in GRADIENTS)
     for site in SAMPLER_PARAMS:

@@ -3,6 +3,7 @@
 import warnings
 
 from flax import linen as nn
+import numpy as np
 import optax
 import pytest
 
@@ -44,7 +45,7 @@ def value_of(loss, model, guide, args, params=PARAMS, **kwargs):
 
 
 def calls_of_a_step(loss, model, guide, *args):
-    """How often the model and the guide are called while one update is compiled."""
+    """How often the model and the guide are called while one update is traced."""
     calls = {"model": 0, "guide": 0}
 
     def counted(name, program):
@@ -55,9 +56,9 @@ def calls_of_a_step(loss, model, guide, *args):
         return call
 
     svi = SVI(counted("model", model), counted("guide", guide), optax.adam(1e-2), loss)
-    state = svi.init(random.key(0), *args)
+    state = jax.eval_shape(svi.init, random.key(0), *args)
     calls.update(model=0, guide=0)
-    jax.jit(svi.update).lower(state, *args)
+    jax.eval_shape(svi.update, state, *args)
     return calls
 
 
@@ -142,11 +143,12 @@ LOOKING_ACROSS = {
 }
 
 
-@pytest.mark.parametrize("of_z, of_x, why", LOOKING_ACROSS.values(), ids=LOOKING_ACROSS.keys())
-@every_class
-def test_programs_that_look_across_their_batch_share_a_stopping_time_and_say_why(
-    loss_class, of_z, of_x, why
-):
+@pytest.mark.parametrize(
+    "loss_class, name",
+    [*((SUMO, name) for name in LOOKING_ACROSS), (MultilevelSUMO, "mean_of_draws")],
+)
+def test_programs_that_look_across_their_batch_share_a_stopping_time_and_say_why(loss_class, name):
+    of_z, of_x, why = LOOKING_ACROSS[name]
     programs = model_by(of_z), guide_by(of_x), (X,)
     message = (
         "Expected a stopping time for each element of the data; the 5 elements of plate 'd' share "
@@ -183,12 +185,24 @@ FOLLOWING = {
 }
 
 
-@pytest.mark.parametrize("of_z, of_x", FOLLOWING.values(), ids=FOLLOWING.keys())
-@every_class
-def test_programs_that_do_not_are_run_apart_without_a_warning(loss_class, of_z, of_x):
+@pytest.mark.parametrize(
+    "loss_class, name",
+    [*((SUMO, name) for name in FOLLOWING), (MultilevelSUMO, "mean_of_the_data")],
+)
+def test_programs_that_do_not_are_run_apart_without_a_warning(loss_class, name, monkeypatch):
+    numbers, sample = [], loss_class.sample_stopping_times
+    monkeypatch.setattr(
+        loss_class,
+        "sample_stopping_times",
+        lambda self, key, number: numbers.append(number) or sample(self, key, number),
+    )
+    of_z, of_x = FOLLOWING[name]
     model, guide = model_by(of_z), guide_by(of_x)
     apart = value_of(loss_class(2), model, guide, (X,))
-    assert apart != value_of(loss_class(2, share_stopping_times=True), model, guide, (X,))
+    assert numbers == [SIZE] and np.isfinite(apart)
+    if name == "mean_of_the_data":
+        assert apart != value_of(loss_class(2, share_stopping_times=True), model, guide, (X,))
+        assert numbers == [SIZE, 1]
     weights = PerDatumWeights(random.key(0), Programs(model, guide, args=(X,)))
     assert weights.num_data == SIZE and weights.elements.why_shared is None
 

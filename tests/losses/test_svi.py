@@ -88,7 +88,7 @@ def test_an_ensemble_of_runs_is_the_runs_one_by_one(loss):
 @every_loss
 def test_stable_update_leaves_parameters_alone_where_the_loss_is_not_finite(loss):
     svi = SVI(half_normal_by_factor, wide_normal, optax.adam(1e-2), loss)
-    state = svi.init(random.key(0), -jnp.inf)
+    state = jax.jit(svi.init)(random.key(0), -jnp.inf)
     before = svi.get_params(state)
     update = jax.jit(svi.stable_update)
     state, value = update(state, jnp.inf)
@@ -110,7 +110,7 @@ def test_forward_mode_differentiation_is_refused_by_losses_with_a_random_count(l
 def test_forward_mode_differentiation_of_a_fixed_number_of_draws_is_that_of_reverse_mode():
     problem = linear_gaussian_problem(2)
     svi = SVI(problem.model, problem.guide, optax.adam(1e-2), IWELBO(3))
-    state = svi.init(random.key(0), *problem.args)
+    state = jax.jit(svi.init)(random.key(0), *problem.args)
     update = jax.jit(svi.update, static_argnames="forward_mode_differentiation")
     forward, reverse = (
         svi.get_params(update(state, *problem.args, forward_mode_differentiation=mode)[0])
@@ -124,15 +124,19 @@ def test_forward_mode_differentiation_of_a_fixed_number_of_draws_is_that_of_reve
 def test_losses_are_hashable_and_may_be_static_arguments(loss):
     problem = linear_gaussian_problem(2)
 
+    traced = []
+
     def value(loss, key):
+        traced.append(loss)
         return loss.loss(key, problem.params, problem.model, problem.guide, *problem.args)
 
     compiled = jax.jit(value, static_argnums=0)
-    np.testing.assert_allclose(
-        compiled(loss, random.key(0)), value(loss, random.key(0)), rtol=1e-4, atol=1e-4
-    )
+    found = compiled(loss, random.key(0))
     compiled(loss, random.key(1))
-    assert compiled._cache_size() == 1
+    assert traced == [loss]
+    # Compiling every operation by itself takes long for the others.
+    apart = partial(value, loss) if type(loss) is SUMO else jax.jit(partial(value, loss))
+    np.testing.assert_allclose(found, apart(random.key(0)), rtol=1e-4, atol=1e-4)
 
 
 @every_loss

@@ -445,7 +445,12 @@ PROGRAMS = [
 ]
 
 
-every_program = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+#: A whole plate has the same operations as a subsampled one, except where an index is used.
+IN_A_WHOLE_PLATE = [normal, indexed, multivariate, local_parameters, flax_encoder, nested_plates]
+SUBSAMPLED_AND_WHOLE = [
+    *(pytest.param(program, SIZE, id=f"{program.__name__}-subsampled") for program in PROGRAMS),
+    *(pytest.param(p, FULL_SIZE, id=f"{p.__name__}-whole") for p in IN_A_WHOLE_PLATE),
+]
 every_size = pytest.mark.parametrize("size", [SIZE, FULL_SIZE], ids=["subsampled", "whole"])
 
 
@@ -454,16 +459,20 @@ def without_data(program):
 
 
 def weights_of(model, guide, size, **options):
+    programs = Programs(model, guide, first_params(model, guide, size), (size,))
+    return PerDatumWeights(random.key(0), programs, **options)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def first_params(model, guide, size):
     params = {}
     for each in (guide, model):
         sites = trace(substitute(seed(each, random.key(0)), data=params)).get_trace(size)
         params |= {n: site["value"] for n, site in sites.items() if site["type"] == "param"}
-    programs = Programs(model, guide, params, (size,))
-    return PerDatumWeights(random.key(0), programs, **options)
+    return params
 
 
-@every_size
-@every_program
+@pytest.mark.parametrize("program, size", SUBSAMPLED_AND_WHOLE)
 def test_an_element_of_a_program_weighs_what_it_weighs_in_the_whole(program, size):
     """At one and the same draw: weights of the model, and densities of the guide."""
     guide = without_data(program)
@@ -471,19 +480,25 @@ def test_an_element_of_a_program_weighs_what_it_weighs_in_the_whole(program, siz
     apart = weights_of(program, guide, size)
     assert apart.elements.why_shared is None
     assert (whole.num_data, apart.num_data) == (1, size)
-    together = whole.propose(jnp.array(0), random.key(1))
-    expected = whole.weigh(jnp.array(0), random.key(2), together)
-    dim, event_dims = apart.elements.dim, dict(together.event_dims)
+    guide_by_itself = weights_of(guide, guide, size)
+    dim = apart.elements.dim
 
-    def of_element(i):
+    def of_element(together, i):
+        event_dims = dict(together.event_dims)
         cut = lambda array, n=0: lax.dynamic_index_in_dim(array, i, array.ndim - n + dim)
         values = {n: cut(value, event_dims[n]) for n, value in together.values.items()}
         own = apart.propose(i, random.key(1))
         here = replace(own, values=values, log_density=cut(together.log_density))
         return apart.weigh(i, random.key(2), here), guide_by_itself.weigh(i, random.key(2), own)
 
-    guide_by_itself = weights_of(guide, guide, size)
-    found, of_guide = jax.jit(lambda: lax.map(of_element, jnp.arange(size, dtype=jnp.int32)))()
+    @jax.jit
+    def together_and_apart():
+        together = whole.propose(jnp.array(0), random.key(1))
+        expected = whole.weigh(jnp.array(0), random.key(2), together)
+        elements = jnp.arange(size, dtype=jnp.int32)
+        return expected, *lax.map(partial(of_element, together), elements)
+
+    expected, found, of_guide = together_and_apart()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(of_guide, np.zeros_like(of_guide), atol=2e-4)
 

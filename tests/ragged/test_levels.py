@@ -182,9 +182,11 @@ every_generating = pytest.mark.parametrize(
 def test_chunks_in_any_order_give_the_same_sums(generating):
     first, *others = chunks()
     assert len(others) == 4
+    fold = jax.jit(lambda order, generating: final_state(first, order, generating))
+    expected_of = jax.jit(lambda reference: plain_sums(jnp.asarray(ALL), generating, reference))
     for order in itertools.permutations(others):
-        state = final_state(first, order, generating)
-        expected = plain_sums(jnp.asarray(ALL), generating, state.reference)
+        state = fold(order, generating)
+        expected = expected_of(state.reference)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), state, expected)
 
 
@@ -200,15 +202,16 @@ def cotangent_of(sums):
 @pytest.mark.parametrize("view", ["model", "guide", PATH])
 def test_gradients_of_all_chunks_add_up_to_that_of_the_definition(view, generating):
     first, *others = chunks()
-    state = final_state(first, others, generating)
+    state = jax.jit(final_state)(first, others, generating)
     found = KEPT.finalize(state, view)
+    vjp = jax.jit(lambda cotangent, chunk: KEPT.vjp(cotangent, state, chunk, view, generating))
     cotangent = cotangent_of(found)._replace(reference=jnp.zeros_like(state.reference))
     if view == "guide":
         assert found.log_sums.shape == (2, 5, 2)
         assert found.bounds is found.bounds_with_generating is None
     got, of_generating = np.zeros_like(ALL), 0.0
     for chunk in (*others, first):
-        of_chunk, of_generating_here = KEPT.vjp(cotangent, state, chunk, view, generating)
+        of_chunk, of_generating_here = vjp(cotangent, chunk)
         np.add.at(got, (chunk.slots.block, chunk.slots.datum), of_chunk)
         of_generating += of_generating_here if generating is not None else 0.0
 
@@ -218,8 +221,8 @@ def test_gradients_of_all_chunks_add_up_to_that_of_the_definition(view, generati
         # The view of the fixed draws has the first two log-sums and no bounds.
         return sums if view != "guide" else LevelSums(sums.log_sums[:2], None, None, sums.reference)
 
-    _, pull_back = jax.vjp(definition, jnp.asarray(ALL), generating)
-    expected, expected_of_generating = pull_back(cotangent)
+    pull_back = lambda *arguments: jax.vjp(definition, *arguments)[1](cotangent)
+    expected, expected_of_generating = jax.jit(pull_back)(jnp.asarray(ALL), generating)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
     if generating is not None:
         np.testing.assert_allclose(of_generating, expected_of_generating, rtol=1e-4, atol=1e-6)
@@ -232,11 +235,12 @@ def test_an_infinite_weight_without_cotangent_has_finite_gradients(place):
     (block, particle), log_weights = place, ALL.copy()
     log_weights[block, 1, particle] = np.inf
     first, *others = chunks(log_weights)
-    state = final_state(first, others, None)
+    state = jax.jit(final_state)(first, others, None)
     np.testing.assert_array_equal(np.isposinf(state.bounds)[:, 0], np.arange(5) == 1)
     cotangent = cotangent_of(state)
     without = jax.tree.map(lambda leaf: leaf.at[..., 1, :].set(0.0), cotangent)
+    vjp = jax.jit(lambda chunk: KEPT.vjp(without, state, chunk, "model", None))
     for chunk in (first, *others):
-        of_chunk, _ = KEPT.vjp(without, state, chunk, "model", None)
+        of_chunk, _ = vjp(chunk)
         assert np.all(np.isfinite(of_chunk))
         np.testing.assert_array_equal(of_chunk[chunk.slots.datum == 1], 0.0)

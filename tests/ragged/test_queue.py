@@ -15,10 +15,10 @@ from numpyro_sumo.ragged.queue import Queue, Slots
 
 COUNTS = {
     "uneven": [4, 12, 1, 3, 7],
-    "none": [0, 0, 0],
+    "none": [0, 0, 0, 0, 0],
     "zeros_between": [0, 5, 0, 0, 9, 0],
     "one_datum": [6],
-    "all_alike": [3, 3, 3, 3],
+    "all_alike": [3, 3, 3, 3, 3],
 }
 LAYOUTS = {
     "chunks_of_one": Layout(0, chunk_size=1),

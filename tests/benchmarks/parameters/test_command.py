@@ -11,12 +11,9 @@ from benchmarks.parameters.__main__ import main
 from benchmarks.parameters.errors import count_right, deviations, furthest
 from benchmarks.parameters.models import MODELS
 from benchmarks.parameters.report import report
-from numpyro_sumo import IWELBO, MultilevelSUMO
+from numpyro_sumo import MultilevelSUMO
 
-FEW = {
-    "IWELBO": {20: IWELBO(2, data_axes=0)},
-    "MultilevelSUMO": {20: MultilevelSUMO(1, data_axes=0)},
-}
+FEW = {"MultilevelSUMO": {20: MultilevelSUMO(1, data_axes=0)}}
 
 
 def results_of(estimates):
