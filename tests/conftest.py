@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.compiling import compile_quickly
+from tests.helpers.compiling import compile_quickly, share_compiled
 
 compile_quickly()
 
@@ -37,6 +37,11 @@ QUICK = (
     "tests/test_quick.py",
     "tests/test_structure.py",
 )
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(share_compiled())
 
 
 def pytest_collection_modifyitems(items):

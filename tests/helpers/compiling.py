@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import jax
 
@@ -30,6 +31,20 @@ def compile_quickly() -> None:
     missing = [flag for flag in _FLAGS if flag not in given]
     if missing:
         os.environ["XLA_FLAGS"] = " ".join([*_known(missing), *given])
+
+
+def share_compiled():
+    """Keeps what is compiled for the other test processes; returns what deletes it at the end."""
+    folder = tempfile.TemporaryDirectory()
+    settings = {
+        "jax_compilation_cache_dir": folder.name,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+    return folder.cleanup
 
 
 def _known(flags: list[str]) -> list[str]:
