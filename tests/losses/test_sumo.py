@@ -42,7 +42,7 @@ def over_keys(function, key, num_keys, batch_size=500):
 ESTIMATORS = {
     "paper_with_rotations": (SUMO(8, rotations=4), 20_000),
     "late_knee": (SUMO(8, stopping_time=ReciprocalTail(knee=200, decay=0.0)), 20_000),
-    "multilevel": (MultilevelSUMO(4), 5_000),
+    "multilevel": (MultilevelSUMO(4), 10_000),
 }
 
 
