@@ -200,9 +200,8 @@ def test_programs_that_do_not_are_run_apart_without_a_warning(loss_class, name, 
     model, guide = model_by(of_z), guide_by(of_x)
     apart = value_of(loss_class(2), model, guide, (X,))
     assert numbers == [SIZE] and np.isfinite(apart)
-    if name == "mean_of_the_data":
-        assert apart != value_of(loss_class(2, share_stopping_times=True), model, guide, (X,))
-        assert numbers == [SIZE, 1]
+    assert apart != value_of(loss_class(2, share_stopping_times=True), model, guide, (X,))
+    assert numbers == [SIZE, 1]
     weights = PerDatumWeights(random.key(0), Programs(model, guide, args=(X,)))
     assert weights.num_data == SIZE and weights.elements.why_shared is None
 
