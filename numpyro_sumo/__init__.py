@@ -1,14 +1,13 @@
 """Losses for NumPyro that estimate log p(x) without bias up to the end of a random tail."""
 
 from ._version import __version__
+from .certificates import Certificate, certify
 from .diagnostics import (
-    Certificate,
     KLDivergence,
     KLSandwich,
     LogEvidence,
     StandardErrors,
     WaldTable,
-    certify,
     kl_divergence,
     kl_sandwich,
     log_evidence,

@@ -1,5 +1,6 @@
 """All uses of private NumPyro and JAX interfaces. Adapt this file if they change."""
 
+import copy
 from typing import Any
 
 import jax
@@ -7,6 +8,8 @@ from jax import random
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 import jax.numpy as jnp
 
+from numpyro.distributions import biject_to
+from numpyro.handlers import block, seed
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 
 
@@ -44,6 +47,40 @@ class VectorGuide(AutoContinuous, _SortedInitLocs):
 
     def _get_posterior(self) -> Any:
         raise NotImplementedError("This guide has no posterior in closed form.")
+
+
+def set_up_guide(guide: AutoGuide, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Runs an automatic guide once if it has never run, so that it knows its model's sites.
+
+    Inside ``jit`` or ``eval_shape`` the guide would keep traced arrays, of no use outside.
+    """
+    if guide.prototype_trace is None:
+        with seed(rng_seed=0), block():
+            guide(*args, **kwargs)
+
+
+def with_posterior(guide: AutoContinuous, posterior: Any) -> AutoContinuous:
+    """A copy of a guide that draws its vector from another distribution.
+
+    Replaces ``_get_posterior`` of :class:`~numpyro.infer.autoguide.AutoContinuous`.
+    """
+    other = copy.copy(guide)
+    other._get_posterior = lambda *args, **kwargs: posterior
+    return other
+
+
+def pack_latents(
+    guide: AutoContinuous, latents: dict[str, jax.Array]
+) -> tuple[dict[str, jax.Array], set[str]]:
+    """The vector that a guide draws, by the name of its site, and the latent sites it stands for.
+
+    Uses ``_init_locs`` of :class:`~numpyro.infer.autoguide.AutoContinuous`.
+    """
+    supports = {name: guide.prototype_trace[name]["fn"].support for name in guide._init_locs}
+    unconstrained = [
+        jnp.ravel(biject_to(support).inv(latents[name])) for name, support in supports.items()
+    ]
+    return {f"_{guide.prefix}_latent": jnp.concatenate(unconstrained)}, set(supports)
 
 
 def varying_axes(tree: Any) -> frozenset[str]:

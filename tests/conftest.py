@@ -14,7 +14,7 @@ QUICK = (
     "tests/benchmarks/common/test_results.py",
     "tests/benchmarks/structure/",
     "tests/diagnostics/test_arviz.py",
-    "tests/diagnostics/test_certificate.py::test_systematic_resampling",
+    "tests/certificates/test_certify.py::test_systematic_resampling",
     "tests/diagnostics/test_kl_divergence.py::test_exact_divergences",
     "tests/estimators/",
     "tests/guides/test_defensive_reverse.py",

@@ -23,6 +23,7 @@ LAYERS = [
     {"guides"},
     {"losses"},
     {"diagnostics", "mcmc"},
+    {"certificates"},
     {"numpyro_sumo"},
 ]
 MOST_LINES_OF_A_FILE = 300
@@ -30,7 +31,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 
 #: Functions with more than five parameters: public ones, and those that NumPyro calls.
 MANY_PARAMETERS = {
-    "numpyro_sumo.diagnostics.certificate.certify",
+    "numpyro_sumo.certificates.certify.certify",
     "numpyro_sumo.diagnostics.kl_sandwich.kl_sandwich",
     "numpyro_sumo.diagnostics.kl_sandwich.log_marginal",
     "numpyro_sumo.diagnostics.log_evidence.log_evidence",

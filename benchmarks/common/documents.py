@@ -20,7 +20,7 @@ from benchmarks.posterior.figures import MEAN_LIMIT
 from benchmarks.posterior.reference import R_HAT_LIMIT
 from benchmarks.posterior.tables import summary_table as posterior_table
 from benchmarks.speed.report import price_table
-from numpyro_sumo.diagnostics.certificate import LARGEST_PARETO_K
+from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
 
 ROOT = RESULTS.parents[1]
 _FUNNEL_PICTURE = (

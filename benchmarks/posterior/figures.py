@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.common.tables import count, number
 from benchmarks.posterior.reference import R_HAT_LIMIT
-from numpyro_sumo.diagnostics.certificate import LARGEST_PARETO_K
+from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
 
 #: Limits on the largest error of a mean, in sds of the reference, and on the largest
 #: Kolmogorov–Smirnov distance.

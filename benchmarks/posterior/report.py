@@ -13,7 +13,7 @@ from benchmarks.posterior.figures import (
 from benchmarks.posterior.reference import R_HAT_LIMIT
 from benchmarks.posterior.tables import overview_table, quantity_table, sampler_table
 from benchmarks.posterior.targets import targets_text
-from numpyro_sumo.diagnostics.certificate import LARGEST_PARETO_K
+from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
 
 
 def report(results: dict[str, Any]) -> str:

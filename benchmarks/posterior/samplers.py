@@ -140,13 +140,9 @@ class Learned(NamedTuple):
                 num_samples=num_samples,
                 num_particles=num_particles,
             )
-        values = {
-            name: float(value)
-            for name, value in certificate._asdict().items()
-            if isinstance(value, float)
-        }
         draws = in_chains(self.problem, certificate.resampled)
-        return values, Samples(draws, watch.seconds, self.seconds_to_train, ess=certificate.ess)
+        seconds = watch.seconds, self.seconds_to_train
+        return certificate.figures, Samples(draws, *seconds, ess=certificate.ess)
 
     def metropolis(
         self, rng_key: jax.Array, num_warmup: int, num_draws: int, by_step: bool = False

@@ -1,6 +1,5 @@
-"""How far to trust a fit: certificates, KL, log-evidence, standard errors; and ArviZ."""
+"""How far to trust a fit: KL, log-evidence, standard errors; and ArviZ."""
 
-from .certificate import Certificate, certify
 from .kl_divergence import KLDivergence, kl_divergence
 from .kl_sandwich import KLSandwich, kl_sandwich, log_marginal
 from .log_evidence import LogEvidence, log_evidence
@@ -8,13 +7,11 @@ from .standard_errors import standard_errors
 from .wald import StandardErrors, WaldTable
 
 __all__ = [
-    "Certificate",
     "KLDivergence",
     "KLSandwich",
     "LogEvidence",
     "StandardErrors",
     "WaldTable",
-    "certify",
     "kl_divergence",
     "kl_sandwich",
     "log_evidence",

@@ -1,4 +1,4 @@
-"""Lower and upper bounds on the KL divergence and log-density of a hierarchical sampler."""
+"""The KL divergence of a guide from its target, and its log-density, or bounds on both."""
 
 from typing import Any, NamedTuple
 
@@ -7,16 +7,9 @@ from jax import lax, random
 import jax.numpy as jnp
 
 from numpyro_sumo.checks import check_positive_integer, check_sample_size
-from numpyro_sumo.estimators import importance_weighted_bound
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
-from numpyro_sumo.guides.extended_draws import ExtendedDraws
-from numpyro_sumo.guides.hierarchical import (
-    HierarchicalGuide,
-    Sites,
-    check_reverse,
-    hierarchical,
-)
-from numpyro_sumo.programs.check_params import check_params
+from numpyro_sumo.guides.hierarchical import Sites
+from numpyro_sumo.guides.proposals import proposal_of
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, Program
 
@@ -35,7 +28,7 @@ class KLSandwich(NamedTuple):
 def kl_sandwich(
     rng_key: jax.Array,
     model: Program,
-    guide: HierarchicalGuide,
+    guide: Program,
     params: Params,
     *args: Any,
     num_samples: int = 20_000,
@@ -44,17 +37,18 @@ def kl_sandwich(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> KLSandwich:
-    r"""A lower and an upper bound on the KL divergence of a hierarchical sampler from its target.
+    r"""A lower and an upper bound on the KL divergence of a guide from its target.
 
     .. math::
         E[L_n(x)] \le E[\log q(x)] \le E[U_{n+1}(x)]
 
+    Both are log q(x) for a guide whose density is known. For a hierarchical one,
     :math:`L_n` is the importance-weighted bound over n draws from the reverse model mixed with a
     share of the sampler's own (:class:`~numpyro_sumo.guides.defensive_reverse.DefensiveReverse`);
     :math:`U_{n+1}` includes the u that generated x. Subtracting log p(x) gives bounds on
     KL(q ‖ p) − log Z, with Z the target's normaliser (1 for a model without observed sites or
     factors). If the gap is large, the reverse model misses some u: report the *upper* bound.
-    Neither bound detects a mode of the target that the sampler never draws.
+    Neither bound detects a mode of the target that the guide never draws.
 
     :param num_samples: draws of x, an integer ≥ 2. The other arguments are those of
         :func:`~numpyro_sumo.certify`.
@@ -81,16 +75,16 @@ def kl_sandwich(
     """
     check_sample_size("num_samples", num_samples)
     programs = Programs(model, guide, params, args, kwargs)
-    extended = ExtendedDraws(programs, num_particles, defensive_share)
-    extended.check()
-    draws = extended.draws(rng_key, num_samples, batch_size)
+    proposal = proposal_of(programs, num_particles, defensive_share)
+    proposal.check()
+    draws = jax.jit(lambda key: proposal.draws(key, num_samples, batch_size))(rng_key)
     bounds = draws.log_below - draws.log_target, draws.log_above - draws.log_target
     return KLSandwich(*mean_and_error(bounds[0]), *mean_and_error(bounds[1]))
 
 
 def log_marginal(
     rng_key: jax.Array,
-    guide: HierarchicalGuide,
+    guide: Program,
     params: Params,
     latents: Sites,
     *args: Any,
@@ -99,14 +93,16 @@ def log_marginal(
     batch_size: int = 100,
     **kwargs: Any,
 ) -> jax.Array:
-    """A lower bound on the sampler's log q(x) at given points: importance-weighted over draws of u.
+    """A guide's log q(x) at given points; of a hierarchical guide, a lower bound.
+
+    The bound is importance-weighted over draws of the auxiliary sites u.
 
     :param latents: values of the target's latent sites, each with a leading axis of n points.
     :param num_particles: draws of u for each point; ``defensive_share`` and ``batch_size`` are as
         in :func:`~numpyro_sumo.certify`.
     :return: shape ``(n,)``, in nats.
-    :raises ValueError: for a guide that is not hierarchical, params of another guide, points whose
-        sites or shapes are not the sampler's, or options outside their ranges.
+    :raises ValueError: for a guide without a density at given points, params of another guide,
+        points whose sites or shapes are not the guide's, or options outside their ranges.
 
     >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
     >>> from numpyro_sumo import HierarchicalGuide, log_marginal
@@ -121,30 +117,33 @@ def log_marginal(
     True
     """
     check_positive_integer("batch_size", batch_size)
-    check_params(hierarchical(guide), params, args, kwargs)
-    programs = Programs(guide.sampler, guide, params, args, kwargs)
-    extended = ExtendedDraws(programs, num_particles, defensive_share)
+    programs = Programs(_no_model, guide, params, args, kwargs)
+    proposal = proposal_of(programs, num_particles, defensive_share)
     latents = {name: jnp.asarray(values) for name, values in latents.items()}
-    num_points = _check_points(latents, check_reverse(programs))
+    num_points = _check_points(latents, proposal.check_points())
 
     def one_point(key_and_point: tuple[jax.Array, Sites]) -> jax.Array:
-        return importance_weighted_bound(extended.u_log_weights(*key_and_point, num_particles))
+        return proposal.log_density(*key_and_point)
 
     keys = random.split(rng_key, num_points)
     return lax.map(one_point, (keys, latents), batch_size=batch_size)
 
 
-def _check_points(latents: Sites, of_sampler: Sites) -> int:
-    """The number of points; refuses those that are not values of the sampler's latent sites."""
-    if latents.keys() != of_sampler.keys():
+def _no_model(*args: Any, **kwargs: Any) -> None:
+    """A target without sites: densities of a guide need none."""
+
+
+def _check_points(latents: Sites, of_guide: Sites) -> int:
+    """The number of points; refuses those that are not values of the guide's latent sites."""
+    if latents.keys() != of_guide.keys():
         raise ValueError(
-            f"Expected latents to hold values of {sorted(of_sampler)}, the sampler's latent sites; "
+            f"Expected latents to hold values of {sorted(of_guide)}, the guide's latent sites; "
             f"got {sorted(latents)}. Pass one array for each."
         )
     shapes = {name: jnp.shape(values) for name, values in latents.items()}
     num_points = max((shape[0] for shape in shapes.values() if shape), default=0)
     for name, shape in shapes.items():
-        expected = num_points, *of_sampler[name].shape
+        expected = num_points, *of_guide[name].shape
         if shape != expected:
             raise ValueError(
                 f"Expected latents with a leading axis of points; '{name}' has shape {shape}, and "

@@ -17,10 +17,10 @@ from numpyro_sumo.programs.model_params import ModelParams
 from numpyro_sumo.programs.programs import Programs, at_full_size
 from numpyro_sumo.programs.sites import Params, Program
 
-from .certificate import LARGEST_PARETO_K
 from .clusters import cluster_of_each, summed_by_cluster
 from .derivatives import Derivatives, estimate_derivatives, sample_derivatives
 from .information import check_information, inverse_information, newton_step, sandwich
+from .summaries import LARGEST_PARETO_K
 from .wald import StandardErrors, WaldSource
 
 #: Leaving one out says something of the error from about this number on.

@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+#: Largest k-hat at which averages under the weights can be trusted.
+LARGEST_PARETO_K = 0.7
+
 
 def mean_and_error(values: Any) -> tuple[Any, Any]:
     """Mean and standard error over the leading axis; ∞ where the mean is infinite.

@@ -1,47 +1,24 @@
 """Draws of a hierarchical sampler with extra draws of u, which make their weights unbiased."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
-from jax import lax, random
+from jax import random
 import jax.numpy as jnp
-
-from numpyro.handlers import seed, substitute
-from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.estimators import importance_weighted_bound
-from numpyro_sumo.programs.check_params import check_params_of_both
-from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Trace
+from numpyro_sumo.programs.check_params import check_params, check_params_of_both
+from numpyro_sumo.programs.log_target import log_target
+from numpyro_sumo.programs.validation import Inspection
 
 from .defensive_reverse import DefensiveReverse
-from .hierarchical import Sites, check_hierarchical, hierarchical
-
-
-class ExtendedDraw(NamedTuple):
-    """A draw x of the sampler with its log-densities in nats.
-
-    :param latents: x, values of the target's latent sites.
-    :param log_target: log p(x), −∞ outside the support.
-    :param log_below: estimate of log q(x) from n fresh draws of u; its mean is a lower bound.
-    :param log_above: the same with the u that generated x included; its mean is an upper bound.
-    """
-
-    latents: Sites
-    log_target: jax.Array
-    log_below: jax.Array
-    log_above: jax.Array
-
-    @property
-    def log_weight(self) -> jax.Array:
-        """log p(x) − log q̂(x): weighted averages over draws are unbiased for integrals over p."""
-        return self.log_target - self.log_above
+from .hierarchical import Sites, check_hierarchical, check_reverse, hierarchical
+from .proposal import Proposal, WeightedDraw
 
 
 @dataclass(frozen=True)
-class ExtendedDraws:
+class ExtendedDraws(Proposal):
     r"""Draws x of the sampler with n + 1 draws of u, the generating one and n of the reverse model.
 
     With :math:`x, u_0 \sim q(x, u)` and :math:`u_1, \dots, u_n \sim \bar r(u \mid x)`, the density,
@@ -59,7 +36,6 @@ class ExtendedDraws:
     q̂ is infinite and the weight zero where r(u₀ | x) is zero. If q(x, u) = 0 for all n + 1 draws,
     the weights are no longer unbiased; r(u | x) must be zero where q(u) is zero.
 
-    :param programs: the target, and the hierarchical guide.
     :param num_particles: n, fresh draws of u for each x.
     :param defensive_share: ε, the share of q(u) in r̄(u | x), in [0, 1).
 
@@ -67,7 +43,6 @@ class ExtendedDraws:
     inference*: the density behind the upper bound on log q.
     """
 
-    programs: Programs
     num_particles: int
     defensive_share: float = 0.0
 
@@ -75,34 +50,33 @@ class ExtendedDraws:
         check_positive_integer("num_particles", self.num_particles)
         check_share("defensive_share", self.defensive_share)
 
-    def check(self) -> Trace:
-        """Refuses programs and params that do not match; returns the model's trace."""
-        hierarchical(self.programs.guide)
+    def check(self) -> Inspection:
         check_params_of_both(self.programs)
-        return check_hierarchical(self.programs)
+        return check_hierarchical(self.programs, reparameterised=False)
 
-    def draw(self, rng_key: jax.Array) -> ExtendedDraw:
-        """A draw x of the sampler with its log-densities."""
+    def check_points(self) -> Sites:
+        check_params(self.programs.guide, *self.programs.inputs)
+        return check_reverse(self.programs)
+
+    def draw(self, rng_key: jax.Array) -> WeightedDraw:
         draw_key, u_key, target_key = random.split(rng_key, 3)
         x, u = hierarchical(self.programs.guide).draw(draw_key, self.programs)
         log_weights = self.u_log_weights(u_key, x, self.num_particles, u)
-        return ExtendedDraw(
+        return WeightedDraw(
             latents=x,
-            log_target=self._log_target(target_key, x),
+            log_target=log_target(target_key, self.programs, x),
             log_below=importance_weighted_bound(log_weights[:-1]),
             log_above=importance_weighted_bound(log_weights),
         )
 
-    def draws(self, rng_key: jax.Array, num_draws: int, batch_size: int) -> ExtendedDraw:
-        """Independent draws, ``batch_size`` at a time: arrays with a leading axis of draws."""
-        check_positive_integer("batch_size", batch_size)
-        return lax.map(self.draw, random.split(rng_key, num_draws), batch_size=batch_size)
-
     def redraw(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
-        """The log-weight of x in nats, with all n + 1 draws of u from r̄(u | x)."""
         u_key, target_key = random.split(rng_key)
         log_weights = self.u_log_weights(u_key, latents, self.num_particles + 1)
-        return self._log_target(target_key, latents) - importance_weighted_bound(log_weights)
+        log_p = log_target(target_key, self.programs, latents)
+        return log_p - importance_weighted_bound(log_weights)
+
+    def log_density(self, rng_key: jax.Array, latents: Sites) -> jax.Array:
+        return importance_weighted_bound(self.u_log_weights(rng_key, latents, self.num_particles))
 
     def u_log_weights(
         self,
@@ -123,9 +97,3 @@ class ExtendedDraws:
         if generating is not None:
             u = {name: jnp.append(u[name], last[None], axis=0) for name, last in generating.items()}
         return jax.vmap(lambda key, u: reverse.log_weight(key, latents, u))(keys, u)
-
-    def _log_target(self, rng_key: jax.Array, x: Sites) -> jax.Array:
-        _, args, kwargs = self.programs.inputs
-        values = {**self.programs.params, **x}
-        model = substitute(seed(self.programs.model, rng_key), data=values)
-        return log_density(model, args, kwargs, {})[0]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro
 from numpyro.handlers import block, condition, seed, substitute, trace
 
-from numpyro_sumo.programs.log_weights import Proposal
+from numpyro_sumo.programs.log_weights import GuideDraw
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import (
     JOINT,
@@ -22,7 +22,7 @@ from numpyro_sumo.programs.sites import (
 )
 from numpyro_sumo.programs.traced_guide import propose
 from numpyro_sumo.programs.traced_model import log_weight
-from numpyro_sumo.programs.validation import check_programs, refuse_scales
+from numpyro_sumo.programs.validation import Inspection, check_programs, refuse_scales
 
 Sites = dict[str, jax.Array]
 
@@ -98,7 +98,7 @@ class HierarchicalGuide:
         latents: Sites,
         auxiliary: Sites | None = None,
         score_free: bool = False,
-    ) -> Proposal:
+    ) -> GuideDraw:
         """A draw of u from the reverse model at x, with log r(u | x) in nats.
 
         :param auxiliary: values of u to use in place of a draw.
@@ -114,7 +114,7 @@ class HierarchicalGuide:
         rng_key: jax.Array,
         programs: Programs,
         latents: Sites,
-        proposal: Proposal,
+        proposal: GuideDraw,
     ) -> jax.Array:
         """log q(x, u) − log r(u | x), in nats: one particle of an estimate of log q(x).
 
@@ -139,18 +139,20 @@ def hierarchical(guide: object) -> HierarchicalGuide:
     return guide
 
 
-def check_hierarchical(programs: Programs) -> Trace:
+def check_hierarchical(programs: Programs, reparameterised: bool = True) -> Inspection:
     """Refuses a guide that is not hierarchical, or whose sites do not match the model's.
 
-    :return: the model's trace; its arrays are abstract.
+    :param reparameterised: as in :func:`~.programs.validation.check_programs`.
     """
     hierarchical(programs.guide)
-    found = check_programs(lambda datum, split: programs)
-    check_reverse(programs)
-    return found.model.trace
+    found = check_programs(
+        lambda datum, split: programs, reparameterised=reparameterised, sums_out_discrete=True
+    )
+    check_reverse(programs, reparameterised)
+    return found
 
 
-def check_reverse(programs: Programs) -> Sites:
+def check_reverse(programs: Programs, reparameterised: bool = True) -> Sites:
     """Refuses a sampler and a reverse model whose sites do not match or have no density.
 
     :return: shapes and dtypes of the sampler's draw of x, by site.
@@ -167,7 +169,7 @@ def check_reverse(programs: Programs) -> Sites:
                     "the sampler's plates."
                 )
         marginal = guide.marginal_programs(programs, latents)
-        found = check_programs(lambda datum, split: marginal)
+        found = check_programs(lambda datum, split: marginal, reparameterised=reparameterised)
         refuse_scales(*found.traces.values())
         for (_, name), site in found.sample_sites.items():
             if site["is_observed"] and name not in latents:

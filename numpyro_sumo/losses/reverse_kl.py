@@ -10,18 +10,18 @@ from jax import random
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
-from numpyro.handlers import seed
 from numpyro.infer import ELBO
-from numpyro.infer.util import log_density
 
 from numpyro_sumo.checks import check_one_of, check_positive_integer
 from numpyro_sumo.guides.hierarchical import HierarchicalGuide, check_hierarchical
+from numpyro_sumo.programs.log_target import log_target
 from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
 from numpyro_sumo.programs.sites import Params
 from numpyro_sumo.programs.traced_guide import TracedGuide
 from numpyro_sumo.ragged.particle import GUIDE, MODEL, PATH, Particle
 
 from .base import ImportanceLoss
+from .iwelbo import IWELBO
 from .iwhvi import IWHVI
 from .objectives import OBJECTIVES, Objective, SampleViews, gradient_only
 from .particles import model_key
@@ -33,17 +33,21 @@ SAMPLER = "sampler"
 
 @dataclass(eq=False)
 class ReverseKL(ProgramLoss):
-    r"""The reverse Kullback–Leibler divergence of a hierarchical sampler.
+    r"""The reverse Kullback–Leibler divergence of a guide from its target.
 
     .. math::
         E_{(x, u) \sim q_\theta} \big[ \widehat{\log q_\theta}(x) - \log p(x) \big], \qquad
         q_\theta(x) = \int q_\theta(x \mid u)\, q_\theta(u)\, du
 
-    ``marginal`` estimates log q(x) with the guide's reverse model as proposal for u. Do not use a
-    lower bound (:class:`~numpyro_sumo.IWELBO`): the optimiser can decrease the loss by loosening
-    the bound, and training diverges. Use an unbiased estimate (:class:`~numpyro_sumo.SUMO`) or an
-    upper bound (:class:`~numpyro_sumo.IWHVI`). The value of the loss estimates KL(q ‖ p) − log Z
-    (or a bound on it, of the marginal's kind), Z the target's normaliser, in nats.
+    For a :class:`~numpyro_sumo.HierarchicalGuide`, ``marginal`` estimates log q(x) with the guide's
+    reverse model as proposal for u. Do not use a lower bound (:class:`~numpyro_sumo.IWELBO`): the
+    optimiser can decrease the loss by loosening the bound, and training diverges. Use an unbiased
+    estimate (:class:`~numpyro_sumo.SUMO`) or an upper bound (:class:`~numpyro_sumo.IWHVI`). The
+    value of the loss estimates KL(q ‖ p) − log Z (or a bound on it, of the marginal's kind), Z the
+    target's normaliser, in nats.
+
+    For any other guide log q is known, ``marginal`` is not used, and the loss is minus the ELBO of
+    ``num_particles`` draws.
 
     :param marginal: any loss with importance weights, IWHVI(16) by default;
         ``marginal.num_particles`` is the number of draws of u for each x.
@@ -52,9 +56,10 @@ class ReverseKL(ProgramLoss):
         is the only term with non-zero variance once q equals the target. If u₀ is among the
         particles (IWHVI, ``from_above``), an estimate of that term from the other draws is
         subtracted. Its mean is zero for SUMO up to the end of its tail; for IWHVI it is the
-        gradient of a lower bound's bias. ``"standard"`` omits nothing.
-    :raises ValueError: in ``loss``, if the guide is not a HierarchicalGuide, if its sampler lacks
-        latent sites of the model, or if the reverse model's sites are not its auxiliary ones.
+        gradient of a lower bound's bias. ``"standard"`` omits nothing, nor does ``"path"`` where
+        that mean is not zero: for a Delta at a parameter, or a support that depends on one.
+    :raises ValueError: in ``loss``, if the guide lacks latent sites of the model, if its density is
+        not known, or if a reverse model's sites are not the auxiliary ones.
 
     **References:** Ranganath et al. 2016, *Hierarchical variational models*; Luo et al. 2020,
     *SUMO*, section 5.2; Roeder et al. 2017, *Sticking the landing*, eq. (5), for the path gradient.
@@ -108,6 +113,8 @@ class ReverseKL(ProgramLoss):
 
     def loss_of(self, rng_key: jax.Array, programs: Programs) -> jax.Array:
         """The estimate of KL(q ‖ p) − log Z, in nats."""
+        if not isinstance(programs.guide, HierarchicalGuide):
+            return self._of_known_density(rng_key, programs)
         check_hierarchical(programs)
         plate_key, outer_key, target_key, draws_key, baseline_key = random.split(rng_key, 5)
         guide = _hierarchical(programs.guide)
@@ -115,7 +122,8 @@ class ReverseKL(ProgramLoss):
         marginal, number = self.marginal, self.num_particles
         x, u = jax.vmap(partial(guide.draw, programs=programs))(random.split(outer_key, number))
         target_keys = random.split(target_key, number)
-        log_target = jax.vmap(partial(_log_target, programs))(target_keys, x)
+        of_draw = lambda key, latents: log_target(key, programs, latents)
+        log_p = jax.vmap(of_draw)(target_keys, x)
 
         particles = self._particles(programs, x)
         generating = {}
@@ -131,7 +139,15 @@ class ReverseKL(ProgramLoss):
             of_draws = jax.vmap(log_reverse)(target_keys, *stop_gradient((x, u)))
             sample = sample._replace(log_reverse=of_draws)
         of_reverse = marginal.guide_value(objective, sample, baseline_key, particles.particle())
-        return jnp.mean(log_q - log_target + gradient_only(of_reverse))
+        return jnp.mean(log_q - log_p + gradient_only(of_reverse))
+
+    def _of_known_density(self, rng_key: jax.Array, programs: Programs) -> jax.Array:
+        """The mean of log q(x) − log p(x) over draws of a guide whose density is known."""
+        plate_key, _, _, draws_key, _ = random.split(rng_key, 5)
+        programs = programs.replace(model=with_fixed_subsample(plate_key, programs.model))
+        one_draw = IWELBO(1, gradient="standard" if self.gradient == "standard" else None)
+        keys = random.split(draws_key, self.num_particles)
+        return jnp.mean(jax.vmap(lambda key: one_draw.loss_of(key, programs))(keys))
 
     def batch_of(self, rng_key: jax.Array, programs: Programs) -> tuple[jax.Array, Programs]:
         plate_key, draw_key, *_ = random.split(rng_key, 5)
@@ -213,15 +229,6 @@ class _MarginalParticles:
             programs = programs.replace(params=stop_gradient(programs.params))
         guide = _hierarchical(programs.guide)
         return guide.log_weight(model_key(key), programs, *proposal)
-
-
-def _log_target(programs: Programs, rng_key: jax.Array, x: Params) -> jax.Array:
-    """log p(x) of the target, not normalised, in nats."""
-    params, args, kwargs = programs.inputs
-    log_target: jax.Array = log_density(
-        seed(programs.model, rng_key), args, kwargs, {**params, **x}
-    )[0]
-    return log_target
 
 
 def _hierarchical(guide: Callable[..., Any]) -> HierarchicalGuide:

@@ -1,6 +1,7 @@
 """Metropolis–Hastings chains that propose from a trained hierarchical guide."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from numpyro.infer.util import constrain_fn, unconstrain_fn
 from numpyro_sumo._compat import collectable_key
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
-from numpyro_sumo.guides.extended_draws import ExtendedDraws
-from numpyro_sumo.guides.hierarchical import HierarchicalGuide, Sites, hierarchical
+from numpyro_sumo.guides.hierarchical import Sites
+from numpyro_sumo.guides.proposal import Proposal
+from numpyro_sumo.guides.proposals import proposal_of
 from numpyro_sumo.programs.programs import Programs, with_params
 from numpyro_sumo.programs.sites import Params, Program
 from numpyro_sumo.programs.validation import refuse_subsamples
@@ -60,32 +62,36 @@ class IndependenceMetropolisState(NamedTuple):
 
 
 class IndependenceMetropolis(MCMCKernel):
-    r"""Metropolis–Hastings with independent proposals from a hierarchical guide.
+    r"""Metropolis–Hastings with independent proposals from any guide.
 
     .. math::
         x' \sim q, \qquad
         P(\text{accept}) = \min\Big(1, \frac{p(x')\, \hat q(x)}{\hat q(x')\, p(x)}\Big)
 
-    q̂ estimates q from draws of u, which are part of the state, so the invariant distribution is p
-    for any guide and reverse model (:class:`~numpyro_sumo.guides.extended_draws.ExtendedDraws`); a
-    poor guide lowers the acceptance rate. A chain starts at one of 256 draws of the guide, chosen
+    q̂ is the guide's density where that is known. For a hierarchical guide it estimates q from draws
+    of u, which are part of the state, so the invariant distribution is p for any guide and reverse
+    model (:class:`~numpyro_sumo.guides.extended_draws.ExtendedDraws`). A poor guide lowers the
+    acceptance rate. A chain starts at one of 256 draws of the guide, chosen
     by weight, and needs no warm-up if weights vary little. It never visits a mode that the guide
     never proposes. Check the draws by ArviZ, as those of NUTS.
 
     With ``alternate``, every iteration also takes a step of that kernel, which can reach such modes
-    and is adapted in warm-up. The n + 1 draws of u are then redrawn from r̄(u | x), which leaves
-    p(x) Π r̄(uⱼ | x) exactly invariant.
+    and is adapted in warm-up. The guide's density is then needed where the kernel goes; the n + 1
+    draws of u of a hierarchical guide are redrawn from r̄(u | x), which leaves p(x) Π r̄(uⱼ | x)
+    exactly invariant.
 
     :param model: the target, a NumPyro model.
-    :param guide: the sampler with its reverse model.
+    :param guide: the guide, trained.
     :param params: values of the param sites of both.
-    :param num_particles: n, fresh draws of u for each proposal, an integer ≥ 1.
+    :param num_particles: n, fresh draws of u for each proposal of a hierarchical guide, an integer
+        ≥ 1.
     :param defensive_share: as in :func:`~numpyro_sumo.certify`.
     :param alternate: an :class:`~numpyro.infer.HMC` or :class:`~numpyro.infer.NUTS` kernel of the
         same model, whose param sites get the values in ``params``.
     :raises ValueError: at construction for options outside these ranges; when chains start, if
-        model and guide do not match, for params of another guide, if the model is subsampled, for
-        ``init_params``, and if no proposal has a weight above zero.
+        model and guide do not match, for a guide without a density (AutoDelta, AutoDAIS; with
+        ``alternate`` also AutoBNAFNormal), for params of another guide, if the model is
+        subsampled, for ``init_params``, and if no proposal has a weight above zero.
     :warns UserWarning: when chains start, if without ``alternate`` almost no proposal would be
         accepted.
 
@@ -116,7 +122,7 @@ class IndependenceMetropolis(MCMCKernel):
     def __init__(
         self,
         model: Program,
-        guide: HierarchicalGuide,
+        guide: Program,
         params: Params,
         *,
         num_particles: int = 16,
@@ -127,7 +133,7 @@ class IndependenceMetropolis(MCMCKernel):
         check_share("defensive_share", defensive_share)
         check_alternate(alternate, model)
         self.model = model
-        self.guide = hierarchical(guide)
+        self.guide = guide
         self.params = params
         self.num_particles = num_particles
         self.defensive_share = defensive_share
@@ -136,6 +142,7 @@ class IndependenceMetropolis(MCMCKernel):
         self.alternate = None if alternate is None else alternate.wrap_model(fixed)
         self._num_warmup = 0
         self._inputs: Args = ()
+        self._first_proposal: Proposal | None = None
         self._start_fn: Callable[..., Any] | None = None
         self._sample_fn: Callable[..., Any] | None = None  # MCMC calls ``init`` if this is None
 
@@ -156,10 +163,12 @@ class IndependenceMetropolis(MCMCKernel):
         inputs = num_warmup, model_args, model_kwargs
         # Compiled once for all chains that start with the very same arguments.
         if self._start_fn is None or any(new is not old for new, old in zip(inputs, self._inputs)):
-            extended = self._extended(model_args, model_kwargs)
-            refuse_subsamples(extended.check())
+            proposal = self._proposal(model_args, model_kwargs)
+            refuse_subsamples(proposal.check().model.trace)
+            if self.alternate is not None:
+                proposal.check_points()
             self._num_warmup, self._inputs = num_warmup, inputs
-            self._start_fn = jax.jit(jax.vmap(partial(self._start, extended)))
+            self._start_fn = jax.jit(jax.vmap(partial(self._start, proposal)))
         is_one = random.key_data(rng_key).ndim == 1
         rng_key = collectable_key(rng_key)
         states, log_weights = self._start_fn(rng_key[None] if is_one else rng_key)
@@ -172,12 +181,12 @@ class IndependenceMetropolis(MCMCKernel):
         self, state: IndependenceMetropolisState, model_args: Args, model_kwargs: Kwargs
     ) -> IndependenceMetropolisState:
         """The next state of a chain, or of a batch of chains."""
-        step = partial(self._step, self._extended(model_args, model_kwargs))
+        step = partial(self._step, self._proposal(model_args, model_kwargs))
         return step(state) if jnp.ndim(state.i) == 0 else jax.vmap(step)(state)
 
     def postprocess_fn(self, model_args: Args, model_kwargs: Kwargs) -> Callable[[Sites], Sites]:
         """A function that adds the model's deterministic sites to the latent sites."""
-        return self._extended(model_args, model_kwargs).programs.with_deterministic
+        return self._proposal(model_args, model_kwargs).programs.with_deterministic
 
     def get_diagnostics_str(self, state: IndependenceMetropolisState) -> str:
         """The acceptance rate, for the progress bar."""
@@ -188,25 +197,31 @@ class IndependenceMetropolis(MCMCKernel):
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions cannot be pickled; they are made again when chains start.
-        return self.__dict__ | {"_inputs": (), "_start_fn": None, "_sample_fn": None}
+        made_again = {"_start_fn": None, "_sample_fn": None, "_first_proposal": None}
+        return self.__dict__ | {"_inputs": ()} | made_again
 
-    def _extended(self, args: Args, kwargs: Kwargs) -> ExtendedDraws:
-        programs = Programs(self.model, self.guide, self.params, args, kwargs or {})
-        return ExtendedDraws(programs, self.num_particles, self.defensive_share)
+    def _proposal(self, args: Args, kwargs: Kwargs) -> Proposal:
+        # Made once, outside ``jit``: a Laplace approximation computes its Hessian there.
+        if self._first_proposal is None:
+            programs = Programs(self.model, self.guide, self.params, args, kwargs or {})
+            options = self.num_particles, self.defensive_share
+            self._first_proposal = proposal_of(programs, *options)
+        programs = self._first_proposal.programs.replace(args=args, kwargs=kwargs or {})
+        return replace(self._first_proposal, programs=programs)
 
     def _start(
-        self, extended: ExtendedDraws, rng_key: jax.Array
+        self, proposal: Proposal, rng_key: jax.Array
     ) -> tuple[IndependenceMetropolisState, jax.Array]:
         """A state at one of 256 proposals, chosen by weight, and the log-weights of all."""
         pool_key, start_key, chain_key, alternate_key = random.split(rng_key, 4)
-        pool = extended.draws(pool_key, POOL, _BATCH)
+        pool = proposal.draws(pool_key, POOL, _BATCH)
         possible = jnp.where(jnp.isfinite(pool.log_weight), pool.log_weight, -jnp.inf)
         at = random.categorical(start_key, possible)
         z, log_weight = jax.tree.map(lambda leaf: leaf[at], (pool.latents, possible))
         alternate_state = None
         if self.alternate is not None:
-            _, args, kwargs = extended.programs.inputs
-            position = _map_latents(unconstrain_fn, self.alternate, extended, z)
+            _, args, kwargs = proposal.programs.inputs
+            position = _map_latents(unconstrain_fn, self.alternate, proposal, z)
             alternate_state = self.alternate.init(
                 alternate_key, self._num_warmup, position, args, kwargs
             )
@@ -217,11 +232,11 @@ class IndependenceMetropolis(MCMCKernel):
         return state, pool.log_weight
 
     def _step(
-        self, extended: ExtendedDraws, state: IndependenceMetropolisState
+        self, proposal: Proposal, state: IndependenceMetropolisState
     ) -> IndependenceMetropolisState:
         """One proposal of the guide, and one step of the alternate kernel, if any."""
         rng_key, draw_key, accept_key, *other_keys = random.split(state.rng_key, 5)
-        draw = extended.draw(draw_key)
+        draw = proposal.draw(draw_key)
         z, log_weight = draw.latents, draw.log_weight
         diverging = jnp.isnan(log_weight) | (log_weight == jnp.inf)
         log_ratio = log_weight - state.log_weight
@@ -246,36 +261,36 @@ class IndependenceMetropolis(MCMCKernel):
         )
         if self.alternate is None:
             return state
-        return self._alternate_step(self.alternate, extended, state, *other_keys)
+        return self._alternate_step(self.alternate, proposal, state, *other_keys)
 
     def _alternate_step(
         self,
         alternate: HMC,
-        extended: ExtendedDraws,
+        proposal: Proposal,
         state: IndependenceMetropolisState,
         alternate_key: jax.Array,
         redraw_key: jax.Array,
     ) -> IndependenceMetropolisState:
         """A step of the alternate kernel from the state's z, with all draws of u redrawn."""
-        _, args, kwargs = extended.programs.inputs
+        _, args, kwargs = proposal.programs.inputs
         before = state.alternate_state
-        position = _map_latents(unconstrain_fn, alternate, extended, state.z)
+        position = _map_latents(unconstrain_fn, alternate, proposal, state.z)
         # A rejected proposal leaves z as it was: unconstraining it again would round it.
         moved = jax.tree.map(partial(jnp.where, state.accepted), position, before.z)
         before = before._replace(z=moved, rng_key=alternate_key)
         after = alternate.sample(alternate.refresh(before, args, kwargs), args, kwargs)
-        z = _map_latents(constrain_fn, alternate, extended, after.z)
+        z = _map_latents(constrain_fn, alternate, proposal, after.z)
         return state._replace(
             z=z,
-            log_weight=extended.redraw(redraw_key, z),
+            log_weight=proposal.redraw(redraw_key, z),
             diverging=state.diverging | after.diverging,
             alternate_state=after,
         )
 
 
 def _map_latents(
-    between_spaces: Callable[..., Sites], kernel: HMC, extended: ExtendedDraws, z: Sites
+    between_spaces: Callable[..., Sites], kernel: HMC, proposal: Proposal, z: Sites
 ) -> Sites:
     """NumPyro's ``constrain_fn`` or ``unconstrain_fn``, of latents of the kernel's model."""
-    _, args, kwargs = extended.programs.inputs
+    _, args, kwargs = proposal.programs.inputs
     return between_spaces(seed(kernel.model, random.key(0)), args, kwargs, z)

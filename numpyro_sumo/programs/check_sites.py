@@ -1,6 +1,7 @@
-"""Checks that latent sites have one shape and mask, and supports independent of latent sites."""
+"""Checks that latent sites have a density, one shape and mask, and supports without latents."""
 
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -23,17 +24,18 @@ from .sites import (
     is_masked_out,
     latent_sites,
     masks_of,
+    random_sites,
 )
 from .traced_guide import TracedGuide
 
 
-def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
+def check_shapes(model_latents: Trace, guide_trace: Trace) -> None:
     """Refuses latent sites whose shapes differ: the model's density would broadcast the draws.
 
     The number of event dimensions matters only inside plates, where it decides which axis of the
     draw is the plate's.
     """
-    for name, in_model in latent_sites(model_trace).items():
+    for name, in_model in model_latents.items():
         in_guide = guide_trace[name]
         expected = (*in_model["kwargs"].get("sample_shape", ()), *in_model["fn"].shape())
         shape = jnp.shape(in_guide["value"])
@@ -49,6 +51,39 @@ def check_shapes(model_trace: Trace, guide_trace: Trace) -> None:
                 f"Expected latent site '{name}' to have one event_dim in model and guide; got "
                 f"{event_dims[0]} and {event_dims[1]}. Call to_event alike on both distributions."
             )
+
+
+def warn_of_points(guide_trace: Trace) -> None:
+    """Warns of a guide whose latent sites are all Deltas, so that all particles are equal."""
+    if latent_sites(guide_trace) and not random_sites(guide_trace):
+        warnings.warn(
+            "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
+            "that the estimate is log p(x, z) at one point. Use Trace_ELBO for a point estimate, "
+            "or another guide.",
+            stacklevel=2,
+        )
+
+
+def check_auxiliary(guide: TracedGuide) -> None:
+    """Refuses auxiliary guide sites u that are not integrated out.
+
+    Latents that are functions of u (Delta sites, as in AutoGuides) have its density; otherwise
+    log p(x, z) − log q(z, u) is no log-weight without a reverse model of u.
+    """
+    auxiliary = {n: site for n, site in random_sites(guide.trace).items() if is_auxiliary(site)}
+    if not auxiliary:
+        return
+    latents = {n: site for n, site in latent_sites(guide.trace).items() if not is_auxiliary(site)}
+    functions = {n: found for n, found in guide.dependences[0].items() if n in latents}
+    unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
+    # A function with fewer elements than u, a sum for instance, does not have the density of u.
+    sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
+    if unused or sum(sizes.values()) > sum(jnp.size(latents[name]["value"]) for name in functions):
+        raise ValueError(
+            f"Expected a guide whose density is known; it has auxiliary sites "
+            f"{sorted(unused or sizes)} beside {sorted(latents)}. Use ReverseKL with a "
+            "HierarchicalGuide, which integrates them out."
+        )
 
 
 def check_masks(programs: Programs, guide: TracedGuide, model_trace: Trace) -> None:
@@ -86,7 +121,7 @@ def _density_sites(guide: TracedGuide, model_trace: Trace) -> dict[str, list[str
 
     A Delta site has that of the draws it is computed from: none if it is a point, as in AutoDelta.
     """
-    found = {name: [name] for name in latent_sites(model_trace)}
+    found = {name: [name] for name in latent_sites(model_trace) if name in guide.trace}
     if deltas := [name for name in found if is_delta(guide.trace[name]["fn"])]:
         computed, _ = guide.dependences
         for name in deltas:

@@ -14,7 +14,7 @@ _ARRAYS = ["values", "indices", "log_density", "scale"]
 
 @partial(jax.tree_util.register_dataclass, meta_fields=["event_dims"], data_fields=_ARRAYS)
 @dataclass(frozen=True)
-class Proposal:
+class GuideDraw:
     """A draw from a guide with its log-density: a pytree of arrays.
 
     :param values: of the guide's latent sites, by name; likewise ``event_dims``, as pairs.
@@ -30,13 +30,13 @@ class Proposal:
     scale: jax.Array
     event_dims: tuple[tuple[str, int], ...]
 
-    def spread(self, of_data: jax.Array, data_dims: frozenset[int]) -> "Proposal":
+    def spread(self, of_data: jax.Array, data_dims: frozenset[int]) -> "GuideDraw":
         """Numbers of the data in a pytree like this one, with leaves that broadcast to its own."""
         sizes = dict(zip(sorted(data_dims), of_data.shape))
         shape = [sizes.get(dim, 1) for dim in range(min(data_dims, default=0), 0)]
         spread = {n: of_data.reshape(*shape, *[1] * dims) for n, dims in self.event_dims}
         ones = dict.fromkeys(self.indices, jnp.ones(()))
-        return Proposal(spread, ones, of_data, of_data, self.event_dims)
+        return GuideDraw(spread, ones, of_data, of_data, self.event_dims)
 
     def messages(self) -> dict[str, dict[str, Any]]:
         """The sites in the form that :class:`numpyro.handlers.replay` reads."""
@@ -49,7 +49,7 @@ class Proposal:
 
 
 def weight_of(
-    log_probs: dict[str, jax.Array], proposal: Proposal, data_dims: frozenset[int]
+    log_probs: dict[str, jax.Array], proposal: GuideDraw, data_dims: frozenset[int]
 ) -> jax.Array:
     """The log-weight from the model's log-densities, in nats."""
     return without_scale(sum_to_data(log_probs, data_dims), proposal.scale) - proposal.log_density

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .elements import Elements, find_elements
-from .log_weights import Proposal, weight_of
+from .log_weights import GuideDraw, weight_of
 from .programs import Programs
 from .sites import Params
 
@@ -66,7 +66,7 @@ class PerDatumWeights:
         *,
         score_free: bool = False,
         detach_args: bool = False,
-    ) -> Proposal:
+    ) -> GuideDraw:
         """A draw from the guide for one datum, differentiable in the parameters.
 
         :param score_free: whether its log-density is differentiated through the draw alone.
@@ -84,7 +84,7 @@ class PerDatumWeights:
         self,
         datum: jax.Array,
         rng_key: jax.Array,
-        proposal: Proposal,
+        proposal: GuideDraw,
         *,
         scale: jax.Array | None = None,
         detached: bool = False,
@@ -100,7 +100,7 @@ class PerDatumWeights:
         log_probs = self._model.log_probs(inputs, detached)
         return self._squeezed(weight_of(log_probs, proposal, self.elements.data_dims))
 
-    def spread(self, of_data: jax.Array, proposal: Proposal) -> Proposal:
+    def spread(self, of_data: jax.Array, proposal: GuideDraw) -> GuideDraw:
         """Numbers of the log-weight's shape, broadcast to all arrays of a proposal."""
         return proposal.spread(self._expanded(of_data), self.elements.data_dims)
 

@@ -11,7 +11,7 @@ from numpyro.handlers import block, replay, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from .jaxprs import detach
-from .sites import Params, Program
+from .sites import Params, Program, is_enumerated, latent_sites
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,13 @@ class Programs:
         return self.replace(params=params, args=args, kwargs=kwargs)
 
     def with_deterministic(self, latents: Params) -> Params:
-        """Adds the values of the model's deterministic sites to those of its latent sites."""
+        """Adds the values of the model's deterministic sites to those of its latent sites.
+
+        Not for models with sites that are summed out, whose values are unknown.
+        """
         sites = self._trace(seed(self.model, random.key(0)), {**self.params, **latents})
+        if any(map(is_enumerated, latent_sites(sites).values())):
+            return latents
         deterministic = {n: s["value"] for n, s in sites.items() if s["type"] == "deterministic"}
         return {**latents, **deterministic}
 

@@ -80,6 +80,11 @@ def is_auxiliary(site: dict[str, Any]) -> bool:
     return bool(site["infer"].get("is_auxiliary", False))
 
 
+def is_enumerated(site: dict[str, Any]) -> bool:
+    """Whether a latent site is discrete and marked to be summed out."""
+    return site["infer"].get("enumerate") == "parallel" and bool(site["fn"].support.is_discrete)
+
+
 def scale_of(site: dict[str, Any]) -> Any:
     """The scale of a sample site: that of its plates and handlers together."""
     return 1.0 if site["scale"] is None else site["scale"]

@@ -17,7 +17,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from .jaxprs import PartialEvaluator, detach, sources_of
-from .log_weights import Proposal, log_prob_of, sum_to_data
+from .log_weights import GuideDraw, log_prob_of, sum_to_data
 from .one_element import Cut, OneElement
 from .path_gradient import intermediates_at
 from .programs import Programs
@@ -162,7 +162,7 @@ class TracedGuide:
         score_free: bool = False,
         detach_args: bool = False,
         scaled: bool = False,
-    ) -> Proposal:
+    ) -> GuideDraw:
         """A draw; see the function :func:`propose`.
 
         :param inputs: parameters, datum and key.
@@ -190,7 +190,7 @@ class TracedGuide:
             (n, getattr(site["fn"], "event_dim", 0)) for n, site in latent_sites(self.trace).items()
         )
         scale = scale.astype(log_density.dtype)
-        return Proposal(values, indices, log_density, scale, event_dims)
+        return GuideDraw(values, indices, log_density, scale, event_dims)
 
     def _evaluate(
         self,
@@ -255,7 +255,7 @@ def propose(
     programs: Programs,
     data_dims: frozenset[int] = JOINT,
     score_free: bool = False,
-) -> Proposal:
+) -> GuideDraw:
     r"""A draw z from the guide with :math:`\log q_\phi(z \mid x)`.
 
     :param data_dims: batch dimensions (negative) over which weights are kept apart.

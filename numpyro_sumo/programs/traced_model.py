@@ -11,7 +11,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 
 from .cut_control_flow import Place
 from .jaxprs import PartialEvaluator, detach
-from .log_weights import Proposal, log_joint, weight_of
+from .log_weights import GuideDraw, log_joint, weight_of
 from .one_element import Cut, OneElement
 from .programs import Programs
 from .sites import JOINT, Params, Trace
@@ -49,7 +49,7 @@ class TracedModel:
             split: Sequence[jax.Array],
             datum: jax.Array,
             rng_key: jax.Array,
-            proposal: Proposal,
+            proposal: GuideDraw,
         ) -> dict[str, jax.Array]:
             programs = programs_of(datum, split).replace(params=params)
             self.trace = _trace_model(rng_key, programs, proposal)
@@ -119,7 +119,7 @@ class TracedModel:
 def log_weight(
     rng_key: jax.Array,
     programs: Programs,
-    proposal: Proposal,
+    proposal: GuideDraw,
     data_dims: frozenset[int] = JOINT,
 ) -> jax.Array:
     r"""One log-weight :math:`\ell = \log p_\theta(x, z) - \log q_\phi(z \mid x)` of a proposed z.
@@ -133,14 +133,14 @@ def log_weight(
     return weight_of(log_probs, proposal, data_dims)
 
 
-def _shape_of_proposal(guide: TracedGuide, params: Params, rng_key: jax.Array) -> Proposal:
+def _shape_of_proposal(guide: TracedGuide, params: Params, rng_key: jax.Array) -> GuideDraw:
     # Scaled, so that its scale is one number: the data plates are not known yet.
     inputs = params, jnp.zeros((), jnp.int32), rng_key
-    shape: Proposal = jax.eval_shape(lambda: guide.propose(inputs, scaled=True))
+    shape: GuideDraw = jax.eval_shape(lambda: guide.propose(inputs, scaled=True))
     return shape
 
 
-def _trace_model(rng_key: jax.Array, programs: Programs, proposal: Proposal) -> Trace:
+def _trace_model(rng_key: jax.Array, programs: Programs, proposal: GuideDraw) -> Trace:
     """The model's sites at a proposed draw."""
     model = replay(seed(programs.model, rng_key), proposal.messages())
     model = substitute(model, data=programs.params)

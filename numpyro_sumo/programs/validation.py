@@ -1,8 +1,8 @@
 """Check that log-weights log p - log q exist, and find the plates that keep them separate."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
-import warnings
 
 import numpy as np
 
@@ -12,16 +12,8 @@ import jax.numpy as jnp
 
 from numpyro.distributions import Unit
 
-from .check_sites import check_masks, check_shapes
-from .sites import (
-    Trace,
-    is_auxiliary,
-    is_masked_out,
-    latent_sites,
-    random_sites,
-    scales_of,
-    values_of_type,
-)
+from .check_sites import check_auxiliary, check_masks, check_shapes, warn_of_points
+from .sites import Trace, is_auxiliary, is_enumerated, latent_sites, scales_of, values_of_type
 from .traced_guide import ProgramsOf, TracedGuide
 from .traced_model import TracedModel
 
@@ -95,8 +87,8 @@ def inspect_programs(
     :raises ValueError: one line naming what was expected, what came, and the fix.
     """
     found = check_programs(programs_of, rng_key, split)
-    _check_random(found.guide.trace)
-    _check_auxiliary(found.guide)
+    warn_of_points(found.guide.trace)
+    check_auxiliary(found.guide)
     if plates := found.plates_of_sites:
         found = found._replace(data_plates=frozenset.intersection(*plates))
     _check_full_sizes(found)
@@ -114,30 +106,37 @@ def check_programs(
     programs_of: ProgramsOf,
     rng_key: jax.Array | None = None,
     split: Sequence[jax.Array] = (),
+    *,
+    reparameterised: bool = True,
+    sums_out_discrete: bool = False,
 ) -> Inspection:
     """Traces model and guide and refuses sites that do not match or cannot be weighted.
 
-    Arguments and errors are those of :func:`inspect_programs`; data plates are not looked for.
+    Other arguments and errors are those of :func:`inspect_programs`; data plates are not looked
+    for.
+
+    :param reparameterised: whether gradients must flow through the guide's draws.
+    :param sums_out_discrete: whether discrete sites of the model that are marked ``enumerate`` are
+        summed out; see :func:`~.log_target.log_target`.
     """
     rng_key = random.key(0) if rng_key is None else rng_key
     guide = TracedGuide(programs_of, rng_key, split)
-    model = TracedModel(programs_of, guide, rng_key, split, _check_sites)
+    check = partial(_check_sites, reparameterised, sums_out_discrete)
+    model = TracedModel(programs_of, guide, rng_key, split, check)
     check_masks(programs_of(jnp.zeros((), jnp.int32), split), guide, model.trace)
     return Inspection(guide, model)
 
 
-def refuse_scales(*traces: Trace) -> None:
-    """Refuses subsampled plates and scaled sites in a sampler and its reverse model."""
+def refuse_scales(*traces: Trace, programs: str = "sampler and reverse model") -> None:
+    """Refuses subsampled plates and scaled sites; ``programs`` is a part of the message."""
     for program_trace in traces:
-        refuse_subsamples(
-            program_trace, "sampler and reverse model", "Subsample in the target alone."
-        )
+        refuse_subsamples(program_trace, programs, "Subsample in the target alone.")
         for name, scale in scales_of(program_trace).items():
             known = known_scale(scale)
             if known is None or np.any(known != 1.0):
                 raise ValueError(
-                    f"Expected no scaled site in sampler and reverse model; '{name}' has scale "
-                    f"{scale}. Scale the target alone."
+                    f"Expected no scaled site in {programs}; '{name}' has scale {scale}. Scale the "
+                    "target alone."
                 )
 
 
@@ -164,9 +163,8 @@ def refuse_discrete(model_latents: Trace) -> None:
             )
 
 
-def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
+def _check_latents(model_trace: Trace, guide_trace: Trace, latents: Trace) -> None:
     """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
-    latents = latent_sites(model_trace)
     refuse_discrete(latents)
     proposed = {n for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
     if missing := sorted(latents.keys() - proposed):
@@ -181,46 +179,18 @@ def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
         )
 
 
-def _check_random(guide_trace: Trace) -> None:
-    """Warns of a guide whose latent sites are all Deltas, so that all particles are equal."""
-    if latent_sites(guide_trace) and not random_sites(guide_trace):
-        warnings.warn(
-            "Expected a guide that draws at random; all latent sites of this one are Deltas, so "
-            "that the estimate is log p(x, z) at one point. Use Trace_ELBO for a point estimate, "
-            "or another guide.",
-            stacklevel=2,
-        )
-
-
-def _check_auxiliary(guide: TracedGuide) -> None:
-    """Refuses auxiliary guide sites u that are not integrated out.
-
-    Latents that are functions of u (Delta sites, as in AutoGuides) have its density; otherwise
-    log p(x, z) − log q(z, u) is no log-weight without a reverse model of u.
-    """
-    auxiliary = {n: site for n, site in random_sites(guide.trace).items() if is_auxiliary(site)}
-    if not auxiliary:
-        return
-    latents = {n: site for n, site in latent_sites(guide.trace).items() if not is_auxiliary(site)}
-    functions = {n: found for n, found in guide.dependences[0].items() if n in latents}
-    unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
-    # A function with fewer elements than u, a sum for instance, does not have the density of u.
-    sizes = {n: jnp.size(s["value"]) for n, s in auxiliary.items() if not is_masked_out(s["fn"])}
-    if unused or sum(sizes.values()) > sum(jnp.size(latents[name]["value"]) for name in functions):
-        raise ValueError(
-            f"Expected a guide whose density is known; it has auxiliary sites "
-            f"{sorted(unused or sizes)} beside {sorted(latents)}. Use ReverseKL with a "
-            "HierarchicalGuide, which integrates them out."
-        )
-
-
-def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+def _check_sites(
+    reparameterised: bool, sums_out_discrete: bool, model_trace: Trace, guide_trace: Trace
+) -> None:
     """Refuses sites of model and guide that do not match or cannot be weighted.
 
     The density of an observed guide site that is no factor is no part of log q(z), and no gradient
     flows through a draw of a sampler that is not reparameterised.
     """
-    _check_latents(model_trace, guide_trace)
+    model_latents = latent_sites(model_trace)
+    if sums_out_discrete:
+        model_latents = {n: s for n, s in model_latents.items() if not is_enumerated(s)}
+    _check_latents(model_trace, guide_trace, model_latents)
     latents = latent_sites(guide_trace)
     for name, site in guide_trace.items():
         if site["type"] == "sample" and name not in latents and not isinstance(site["fn"], Unit):
@@ -228,12 +198,12 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
                 f"Expected a guide without observed sites; '{name}' is observed. Move it to the "
                 "model."
             )
-        if name in latents and not site["fn"].has_rsample:
+        if reparameterised and name in latents and not site["fn"].has_rsample:
             raise ValueError(
                 f"Expected reparameterised guide sites; '{name}' is {type(site['fn']).__name__}, "
                 "which has no reparameterised sampler. Choose a distribution that has one."
             )
-    check_shapes(model_trace, guide_trace)
+    check_shapes(model_latents, guide_trace)
 
 
 def _check_scales(guide_trace: Trace, data_dims: frozenset[int]) -> None:

@@ -12,7 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_sumo import HierarchicalGuide, certify
-from numpyro_sumo.diagnostics.certificate import _systematic
+from numpyro_sumo.certificates.weights import systematic_resampling
 from tests.helpers.models import (
     AUXILIARY,
     LOG_NORMALISER,
@@ -110,7 +110,7 @@ def test_resampled_draws_have_the_moments_of_the_target():
 def test_systematic_resampling_chooses_as_often_as_the_weight_says(offset):
     weights = np.random.default_rng(0).gamma(0.3, size=500)
     weights[[0, 1, 250, 499]] = 0.0
-    chosen = np.bincount(_systematic(offset, weights), minlength=500)
+    chosen = np.bincount(systematic_resampling(offset, weights), minlength=500)
     assert chosen.sum() == 500
     assert np.all(np.abs(chosen - 500 * weights / weights.sum()) < 1.0)
     assert np.all(chosen[weights == 0.0] == 0)
@@ -259,7 +259,7 @@ def test_prior_without_draws_is_weighed_at_those_of_the_guide():
 
 NAN = {**PROBLEM.params, "slope": jnp.array(jnp.nan)}
 BAD_PROGRAMS = {
-    "no_guide": ({"guide": half_normal}, "guide to be a HierarchicalGuide; got .*Write"),
+    "no_guide": ({"guide": None}, "guide to be a NumPyro program; got None. Pass"),
     "nan_params": (
         {"params": NAN},
         "finite params; 'slope' of the guide contains NaN .*argmax.*Train again",

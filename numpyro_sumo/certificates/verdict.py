@@ -1,0 +1,124 @@
+"""The verdict on a guide in words, with a sentence for each thing that is wrong."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
+
+from .certified_draws import CertifiedDraws
+
+GOOD, CORRECT, DISTRUST = "good", "correct it", "do not trust it"
+
+#: What each verdict means.
+MEANING = {
+    GOOD: "the guide's draws may be used as they are",
+    CORRECT: "use certificate.resampled, or a chain of IndependenceMetropolis",
+    DISTRUST: "neither the guide's draws nor those corrected by their weights",
+}
+
+#: What weights cannot show, whatever the verdict.
+BLIND_SPOT = (
+    "Not visible from draws of the guide: a mode that it never draws. Compare the log-evidence of "
+    "guides trained from other initial values."
+)
+
+#: Largest error of a mean, in posterior sds, and of an sd, as a share of it, of a good guide.
+LARGEST_SHIFT = LARGEST_SD_ERROR = 0.1
+
+#: Fewest effective draws from which means and sds can be corrected.
+_FEWEST_EFFECTIVE = 100
+
+#: Errors are compared with their limits after adding so many standard errors.
+_ERRORS = 3.0
+
+#: Largest gap between the two bounds on log q, in nats, that is not worth a word.
+_LARGEST_GAP = 0.1
+
+
+class Judgement(NamedTuple):
+    """One of three verdicts, and a sentence for each problem."""
+
+    verdict: str
+    problems: tuple[str, ...]
+
+
+def judge(certificate: CertifiedDraws) -> Judgement:
+    """What to do with a guide, and why."""
+    distrust = [*_weights(certificate)]
+    problems = [*_means(certificate), *_sds(certificate)] if not distrust else []
+    verdict = DISTRUST if distrust else CORRECT if problems else GOOD
+    return Judgement(verdict, (*distrust, *problems, *_reverse_model(certificate)))
+
+
+def _weights(certificate: CertifiedDraws) -> list[str]:
+    """Why the weights are not to be trusted."""
+    where = " of the worst datum" if certificate.per_datum is not None else ""
+    if certificate.pareto_k > LARGEST_PARETO_K:
+        return [
+            f"The weights{where} have k-hat {certificate.pareto_k:.2f}, above {LARGEST_PARETO_K}: "
+            "a few draws dominate. Train longer, use a richer guide (AutoMultivariateNormal, "
+            "AutoHierarchicalNormal), or run IndependenceMetropolis with alternate=NUTS(model)."
+        ]
+    if certificate.ess < _FEWEST_EFFECTIVE:
+        return [
+            f"The draws{where} are worth {certificate.ess:.0f} independent ones, fewer than "
+            f"{_FEWEST_EFFECTIVE}. Raise num_samples, or train longer."
+        ]
+    return []
+
+
+def _means(certificate: CertifiedDraws) -> list[str]:
+    """Which means are off, or not known to be right."""
+    marginals = certificate.marginals
+    sizes = np.abs(marginals.shift)
+    worst, others = _worst(sizes + _ERRORS * marginals.shift_se, LARGEST_SHIFT)
+    if worst is None:
+        return []
+    return [
+        f"The mean of {marginals.names[worst]} is off by {sizes[worst]:.2f} ± "
+        f"{marginals.shift_se[worst]:.2f} posterior sds{others}, where {LARGEST_SHIFT} is allowed. "
+        + (
+            "Train longer, or from other initial values."
+            if sizes[worst] > LARGEST_SHIFT
+            else "Raise num_samples to know it better."
+        )
+    ]
+
+
+def _sds(certificate: CertifiedDraws) -> list[str]:
+    """Which sds are off, or not known to be right."""
+    marginals = certificate.marginals
+    sizes = np.abs(marginals.sd_ratio - 1.0)
+    worst, others = _worst(sizes + _ERRORS * marginals.sd_ratio_se, LARGEST_SD_ERROR)
+    if worst is None:
+        return []
+    return [
+        f"The sd of {marginals.names[worst]} is {marginals.sd_ratio[worst]:.2f} ± "
+        f"{marginals.sd_ratio_se[worst]:.2f} times the posterior's{others}. "
+        + (
+            "Use a guide with correlations (AutoMultivariateNormal), or train longer."
+            if sizes[worst] > LARGEST_SD_ERROR
+            else "Raise num_samples to know it better."
+        )
+    ]
+
+
+def _reverse_model(certificate: CertifiedDraws) -> list[str]:
+    """A reverse model that does not know which auxiliary draws a latent came from."""
+    gap = certificate.elbo_upper - certificate.elbo_lower
+    if gap <= _LARGEST_GAP:
+        return []
+    return [
+        f"The bounds on log q are {gap:.2f} nats apart: the reverse model is poor. Raise "
+        "num_particles, or train longer."
+    ]
+
+
+def _worst(sizes: np.ndarray, limit: float) -> tuple[int | None, str]:
+    """The place of the largest size beyond a limit, and how many others there are, in words."""
+    beyond = int(np.sum(~(sizes <= limit)))
+    if beyond == 0:
+        return None, ""
+    others = f" (and those of {beyond - 1} others)" if beyond > 1 else ""
+    return int(np.argmax(np.nan_to_num(sizes, nan=np.inf))), others
