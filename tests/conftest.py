@@ -1,10 +1,14 @@
-"""Compiles quickly in all tests, and marks those that are ``quick``."""
+"""Compiles quickly in all tests, collects garbage seldom, and marks those that are ``quick``."""
+
+import gc
 
 import pytest
 
 from tests.helpers.compiling import compile_quickly, share_compiled
 
 compile_quickly()
+# Every search for garbage goes through much of what tracing has made so far.
+gc.set_threshold(100_000, 20, 50)
 
 #: Files, and tests by the beginning of their names, that together take 90 seconds on two cores.
 QUICK = (
@@ -42,6 +46,11 @@ QUICK = (
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.add_cleanup(share_compiled())
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
