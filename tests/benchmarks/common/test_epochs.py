@@ -1,6 +1,6 @@
 """A training that is interrupted in any way is continued to the same result."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 import signal
 import subprocess
@@ -60,9 +60,9 @@ def program():
     return svi, make_epoch(svi, STEPS, 0.9, batch_size=4)
 
 
-def start_of(svi, key=None):
-    key = random.key(0) if key is None else key
-    return new_training(svi, svi.init(key, *points_of(0), batch_size=4), STEPS)
+@cache
+def start_of(svi, make_key=random.key):
+    return new_training(svi, svi.init(make_key(0), *points_of(0), batch_size=4), STEPS)
 
 
 def trained(program, file, num_epochs=6, configuration="one", args_of=points_of, **options):
@@ -163,7 +163,7 @@ def test_incomplete_checkpoint_is_refused_and_kept(program, tmp_path, size):
 
 def test_old_style_keys_are_restored(program, tmp_path):
     svi, _ = program
-    start = start_of(svi, random.PRNGKey(0))
+    start = start_of(svi, random.PRNGKey)
     checkpoint = Checkpoint(tmp_path / "old", "one")
     checkpoint.save(start)
     assert_same(checkpoint.load(start), start)
