@@ -1,7 +1,19 @@
 """Losses for NumPyro that estimate log p(x) without bias up to the end of a random tail."""
 
 from ._version import __version__
-from .certificates import Certificate, certify
+from .certificates import (
+    LOO,
+    Certificate,
+    Comparison,
+    WarmStart,
+    certify,
+    compare_certificates,
+    load,
+    loo,
+    save,
+    to_arviz,
+    warm_start,
+)
 from .diagnostics import (
     KLDivergence,
     KLSandwich,
@@ -22,9 +34,12 @@ from .optim import averaged_adam
 __all__ = [
     "IWELBO",
     "IWHVI",
+    "LOO",
     "SUMO",
+    "__version__",
     "AutoHierarchicalNormal",
     "Certificate",
+    "Comparison",
     "HierarchicalGuide",
     "IndependenceMetropolis",
     "KLDivergence",
@@ -34,12 +49,18 @@ __all__ = [
     "ReverseKL",
     "StandardErrors",
     "WaldTable",
-    "__version__",
+    "WarmStart",
     "averaged_adam",
     "certify",
+    "compare_certificates",
     "kl_divergence",
     "kl_sandwich",
+    "load",
     "log_evidence",
     "log_marginal",
+    "loo",
+    "save",
     "standard_errors",
+    "to_arviz",
+    "warm_start",
 ]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from numpyro.distributions import biject_to
 from numpyro.handlers import block, seed
+from numpyro.infer import MCMC
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 
 
@@ -81,6 +82,13 @@ def pack_latents(
         jnp.ravel(biject_to(support).inv(latents[name])) for name, support in supports.items()
     ]
     return {f"_{guide.prefix}_latent": jnp.concatenate(unconstrained)}, set(supports)
+
+
+def inputs_of_mcmc(mcmc: MCMC) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that chains were run with. Uses ``_args``, ``_kwargs`` and ``_states``."""
+    if mcmc._states is None:
+        raise ValueError("Expected MCMC that has run; it has no draws. Call mcmc.run first.")
+    return mcmc._args, mcmc._kwargs
 
 
 def varying_axes(tree: Any) -> frozenset[str]:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import kstest
 
 from benchmarks.common.distributions import Univariate
-from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
+from numpyro_sumo.diagnostics.arviz import arviz_data, summarise
 
 #: By name: a function of the draws, and the CDF of its values under the target.
 KnownMarginals = dict[str, tuple[Callable[[dict[str, np.ndarray]], np.ndarray], Callable]]
@@ -47,7 +47,7 @@ def judge(
     :param sample_stats: arrays of the same shape; ``diverging`` is counted if present.
     :return: ArviZ data, and the figures as plain values.
     """
-    data = to_arviz(posterior, sample_stats)
+    data = arviz_data({"posterior": posterior, "sample_stats": sample_stats or {}})
     figures: dict[str, Any] = {
         "draws": next(iter(posterior.values())).size,
         "summary": summarise(data),

@@ -18,7 +18,7 @@ from benchmarks.common.files import write_whole
 from benchmarks.common.judge import worst
 from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.posterior.problems import Draws, Problem, log_joint
-from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
+from numpyro_sumo.diagnostics.arviz import arviz_data, summarise
 
 NUM_CHAINS = 4
 R_HAT_LIMIT = 1.01
@@ -149,7 +149,7 @@ def _convergence(draws: Draws, first: tuple[str, ...]) -> tuple[float, float]:
 
 
 def _worst_of(draws: Draws) -> tuple[float, float]:
-    summary = summarise(to_arviz(draws))
+    summary = summarise(arviz_data({"posterior": draws}))
     r_hats = {name: line["r_hat"] for name, line in summary.items()}
     sizes = {name: line["ess_bulk"] for name, line in summary.items()}
     return worst(r_hats)["value"], worst(sizes, least=True)["value"]

@@ -1,10 +1,12 @@
 """Draws of a guide with their weights, and what is estimated from them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+import jax
 
 from numpyro_sumo.guides.hierarchical import Sites
 from numpyro_sumo.programs.programs import Programs
@@ -54,6 +56,7 @@ class CertifiedDraws:
     :param weights: what the weights say, for each datum that has its own.
     :param chosen: indices of the resampled draws.
     :param programs: model, guide, params and arguments.
+    :param rng_key: the key that the draws were made from.
     """
 
     elbo_lower: float
@@ -76,7 +79,8 @@ class CertifiedDraws:
     weights: WeightSummary
     chosen: np.ndarray
     programs: Programs
-    plated: Plated = field(repr=False)
+    plated: Plated
+    rng_key: jax.Array
 
     @property
     def num_samples(self) -> int:

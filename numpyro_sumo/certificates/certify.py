@@ -111,13 +111,14 @@ def certify(
     complete = jax.jit(
         lambda sites: lax.map(programs.with_deterministic, sites, batch_size=batch_size)
     )
-    return _certificate(programs, found, draws, offset, complete)
+    figures = _figures(found, draws, offset, complete)
+    return Certificate(**figures, programs=programs, rng_key=rng_key)
 
 
-def _certificate(
-    programs: Programs, found: Inspection, draws: WeightedDraw, offset: float, complete: Any
-) -> Certificate:
-    """The certificate of weighted draws.
+def _figures(
+    found: Inspection, draws: WeightedDraw, offset: float, complete: Any
+) -> dict[str, Any]:
+    """The fields of a certificate that come from weighted draws.
 
     :param offset: in [0, 1), for systematic resampling.
     :param complete: adds deterministic sites to latent ones, both with a leading axis of draws.
@@ -139,20 +140,19 @@ def _certificate(
     latents = jax.tree.map(np.asarray, draws.latents)
     resampled = {n: plated.take(n, values, chosen) for n, values in latents.items()}
     total = lambda values: values.reshape(len(values), -1).sum(axis=1)
-    return Certificate(
+    return {
         **_estimates(total(below), total(above), weights),
-        pareto_k=pareto_k,
-        ess=float(np.min(weights.ess)),
-        draws=complete(latents),
-        resampled=complete(resampled),
-        log_weights=np.asarray(total(below)),
-        log_target=total(np.asarray(draws.log_target, np.float64)),
-        weights=weights,
-        chosen=chosen,
-        per_datum=_per_datum(weights),
-        programs=programs,
-        plated=plated,
-    )
+        "pareto_k": pareto_k,
+        "ess": float(np.min(weights.ess)),
+        "draws": complete(latents),
+        "resampled": complete(resampled),
+        "log_weights": np.asarray(total(below)),
+        "log_target": total(np.asarray(draws.log_target, np.float64)),
+        "weights": weights,
+        "chosen": chosen,
+        "per_datum": _per_datum(weights),
+        "plated": plated,
+    }
 
 
 def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> dict[str, float]:

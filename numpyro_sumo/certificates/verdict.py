@@ -26,6 +26,9 @@ BLIND_SPOT = (
 #: Largest error of a mean, in posterior sds, and of an sd, as a share of it, of a good guide.
 LARGEST_SHIFT = LARGEST_SD_ERROR = 0.1
 
+#: Largest KL of a good guide from the posterior, in nats.
+LARGEST_KL = 0.1
+
 #: Fewest effective draws from which means and sds can be corrected.
 _FEWEST_EFFECTIVE = 100
 
@@ -46,7 +49,9 @@ class Judgement(NamedTuple):
 def judge(certificate: CertifiedDraws) -> Judgement:
     """What to do with a guide, and why."""
     distrust = [*_weights(certificate)]
-    problems = [*_means(certificate), *_sds(certificate)] if not distrust else []
+    problems = [] if distrust else [*_means(certificate), *_sds(certificate)]
+    if not (distrust or problems):
+        problems = _divergence(certificate)
     verdict = DISTRUST if distrust else CORRECT if problems else GOOD
     return Judgement(verdict, (*distrust, *problems, *_reverse_model(certificate)))
 
@@ -101,6 +106,16 @@ def _sds(certificate: CertifiedDraws) -> list[str]:
             if sizes[worst] > LARGEST_SD_ERROR
             else "Raise num_samples to know it better."
         )
+    ]
+
+
+def _divergence(certificate: CertifiedDraws) -> list[str]:
+    """A divergence that means and sds do not show."""
+    if certificate.kl_upper <= LARGEST_KL:
+        return []
+    return [
+        f"The KL is {certificate.kl_upper:.2f} nats, above {LARGEST_KL}, though means and sds are "
+        "right: correlations or a shape are not. Use AutoMultivariateNormal or a richer guide."
     ]
 
 

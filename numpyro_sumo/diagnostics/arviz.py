@@ -13,29 +13,45 @@ with warnings.catch_warnings():
 #: Whether ArviZ is 1.x.
 IS_ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
 _COLUMNS = ["mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat"]
+_WITHOUT_DRAWS = "observed_data", "constant_data"
+
+Group = dict[str, np.ndarray]
 
 
-def to_arviz(
-    posterior: dict[str, np.ndarray], sample_stats: dict[str, np.ndarray] | None = None
+def arviz_data(
+    groups: dict[str, Group],
+    coords: dict[str, np.ndarray] | None = None,
+    dims: dict[str, list[str]] | None = None,
 ) -> Any:
-    """Draws of a sampler or of MCMC as ArviZ data: ``InferenceData`` under 0.23, else ``DataTree``.
+    """Arrays by group and variable as ArviZ data: ``InferenceData`` under 0.23, else ``DataTree``.
 
-    :param posterior: arrays of shape ``(chain, draw, ...)`` by variable.
-    :param sample_stats: arrays by name, ``diverging`` for instance.
-    :raises ValueError: for an array with fewer than two axes.
+    :param groups: ``posterior``, ``sample_stats`` and others; arrays of shape ``(chain, draw,
+        ...)``, but for observed and constant data. Empty groups are left out.
+    :param coords: labels by dimension.
+    :param dims: names of the axes behind chain and draw, by variable.
+    :raises ValueError: for draws with fewer than two axes.
     """
-    posterior = {name: np.asarray(values) for name, values in posterior.items()}
-    for name, values in posterior.items():
-        if values.ndim < 2:
-            raise ValueError(
-                f"Expected draws of shape (chain, draw, ...); '{name}' has shape {values.shape}. "
-                "Reshape it, to (1, draws) for instance."
-            )
-    groups: dict[str, Any] = {"posterior": posterior}
-    if sample_stats is not None:
-        groups["sample_stats"] = {name: np.asarray(v) for name, v in sample_stats.items()}
-    # ArviZ 0.23 would take the dictionary of groups for one variable.
-    return az.from_dict(groups) if IS_ARVIZ_1 else az.from_dict(**groups)
+    arrays: dict[str, Any] = {
+        name: {variable: np.asarray(values) for variable, values in group.items()}
+        for name, group in groups.items()
+        if group
+    }
+    for name, group in arrays.items():
+        for variable, values in group.items():
+            if name not in _WITHOUT_DRAWS and values.ndim < 2:
+                raise ValueError(
+                    f"Expected draws of shape (chain, draw, ...); '{variable}' has shape "
+                    f"{values.shape}. Reshape it, to (1, draws) for instance."
+                )
+    options: dict[str, Any] = {"coords": coords or {}, "dims": dims or {}}
+    if IS_ARVIZ_1:
+        return az.from_dict(arrays, **options)
+    # ArviZ 0.23 would take the dictionary of groups for one variable, and does not know this group.
+    unconstrained = arrays.pop("unconstrained_posterior", None)
+    data = az.from_dict(**arrays, **options)
+    if unconstrained:
+        data.add_groups({"unconstrained_posterior": unconstrained}, **options)
+    return data
 
 
 def summarise(data: Any) -> dict[str, dict[str, float]]:

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
+from numpyro_sumo.diagnostics.arviz import arviz_data, summarise
 from numpyro_sumo.diagnostics.pareto_k import pareto_k, pareto_smoothed
 
 
 def test_arviz_data_keeps_chains_draws_and_sample_stats(tmp_path):
     v = np.arange(8.0).reshape(2, 4)
-    data = to_arviz({"v": v, "x": -v}, {"diverging": v > 5})
+    data = arviz_data({"posterior": {"v": v, "x": -v}, "sample_stats": {"diverging": v > 5}})
     np.testing.assert_array_equal(data.posterior["v"].values, v)
     np.testing.assert_array_equal(data.posterior["x"].values, -v)
     assert data.sample_stats["diverging"].values.sum() == 2
@@ -17,12 +17,12 @@ def test_arviz_data_keeps_chains_draws_and_sample_stats(tmp_path):
 
 def test_draws_without_a_chain_axis_are_refused():
     with pytest.raises(ValueError, match=r"shape \(chain, draw, ...\); 'v' has shape \(3,\)"):
-        to_arviz({"v": np.zeros(3)})
+        arviz_data({"posterior": {"v": np.zeros(3)}})
 
 
 def test_a_summary_of_independent_draws_has_full_ess_and_their_moments():
     v = np.random.default_rng(0).normal(2.0, 3.0, (4, 1_000))
-    line = summarise(to_arviz({"v": v}))["v"]
+    line = summarise(arviz_data({"posterior": {"v": v}}))["v"]
     assert line["mean"] == pytest.approx(v.mean())
     assert line["sd"] == pytest.approx(v.std(ddof=1), rel=1e-3)
     assert line["ess_bulk"] > 3_000 and abs(line["r_hat"] - 1) < 0.01

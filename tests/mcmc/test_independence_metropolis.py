@@ -21,7 +21,7 @@ import numpyro.distributions as dist
 from numpyro.infer import HMC, MCMC, NUTS
 
 from numpyro_sumo import HierarchicalGuide, IndependenceMetropolis
-from numpyro_sumo.diagnostics.arviz import summarise, to_arviz
+from numpyro_sumo.diagnostics.arviz import arviz_data, summarise
 from numpyro_sumo.mcmc.independence_metropolis import IndependenceMetropolisState
 from numpyro_sumo.mcmc.proposals import acceptance_rate
 from tests.helpers.models import AUXILIARY, LOG_NORMALISER, matching_problem
@@ -52,7 +52,7 @@ def kernel_of(params, **options):
 
 def assert_normal(draws, loc, scale):
     """Mean and standard deviation are those of a Normal, within their Monte Carlo errors."""
-    line = summarise(to_arviz({"x": np.asarray(draws, np.float64)}))["x"]
+    line = summarise(arviz_data({"posterior": {"x": np.asarray(draws, np.float64)}}))["x"]
     assert abs(line["mean"] - loc) < Z * line["mcse_mean"]
     assert abs(line["sd"] - scale) < Z * line["mcse_sd"]
     assert line["r_hat"] < 1.05
@@ -338,7 +338,7 @@ def test_supports_plates_data_and_parameters_come_through(with_hmc):
     assert draws.keys() == {"scale", "slope", "fitted"}
     np.testing.assert_allclose(draws["fitted"], draws["slope"][..., None] * X, rtol=1e-5)
     assert np.all(np.asarray(draws["scale"]) > 0.0)
-    table = summarise(to_arviz({name: draws[name] for name in ("scale", "slope")}))
+    table = summarise(arviz_data({"posterior": {name: draws[name] for name in ("scale", "slope")}}))
     for name, exact in posterior_means(np.asarray(X), np.asarray(Y)).items():
         assert abs(table[name]["mean"] - exact) < Z * table[name]["mcse_mean"]
 

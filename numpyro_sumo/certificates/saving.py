@@ -1,0 +1,207 @@
+"""Certificates in files: arrays as safetensors, the rest as JSON in the same file."""
+
+from dataclasses import fields
+import inspect
+import json
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import jax
+from jax import random
+
+from numpyro.infer import autoguide
+
+from numpyro_sumo.guides.auto_hierarchical import AutoHierarchicalNormal
+from numpyro_sumo.guides.proposals import density_program
+from numpyro_sumo.programs.log_target import log_target
+from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.sites import Program
+
+from .certificate import Certificate
+from .certified_draws import PerDatum
+from .plated import Plated
+from .weights import WeightSummary
+
+#: Of the file's layout; files of another one are refused.
+FORMAT = "1"
+
+#: Draws at which the model is compared with the one that was certified.
+_COMPARED = 3
+
+_JSON = bool | int | float | str | None
+
+
+def save(path: str | os.PathLike[str], certificate: Certificate) -> None:
+    """Writes a certificate with its guide's kind and options, params, draws and key to one file.
+
+    The file holds arrays (safetensors) and JSON, no code: :func:`load` needs the model, its
+    arguments, and a guide that was written by hand.
+
+    :param path: of the file; an existing one is replaced when the new one is complete.
+    :raises ValueError: if its folder does not exist, or the params hold something else than arrays
+        in dicts, lists and tuples.
+
+    >>> import jax, numpyro, numpyro.distributions as dist, tempfile, pathlib
+    >>> from numpyro_sumo import certify, load, save
+    >>> def model():
+    ...     numpyro.sample("x", dist.LogNormal(1.0, 0.5))
+    >>> def guide():
+    ...     numpyro.sample("x", dist.LogNormal(0.9, 0.6))
+    >>> certificate = certify(jax.random.key(0), model, guide, {})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(pathlib.Path(folder) / "fit.safetensors", certificate)
+    ...     again = load(pathlib.Path(folder) / "fit.safetensors", model, guide=guide)
+    >>> again.log_evidence == certificate.log_evidence
+    True
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"Expected a folder to write to; there is no {path.parent}. Create it.")
+    arrays: dict[str, np.ndarray] = {}
+    values = {field.name: getattr(certificate, field.name) for field in fields(certificate)}
+    programs = values.pop("programs")
+    values = {**values, "params": dict(programs.params)}
+    values["rng_key"] = random.key_data(values["rng_key"])
+    tree = {name: _pack(value, name, arrays) for name, value in values.items()}
+    metadata = {
+        "format": FORMAT,
+        "guide": json.dumps(_describe(programs.guide)),
+        "key_impl": str(random.key_impl(certificate.rng_key)),
+        "values": json.dumps(tree),
+    }
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        save_file(arrays, partial, metadata)
+        os.replace(partial, path)
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: Program,
+    *args: Any,
+    guide: Program | None = None,
+    **kwargs: Any,
+) -> Certificate:
+    """Reads a certificate that :func:`save` has written.
+
+    :param path: of the file.
+    :param model: the model that was certified, and its arguments, as are ``kwargs``. Its density
+        at some of the draws is compared with the file's.
+    :param guide: the guide; None for an automatic guide, which is made again.
+    :return: the certificate; ``certificate.programs`` has guide and params.
+    :raises ValueError: for a file that does not exist, is incomplete, of another format, or of
+        another model or data; without a guide that was written by hand.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"Expected a complete file of a certificate; {path} is none: {error}. Save it again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"Expected a certificate in format {FORMAT}; {path} has "
+            f"{metadata.get('format', 'no format')}. Save it again with this version."
+        )
+    tree = json.loads(metadata["values"])
+    values = {name: _unpack(value, arrays) for name, value in tree.items()}
+    guide = _guide(json.loads(metadata["guide"]), model) if guide is None else guide
+    programs = Programs(model, guide, values.pop("params"), args, kwargs)
+    key = random.wrap_key_data(values.pop("rng_key"), impl=metadata["key_impl"])
+    weights, per_datum = WeightSummary(*values.pop("weights")), values.pop("per_datum")
+    plated = values.pop("plated")
+    certificate = Certificate(
+        **values,
+        weights=weights,
+        per_datum=None if per_datum is None else PerDatum(*per_datum),
+        plated=Plated(tuple(plated["data_dims"]), plated["event_dims"]),
+        programs=programs,
+        rng_key=key,
+    )
+    _check_model(certificate, path)
+    density_program(programs)  # sets an automatic guide up
+    return certificate
+
+
+def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """A value as JSON, with the names of arrays in their places."""
+    if isinstance(value, Plated):
+        value = {"data_dims": list(value.data_dims), "event_dims": value.event_dims}
+    if isinstance(value, _JSON):
+        return {"value": value}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        arrays[name] = np.array(value, order="C")
+        return {"array": name}
+    if isinstance(value, dict):
+        return {"dict": {k: _pack(each, f"{name}/{k}", arrays) for k, each in value.items()}}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_pack(each, f"{name}/{k}", arrays) for k, each in enumerate(value)]}
+    raise ValueError(
+        f"Expected arrays in dicts, lists and tuples; '{name}' is {type(value).__name__}. Save its "
+        "arrays by themselves."
+    )
+
+
+def _unpack(packed: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    ((kind, content),) = packed.items()
+    if kind == "value":
+        return content
+    if kind == "array":
+        return arrays[content]
+    if kind == "dict":
+        return {name: _unpack(each, arrays) for name, each in content.items()}
+    parts = [_unpack(each, arrays) for each in content]
+    return tuple(parts) if kind == "tuple" else parts
+
+
+def _describe(guide: Any) -> dict[str, Any]:
+    """The class of an automatic guide, and those of its options that are plain values."""
+    kind = type(guide)
+    if not isinstance(guide, autoguide.AutoGuide):
+        return {"class": None}
+    options = {}
+    for name in inspect.signature(kind.__init__).parameters:
+        value = getattr(guide, name, getattr(guide, f"_{name}", None))
+        parts = value if isinstance(value, list | tuple) else [value]
+        if value is not None and all(isinstance(part, _JSON) for part in parts):
+            options[name] = value
+    return {"class": kind.__name__, "options": options}
+
+
+def _guide(description: dict[str, Any], model: Program) -> Program:
+    """An automatic guide made again."""
+    name = description["class"]
+    known = {"AutoHierarchicalNormal": AutoHierarchicalNormal, **vars(autoguide)}
+    if name not in known or name == "AutoGuideList":
+        raise ValueError(
+            f"Expected the guide that was certified, {name or 'written by hand'}, which a file "
+            "cannot hold; got none. Pass guide=..."
+        )
+    guide: Program = known[name](model, **description["options"])
+    return guide
+
+
+def _check_model(certificate: Certificate, path: str | os.PathLike[str]) -> None:
+    """Refuses a model under which the draws have other densities than when they were saved."""
+    few = {name: values[:_COMPARED] for name, values in certificate.latents.items()}
+    programs, expected = certificate.programs, certificate.log_target[:_COMPARED]
+    try:
+        of_draw = lambda latents: log_target(random.key(0), programs, latents)
+        found = np.asarray(jax.vmap(of_draw)(few))
+        is_same = np.allclose(found, expected, rtol=1e-4, atol=1e-3, equal_nan=True)
+    except (TypeError, ValueError, KeyError):
+        is_same = False
+    if not is_same:
+        raise ValueError(
+            f"Expected the model and data that were certified; those of {path} give the draws "
+            "other densities. Pass the same model and arguments."
+        )

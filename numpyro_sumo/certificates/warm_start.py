@@ -1,0 +1,81 @@
+"""Starting points and a mass matrix for HMC and NUTS, from the draws of a guide."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jax
+from jax import random
+import jax.numpy as jnp
+
+from numpyro.infer.util import unconstrain_fn
+
+from numpyro_sumo.checks import check_positive_integer
+
+from .certificate import Certificate
+from .marginals import in_columns
+
+#: Up to so many latent numbers the mass matrix is dense by default.
+_LARGEST_DENSE = 100
+
+
+class WarmStart(NamedTuple):
+    """What :class:`~numpyro.infer.NUTS` and :class:`~numpyro.infer.MCMC` are started with.
+
+    :param init_params: unconstrained values by site, with a leading axis of chains (none for one
+        chain): ``mcmc.run(key, init_params=warm.init_params)``.
+    :param kernel: options of HMC and NUTS: ``NUTS(model, **warm.kernel)``.
+    """
+
+    init_params: dict[str, jax.Array]
+    kernel: dict[str, Any]
+
+
+def warm_start(
+    rng_key: jax.Array, certificate: Certificate, num_chains: int = 4, *, dense: bool | None = None
+) -> WarmStart:
+    """Starts NUTS where a guide has been, with the covariance that it found.
+
+    The starting points are resampled draws; the inverse mass matrix is the covariance (or the
+    variances) of resampled draws in unconstrained space. Short warm-up is then enough:
+    ``MCMC(NUTS(model, **warm.kernel), num_warmup=100, ...)``, which goes on adapting both. Chains
+    still find the posterior where the guide is wrong; they take longer.
+
+    :param certificate: of the trained guide.
+    :param num_chains: an integer ≥ 1.
+    :param dense: whether the mass matrix has correlations; None for up to 100 latent numbers.
+    :return: starting points and options.
+    :raises ValueError: for options outside these, or if fewer draws than latent numbers are left
+        for a dense matrix.
+
+    >>> import jax, numpyro, numpyro.distributions as dist
+    >>> from numpyro.infer import MCMC, NUTS
+    >>> from numpyro_sumo import certify, warm_start
+    >>> def model():
+    ...     numpyro.sample("x", dist.LogNormal(1.0, 0.5))
+    >>> def guide():
+    ...     numpyro.sample("x", dist.LogNormal(0.9, 0.6))
+    >>> certificate = certify(jax.random.key(0), model, guide, {})
+    >>> warm = warm_start(jax.random.key(1), certificate, num_chains=1)
+    >>> mcmc = MCMC(NUTS(model, **warm.kernel), num_warmup=100, num_samples=100, progress_bar=False)
+    >>> mcmc.run(jax.random.key(2), init_params=warm.init_params)
+    """
+    check_positive_integer("num_chains", num_chains)
+    params, args, kwargs = certificate.programs.inputs
+    model, names = certificate.programs.model, sorted(certificate.latents)
+    resampled = {name: jnp.asarray(certificate.resampled[name]) for name in names}
+    unconstrain = lambda one: unconstrain_fn(model, args, kwargs, {**params, **one})
+    draws = {name: values for name, values in jax.jit(jax.vmap(unconstrain))(resampled).items()}
+    columns = in_columns({name: np.asarray(draws[name]) for name in names})
+    dim = columns.shape[1]
+    is_dense = dim <= _LARGEST_DENSE if dense is None else dense
+    if is_dense and certificate.ess < 2 * dim:
+        raise ValueError(
+            f"Expected twice as many effective draws as latent numbers for a dense mass matrix; "
+            f"got {certificate.ess:.0f} for {dim}. Pass dense=False, or raise num_samples."
+        )
+    matrix = np.cov(columns.T).reshape(dim, dim) if is_dense else columns.var(axis=0)
+    at = random.choice(rng_key, certificate.num_samples, (num_chains,), replace=False)
+    starts = {name: draws[name][at] if num_chains > 1 else draws[name][at[0]] for name in names}
+    kernel = {"inverse_mass_matrix": {tuple(names): jnp.asarray(matrix, jnp.result_type(float))}}
+    return WarmStart(starts, {**kernel, "dense_mass": is_dense})
