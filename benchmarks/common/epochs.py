@@ -53,25 +53,33 @@ class Training(NamedTuple):
 
 
 def optimiser(
-    schedule: optax.Schedule, max_gradient_norm: float, factors: dict[str, float] | None = None
+    make: Callable[[float], optax.GradientTransformation],
+    factors: dict[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """Adam on clipped gradients; its state keeps the gradient norms from before clipping.
+    """An optimiser for each group of parameters, whose state keeps the gradients' norms.
 
-    :param factors: factors on the learning rate by parameter-name prefix. Each group is clipped on
-        its own, so that a large guide gradient does not shrink the model's; parameters without a
+    :param make: from a factor on the learning rate to an optimiser, such as :func:`clipped_adam`.
+    :param factors: factors on the learning rate by parameter-name prefix. Each group has its own
+        optimiser, so that a large guide gradient does not shrink the model's; parameters without a
         prefix form one more group, with factor 1.
     """
     factors = {"": 1.0, **(factors or {})}
     label = lambda name: max((start for start in factors if name.startswith(start)), key=len)
     groups = {
-        start: optax.chain(
-            optax.snapshot(_GRADIENT_NORM, optax.tree.norm),
-            optax.clip_by_global_norm(max_gradient_norm),
-            optax.adam(lambda step, factor=factor: factor * schedule(step)),
-        )
+        start: optax.chain(optax.snapshot(_GRADIENT_NORM, optax.tree.norm), make(factor))
         for start, factor in factors.items()
     }
     return optax.multi_transform(groups, lambda params: {name: label(name) for name in params})
+
+
+def clipped_adam(
+    schedule: optax.Schedule, max_gradient_norm: float, factor: float = 1.0
+) -> optax.GradientTransformation:
+    """Adam on gradients whose norm is clipped, with ``factor`` times the scheduled rate."""
+    return optax.chain(
+        optax.clip_by_global_norm(max_gradient_norm),
+        optax.adam(lambda step: factor * schedule(step)),
+    )
 
 
 def gradient_norms(optim_state: Any) -> jax.Array:

@@ -19,6 +19,7 @@ from benchmarks.common.epochs import (
     Checkpoint,
     CheckpointError,
     Training,
+    clipped_adam,
     make_epoch,
     new_training,
     optimiser,
@@ -28,9 +29,13 @@ from benchmarks.common.results import InputError, start_or_resume
 from benchmarks.common.workers import run_parallel
 from benchmarks.density.judge import VALIDATION_DRAWS, Judge
 from benchmarks.density.plans import Arm, Cell, Plan
+from numpyro_sumo import averaged_adam
 
 #: The average of the parameters covers about so many steps.
 _AVERAGE_STEPS = 200
+
+#: The learning rate of averaged_adam at the end, as a share of the first: as its default.
+_LAST_RATE = 0.1
 
 #: Separates the keys of observations from those that SVI makes from the same seed.
 _DATA = 2**32 - 2
@@ -112,7 +117,7 @@ class Bench:
                 part: {
                     "median": float(np.median(norms)),
                     "99.9 %": float(np.quantile(norms, 0.999)),
-                    "clipped": float(np.mean(~(norms <= arm.max_gradient_norm))),
+                    "clipped": float(np.mean(~(norms <= (arm.max_gradient_norm or np.inf)))),
                 }
                 for part, norms in zip(("model", "guide"), norms_by_part)
             },
@@ -178,7 +183,11 @@ class Bench:
             f"{cell}: {arm.config()['loss']}, network of {network} units, {data} points, "
             f"validated by {VALIDATION_DRAWS} draws, {plan.epochs} epochs of {plan.batches} "
             f"batches of {plan.batch_size}, rate {plan.learning_rate}, guide x {arm.guide_rate}, "
-            f"gradients up to {arm.max_gradient_norm}, "
+            + (
+                "averaged_adam, "
+                if arm.max_gradient_norm is None
+                else f"gradients up to {arm.max_gradient_norm}, "
+            )
             + (f"averaged over {_AVERAGE_STEPS} steps" if arm.averaged else "last parameters")
         )
 
@@ -186,8 +195,7 @@ class Bench:
         """The compiled training of a cell, shared by all of its kind."""
         plan, arm, kind = self.plans[cell.plan], self._arm(cell), self.kind(cell)
         if kind not in self._programs:
-            rate = optax.cosine_decay_schedule(plan.learning_rate, plan.epochs * plan.batches)
-            optim = optimiser(rate, arm.max_gradient_norm, {"encoder": arm.guide_rate})
+            optim = optimiser(partial(_steps, plan, arm), {"encoder": arm.guide_rate})
             svi = SVI(plan.task.model, plan.task.guide, optim, arm.loss)
             init = jax.jit(partial(svi.init, batch_size=plan.batch_size))
             decay = 1.0 - 1.0 / _AVERAGE_STEPS
@@ -197,6 +205,16 @@ class Bench:
             lowered = run_epoch.lower(start.state, start.average, *self._args(cell, 0))
             self._programs[kind] = Program(svi, init, lowered.compile())
         return self._programs[kind]
+
+
+def _steps(plan: Plan, arm: Arm, factor: float) -> optax.GradientTransformation:
+    """The optimiser of a group of parameters, with this factor on its learning rate."""
+    num_steps = plan.epochs * plan.batches
+    if arm.max_gradient_norm is None:
+        rate = optax.exponential_decay(factor * plan.learning_rate, num_steps, _LAST_RATE)
+        return averaged_adam(num_steps, rate)
+    cosine = optax.cosine_decay_schedule(plan.learning_rate, num_steps)
+    return clipped_adam(cosine, arm.max_gradient_norm, factor)
 
 
 def _make_runner(*args: Any) -> Callable[[Cell], dict[str, Any]]:

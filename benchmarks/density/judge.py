@@ -62,26 +62,30 @@ class Judge:
         """The observations that the model receives for these points."""
         return self.task.observations(random.key(_SEED), points)
 
-    def figures(self, params: Any, longest: int) -> dict[str, float]:
+    def figures(self, params: Any, longest: int | None) -> dict[str, float]:
         """Negative log-likelihood of the test points, and the bias of the training objective.
 
         All in nats per point, with Monte Carlo standard errors.
 
-        :param longest: the number of draws of the bound that the objective estimates.
+        :param longest: the number of draws of the bound that the objective estimates; None if it
+            estimates log p(x), without bias.
         """
         log_weights = self._log_weights(params, self._test, self.num_draws)
         bound = _log_mean(log_weights)
         unbiased = MultilevelSUMO(self.num_particles, data_axes=0, chunk_size=_CHUNK)
         estimates = self._estimates(params, Batch(unbiased, _NUM_ESTIMATES, 1), self._test)
         evidence, error = _mean_and_error(estimates)
-        objective, objective_error = _bound_over(longest, log_weights)
+        bias = bias_error = 0.0
+        if longest is not None:
+            objective, objective_error = _bound_over(longest, log_weights)
+            bias, bias_error = objective - evidence, float(np.hypot(error, objective_error))
         return {
             "nll_bound": float(-bound.mean()),
             "nll_bound_se": _error_of_bound(log_weights),
             "nll": -evidence,
             "nll_se": error,
-            "bias": objective - evidence,
-            "bias_se": float(np.hypot(error, objective_error)),
+            "bias": bias,
+            "bias_se": bias_error,
             "pareto_k": float(np.quantile(pareto_k(log_weights.T), 0.9)),
         }
 

@@ -24,9 +24,9 @@ COLOURS = {
     "elbo": plots.SKY,
     "iwelbo": plots.GREEN,
     "sumo": plots.VERMILION,
-    "sumo_variance": plots.ORANGE,
+    "sumo_cut": plots.ORANGE,
     "multilevel": plots.PURPLE,
-    "multilevel_variance": plots.PINK,
+    "multilevel_cut": plots.PINK,
 }
 SHOWN = ("elbo", "iwelbo", "sumo", "multilevel")
 NUM_IMAGES = 14
@@ -45,10 +45,10 @@ def draw_training(file: Path, results: dict[str, Any]) -> None:
             curves = np.array([run["validation"] for run in by_seed.values()], float)
             epochs, values = curves[0, 1:, 0], curves[:, 1:, 1]
             at, error = np.array([mean(of_epoch) for of_epoch in values.T]).T
-            style = {"color": COLOURS[arm], "linestyle": "--" if "variance" in arm else "-"}
+            style = {"color": COLOURS[arm], "linestyle": "--" if "cut" in arm else "-"}
             axis.plot(epochs, at, marker="o", markersize=3, label=titles[arm], **style)
             axis.fill_between(epochs, at - error, at + error, alpha=0.2, color=COLOURS[arm])
-            if "variance" not in arm and np.isfinite(at).all():
+            if np.isfinite(at).all():
                 lowest, highest = min(lowest, at.min()), max(highest, np.quantile(at, 0.9))
         axis.set_title(f"{draws} draws")
         axis.set_xlabel("epoch")

@@ -6,9 +6,7 @@ import numpy as np
 
 from benchmarks.common.tables import markdown_table, number
 from benchmarks.density.tables import (
-    GRADIENT_HEADER,
     REFERENCE,
-    baseline_suffix,
     bias_cell,
     chance,
     difference_cell,
@@ -16,6 +14,7 @@ from benchmarks.density.tables import (
     draws_cell,
     figures,
     gradient_cells,
+    gradient_header,
     groups,
     has_diverged,
     mean,
@@ -40,10 +39,10 @@ def report(results: Results) -> str:
     return f"""# Latent-variable models trained on log p(x) and on bounds
 
 Training and judging {len(results["runs"])} models took {results["seconds"] / 60:.0f} minutes. All
-figures are in nats per point, for parameters averaged over the last training steps, ± the standard
-error over seeds. The split of the data, the binarised test images, and the keys of the test
-estimates are the same for all runs. What it takes to train on noisy estimates is
-[measured separately](../density_variants/report.md).
+figures are in nats per point, for parameters averaged over the last half of the training steps,
+± the standard error over seeds. The split of the data, the binarised test images, and the keys of
+the test estimates are the same for all runs. What training on noisy estimates needs with a clipped
+Adam is [measured separately](../density_variants/report.md).
 
 - *NLL by the bound* is the negative of IWELBO on test points, with as many draws of each as the
   section says; *NLL, unbiased* is that of two estimates by MultilevelSUMO from independent draws.
@@ -52,9 +51,9 @@ estimates are the same for all runs. What it takes to train on noisy estimates i
   is better, and bold is more than two standard errors, which chance alone exceeds in
   {chance(results)} of cells. A training *diverged* if its model ended worse than it started, or
   with parameters that are not finite; – is what was not run, or does not exist.
-- *Draws* are the expected draws of each datum, plus those of a baseline. The training objective is
-  unbiased for the *bound over* so many draws: one for the ELBO, which averages single draws, and
-  the end of the longest tail for the others. *Objective − log p* is the bias of that bound on test
+- *Draws* are the expected draws of each datum. The training objective is unbiased for the *bound
+  over* so many draws: one for the ELBO, which averages single draws, and the end of the tail where
+  it is cut; where it is not, for log p(x). *Objective − log p* is the bias of that bound on test
   points after training.
 - *k-hat* is the 90 % quantile over test points of the Pareto shape of the weights: beyond 0.7,
   standard errors are too small.
@@ -67,7 +66,7 @@ estimates are the same for all runs. What it takes to train on noisy estimates i
 ## Summary
 
 Unbiased estimates of the negative log-likelihood: IWELBO's, and the differences of the others from
-it, at the same expected draws (plus those of a baseline, where there is a +).
+it, at about the same expected draws.
 
 {summary_table(results)}
 
@@ -85,7 +84,7 @@ def likelihood_table(results: Results, name: str, draws: int) -> str:
             [
                 config["title"],
                 draws_cell(config),
-                str(config["longest"]),
+                "log p" if config["longest"] is None else str(config["longest"]),
                 str(len(by_seed)),
                 diverged_cell(by_seed) or str(of("nll_bound")),
                 diverged_cell(by_seed) or str(of("nll")),
@@ -105,7 +104,7 @@ def likelihood_table(results: Results, name: str, draws: int) -> str:
 def summary_table(results: Results) -> str:
     """IWELBO's unbiased negative log-likelihood, and the differences of the other losses."""
     titles = {
-        arm: config["title"] + baseline_suffix(config)
+        arm: config["title"]
         for plan in results["configuration"]["plans"].values()
         for by_name in plan["arms"].values()
         for arm, config in by_name.items()
@@ -123,13 +122,13 @@ def summary_table(results: Results) -> str:
 
 
 def gradient_table(results: Results, name: str) -> str:
-    """Norms of the gradients of model and guide, and the share of clipped steps."""
+    """Norms of the gradients of model and guide."""
     rows = []
     for _, draws, runs in (group for group in groups(results) if group[0] == name):
         arms = results["configuration"]["plans"][name]["arms"][str(draws)]
         for arm, by_seed in runs.items():
-            rows.append([arms[arm]["title"], str(draws), *gradient_cells(by_seed)])
-    return markdown_table(["loss", "draws", *GRADIENT_HEADER], rows)
+            rows.append([arms[arm]["title"], str(draws), *gradient_cells(by_seed, False)])
+    return markdown_table(["loss", "draws", *gradient_header(False)], rows)
 
 
 def _section(name: str, plan: Results, tables: str, gradients: str) -> str:
@@ -146,25 +145,18 @@ def _section(name: str, plan: Results, tables: str, gradients: str) -> str:
 
 {plan["network"][0]} latents, two hidden layers of {plan["network"][1]} units in model and guide;
 {plan["epochs"]} epochs of {-(-plan["sizes"][0] // plan["batch_size"])} steps, each on
-{plan["batch_size"]} of {plan["sizes"][0]} points at random; Adam at {plan["learning_rate"]} with
-cosine decay; judged by {plan["judged_draws"]} draws of each of {plan["sizes"][2]} test points, and
-by MultilevelSUMO({plan["judged_particles"]}).
+{plan["batch_size"]} of {plan["sizes"][0]} points at random; `averaged_adam` from a learning rate
+of {plan["learning_rate"]} down to a tenth; judged by {plan["judged_draws"]} draws of each of
+{plan["sizes"][2]} test points, and by MultilevelSUMO({plan["judged_particles"]}).
 
 {pictures}{tables}
 
 ### Gradients
 
-Median and 99.9 % quantile over steps, and the share of steps that were clipped, at {_limits(plan)},
-or had no finite norm: model and guide separately.
+Median and 99.9 % quantile of the norm over steps, model and guide separately. Nothing is clipped.
 
 {gradients}
 """
-
-
-def _limits(plan: Results) -> str:
-    """The norms at which gradients were clipped."""
-    limits = {arm["max_gradient_norm"] for arms in plan["arms"].values() for arm in arms.values()}
-    return " or ".join(f"{limit:g}" for limit in sorted(limits))
 
 
 def _in_parallel(results: Results) -> str:

@@ -105,16 +105,21 @@ def bias_cell(by_seed: BySeed) -> str:
     return str(bias) if np.isfinite(bias.value) else "–"
 
 
-GRADIENT_HEADER = [
-    f"{part}'s {figure}" for part in ("model", "guide") for figure in ("norm", "99.9 %", "clipped")
-]
+def gradient_header(clipped: bool) -> list[str]:
+    """The names of :func:`gradient_cells`."""
+    figures = ("norm", "99.9 %", "clipped") if clipped else ("norm", "99.9 %")
+    return [f"{part}'s {figure}" for part in ("model", "guide") for figure in figures]
 
 
-def gradient_cells(by_seed: BySeed) -> list[str]:
-    """Median norm, 99.9 % quantile and share of clipped steps, for the model, then the guide."""
+def gradient_cells(by_seed: BySeed, clipped: bool) -> list[str]:
+    """Median norm and 99.9 % quantile of the model's gradients, then of the guide's.
+
+    :param clipped: whether each is followed by the share of steps that were clipped.
+    """
     cells = []
     for part in ("model", "guide"):
         norms = [run["gradient_norms"][part] for run in by_seed.values()]
         of = lambda figure, norms=norms: mean([each[figure] for each in norms]).value
-        cells += [number(of("median"), 1), number(of("99.9 %"), 1), f"{100 * of('clipped'):.1f} %"]
+        cells += [number(of("median"), 1), number(of("99.9 %"), 1)]
+        cells += [f"{100 * of('clipped'):.1f} %"] if clipped else []
     return cells

@@ -8,6 +8,7 @@ continued by the same command.
 """
 
 import argparse
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,9 +20,8 @@ from benchmarks.common.results import written_whole
 from benchmarks.common.tables import markdown_table, number
 from benchmarks.common.workers import num_cores
 from benchmarks.density.bench import Bench
-from benchmarks.density.plans import FEW_BLOCKS, SHORT_TAIL, Arm, Plan, arms, plans
+from benchmarks.density.plans import FEW_BLOCKS, SHORT_TAIL, Arm, Plan, plans
 from benchmarks.density.tables import (
-    GRADIENT_HEADER,
     BySeed,
     bias_cell,
     chance,
@@ -30,16 +30,27 @@ from benchmarks.density.tables import (
     draws_cell,
     figures,
     gradient_cells,
+    gradient_header,
     groups,
     mean,
     paired_difference,
 )
-from numpyro_sumo import SUMO, MultilevelSUMO
+from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO
 from numpyro_sumo.ragged import GUIDE
 from numpyro_sumo.stopping_times import GeometricTail, ReciprocalTail
 
 #: Expected draws of each datum.
 DRAWS = 5
+
+#: What is changed: tails cut short, gradients clipped before Adam's steps, averaged parameters.
+_clipped = partial(Arm, max_gradient_norm=30.0, averaged=True)
+_SUMO = partial(SUMO, 3, stopping_time=SHORT_TAIL, rotations=8)
+_MULTILEVEL = partial(MultilevelSUMO, 2, stopping_time=FEW_BLOCKS)
+USUAL = {
+    "iwelbo": _clipped("IWELBO", IWELBO(DRAWS)),
+    "sumo": _clipped("SUMO", _SUMO()),
+    "multilevel": _clipped("multilevel SUMO", _MULTILEVEL()),
+}
 
 #: Changes to the training of a loss: title, and fields of its arm.
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -81,7 +92,7 @@ LOSSES: dict[str, dict[str, tuple[str, Any]]] = {
     "sumo": {
         "one_order": ("one order of the draws instead of 8", SUMO(3, stopping_time=SHORT_TAIL)),
         "long_tail": ("1 draw, tail to 30", SUMO(1, stopping_time=_LONG, rotations=8)),
-        "variance": ("guide by variance", arms(DRAWS)["sumo_variance"].loss),
+        "variance": ("guide by variance", _SUMO(guide_objective="variance")),
         "no_baseline": (
             "guide by variance, no baseline",
             PlainSUMO(3, stopping_time=SHORT_TAIL, rotations=8, guide_objective="variance"),
@@ -92,7 +103,7 @@ LOSSES: dict[str, dict[str, tuple[str, Any]]] = {
             "1 draw, no limit on levels",
             MultilevelSUMO(1, stopping_time=GeometricTail(0.625)),
         ),
-        "variance": ("guide by variance", arms(DRAWS)["multilevel_variance"].loss),
+        "variance": ("guide by variance", _MULTILEVEL(guide_objective="variance")),
         "no_baseline": (
             "guide by variance, no baseline",
             PlainMultilevelSUMO(2, stopping_time=FEW_BLOCKS, guide_objective="variance"),
@@ -104,8 +115,8 @@ LOSSES: dict[str, dict[str, tuple[str, Any]]] = {
 def variants() -> dict[str, Arm]:
     """All arms: each loss, followed by its changes."""
     found = {}
-    for name in ("iwelbo", *LOSSES):
-        usual = found[name] = arms(DRAWS)[name]
+    for name in USUAL:
+        usual = found[name] = USUAL[name]
         for key, (title, options) in CHANGES.items():
             found[f"{name}_{key}"] = usual._replace(title=title, **options)
         for key, (title, loss) in LOSSES.get(name, {}).items():
@@ -116,10 +127,9 @@ def variants() -> dict[str, Arm]:
 def variant_plans(quick: bool) -> dict[str, Plan]:
     """All variants on the digits, and the unchanged losses trained three times as long."""
     digits = plans(quick)["digits"]._replace(judged_draws=100 if quick else 1_000)
-    usual = {name: arm for name, arm in arms(DRAWS).items() if name in ("iwelbo", *LOSSES)}
     return {
         "digits": digits._replace(arms={DRAWS: variants()}),
-        "longer": digits._replace(arms={DRAWS: usual}, epochs=3 * digits.epochs),
+        "longer": digits._replace(arms={DRAWS: USUAL}, epochs=3 * digits.epochs),
     }
 
 
@@ -200,8 +210,12 @@ def _table(
                 bias_cell(by_seed),
                 number(mean(figures(by_seed, "seconds")).value, 1),
             ]
-            rows.append([*row, *gradient_cells(by_seed)])
-    return f"## {heading}\n\n{markdown_table([*header, *GRADIENT_HEADER], rows)}\n" if rows else ""
+            rows.append([*row, *gradient_cells(by_seed, True)])
+    return (
+        f"## {heading}\n\n{markdown_table([*header, *gradient_header(True)], rows)}\n"
+        if rows
+        else ""
+    )
 
 
 if __name__ == "__main__":

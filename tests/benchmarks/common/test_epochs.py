@@ -22,6 +22,7 @@ from numpyro.infer import SVI
 from benchmarks.common.epochs import (
     Checkpoint,
     CheckpointError,
+    clipped_adam,
     gradient_norms,
     make_epoch,
     new_training,
@@ -56,7 +57,7 @@ def points_of(epoch):
 
 @pytest.fixture(scope="module")
 def program():
-    svi = SVI(model, guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
+    svi = SVI(model, guide, optimiser(partial(clipped_adam, lambda step: 1e-2, 50.0)), IWELBO(2))
     return svi, make_epoch(svi, STEPS, 0.9, batch_size=4)
 
 
@@ -136,7 +137,7 @@ def test_average_follows_the_parameters(program, tmp_path):
 
 def test_norms_are_those_before_clipping(program, tmp_path):
     svi, _ = program
-    tight = SVI(model, guide, optimiser(lambda step: 1e-2, 1e-3), IWELBO(2))
+    tight = SVI(model, guide, optimiser(partial(clipped_adam, lambda step: 1e-2, 1e-3)), IWELBO(2))
     norms = trained((tight, make_epoch(tight, STEPS, 0.9, batch_size=4)), tmp_path / "tight", 1)
     assert norms.gradient_norms.min() > 1e-2
 
@@ -173,11 +174,13 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tests.benchmarks.common import test_epochs
-from benchmarks.common.epochs import make_epoch, optimiser
+from functools import partial
+from benchmarks.common.epochs import clipped_adam, make_epoch, optimiser
 from numpyro.infer import SVI
 from numpyro_sumo import IWELBO
 
-svi = SVI(test_epochs.model, test_epochs.guide, optimiser(lambda step: 1e-2, 50.0), IWELBO(2))
+optim = optimiser(partial(clipped_adam, lambda step: 1e-2, 50.0))
+svi = SVI(test_epochs.model, test_epochs.guide, optim, IWELBO(2))
 run_epoch = make_epoch(svi, test_epochs.STEPS, 0.9, batch_size=4)
 
 def slowly(epoch):
@@ -223,7 +226,9 @@ def test_each_group_of_parameters_has_its_own_rate_and_clipping():
     params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2), "encoder_scale": jnp.ones(1)}
     gradients = {"decoder": jnp.array([3.0, 4.0]), "encoder": 2.0 * jnp.ones(2)}
     gradients["encoder_scale"] = jnp.ones(1)
-    optim = optimiser(lambda step: 1e-2, 1.0, {"encoder": 0.1, "encoder_scale": 0.5})
+    optim = optimiser(
+        partial(clipped_adam, lambda step: 1e-2, 1.0), {"encoder": 0.1, "encoder_scale": 0.5}
+    )
     updates, state = optim.update(gradients, optim.init(params), params)
     for name, rate in {"decoder": 1e-2, "encoder": 1e-3, "encoder_scale": 5e-3}.items():
         np.testing.assert_allclose(updates[name], -rate, rtol=1e-3)

@@ -1,6 +1,7 @@
 """Files appear completely or not at all, whoever writes them."""
 
 import errno
+from functools import partial
 from io import BytesIO
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from jax import random
 
 from numpyro.infer import SVI
 
-from benchmarks.common.epochs import Checkpoint, new_training, optimiser
+from benchmarks.common.epochs import Checkpoint, clipped_adam, new_training, optimiser
 from benchmarks.common.files import write_whole
 from benchmarks.common.results import write_json
 from benchmarks.posterior import reference
@@ -22,7 +23,7 @@ from numpyro_sumo import IWELBO
 
 
 def save_checkpoint(file):
-    optim = optimiser(optax.constant_schedule(0.1), 1.0)
+    optim = optimiser(partial(clipped_adam, optax.constant_schedule(0.1), 1.0))
     svi = SVI(lambda: None, lambda: None, optim, IWELBO(1))
     Checkpoint(file, "one").save(new_training(svi, svi.init(random.key(0)), 3))
 
