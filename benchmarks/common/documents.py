@@ -76,9 +76,8 @@ def density_in_full(folder: Path) -> str:
         f"{density.summary_table(results)}\n\n"
         f"Test negative log-likelihood in nats per point over {len(seeds)} seeds, by an unbiased\n"
         "estimate ± the standard error: IWELBO's, and the differences of the others from it at\n"
-        "the same expected draws (plus a baseline's 32 where it says so), seed by seed. Below\n"
-        "zero is better; bold is more than two standard errors, which chance alone exceeds in\n"
-        f"{chance(results)} of cells."
+        "about the same expected draws, seed by seed. Below zero is better; bold is more than two\n"
+        f"standard errors, which chance alone exceeds in {chance(results)} of cells."
     )
 
 
