@@ -76,10 +76,8 @@ def clipped_adam(
     schedule: optax.Schedule, max_gradient_norm: float, factor: float = 1.0
 ) -> optax.GradientTransformation:
     """Adam on gradients whose norm is clipped, with ``factor`` times the scheduled rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(max_gradient_norm),
-        optax.adam(lambda step: factor * schedule(step)),
-    )
+    adam = optax.adam(lambda step: factor * schedule(step))
+    return optax.chain(optax.clip_by_global_norm(max_gradient_norm), adam)
 
 
 def gradient_norms(optim_state: Any) -> jax.Array:

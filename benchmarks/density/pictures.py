@@ -28,7 +28,6 @@ COLOURS = {
     "multilevel": plots.PURPLE,
     "multilevel_cut": plots.PINK,
 }
-SHOWN = ("elbo", "iwelbo", "sumo", "multilevel")
 NUM_IMAGES = 14
 GRID = 80
 
@@ -118,7 +117,7 @@ def draw_pictures(folder: Path, results: dict[str, Any], bench: Bench) -> None:
         trained = {
             arm.title: params
             for key, arm in plan.arms[draws].items()
-            if key in SHOWN and (params := bench.average(Cell(name, draws, key, 0))) is not None
+            if (params := bench.average(Cell(name, draws, key, 0))) is not None
         }
         if not trained:
             continue

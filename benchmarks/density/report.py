@@ -58,8 +58,8 @@ Adam is [measured separately](../density_variants/report.md).
 - *k-hat* is the 90 % quantile over test points of the Pareto shape of the weights: beyond 0.7,
   standard errors are too small.
 - *s* is the time in training steps without compilation, beside other work. Trainings in parallel:
-  {_in_parallel(results)}. The ELBO's guide has the standard gradient; guides trained on other bounds
-  have the doubly reparameterised one.
+  {_in_parallel(results)}. The ELBO's guide has the standard gradient; guides trained on other
+  bounds have the doubly reparameterised one.
 
 {_agreement(results)}
 
