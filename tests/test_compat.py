@@ -14,11 +14,22 @@ from jax.sharding import AxisType, PartitionSpec
 import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import block, seed
+from numpyro.infer import MCMC, NUTS
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.initialization import init_to_value
 from numpyro.util import fori_collect
 
-from numpyro_sumo._compat import VectorGuide, collectable_key, vary_over, varying_axes
+from numpyro_sumo._compat import (
+    VectorGuide,
+    collectable_key,
+    inputs_of_mcmc,
+    jit_once,
+    pack_latents,
+    set_up_guide,
+    vary_over,
+    varying_axes,
+    with_posterior,
+)
 from numpyro_sumo.programs.jaxprs import _is_dropped, evaluate_equations
 
 
@@ -212,3 +223,36 @@ def test_equations_with_results_that_nothing_reads_are_evaluated(change):
     values = dict(zip(jaxpr.invars, [X]))
     (value,) = evaluate_equations(jaxpr, jaxpr.eqns, values, jaxpr.outvars)
     np.testing.assert_array_equal(value, [8.0])
+
+
+def test_function_that_is_run_once_gives_what_it_gives():
+    np.testing.assert_allclose(jit_once(lambda x: jnp.sin(x).sum())(jnp.ones(3)), 3 * np.sin(1.0))
+
+
+def test_vector_of_a_guide_packs_and_unpacks_sites_in_its_own_order():
+    guide = AutoDiagonalNormal(model)
+    set_up_guide(guide, (), {})
+    vector = jnp.array([0.1, -0.2, 0.3])
+    unpacked = guide._unpack_and_constrain(vector, {})
+    packed, own = pack_latents(guide, unpacked)
+    np.testing.assert_allclose(packed["_auto_latent"], vector, rtol=1e-6)
+    assert own == {"a", "z"}
+
+
+def test_guide_with_another_posterior_leaves_the_first_as_it_was():
+    guide = AutoDiagonalNormal(model, init_scale=0.5)
+    set_up_guide(guide, (), {})
+    assert guide.prototype_trace is not None
+    other = with_posterior(guide, dist.Normal(7.0, 1e-6).expand([3]).to_event(1))
+    drawn = numpyro.handlers.trace(numpyro.handlers.seed(other, 0)).get_trace()
+    np.testing.assert_allclose(drawn["_auto_latent"]["value"], 7.0, rtol=1e-4)
+    first = numpyro.handlers.trace(numpyro.handlers.seed(guide, 0)).get_trace()
+    assert np.all(np.abs(first["_auto_latent"]["value"]) < 6.0)
+
+
+def test_arguments_of_chains_are_those_they_ran_with():
+    mcmc = MCMC(NUTS(model), num_warmup=1, num_samples=1, progress_bar=False)
+    with pytest.raises(ValueError, match="MCMC that has run"):
+        inputs_of_mcmc(mcmc)
+    mcmc.run(random.key(0))
+    assert inputs_of_mcmc(mcmc) == ((), {})

@@ -8,6 +8,7 @@ import numpy as np
 import jax
 from jax import lax, random
 
+from numpyro_sumo._compat import jit_once
 from numpyro_sumo.checks import check_sample_size
 from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K, check_log_weights, mean_and_error
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
@@ -106,9 +107,9 @@ def certify(
     refuse_subsamples(found.model.trace)
     proposal = proposal.split(found.data_dims)
     draws_key, resampling_key = random.split(rng_key)
-    draws = jax.jit(lambda key: proposal.draws(key, num_samples, batch_size))(draws_key)
+    draws = jit_once(lambda key: proposal.draws(key, num_samples, batch_size))(draws_key)
     offset = float(random.uniform(resampling_key))
-    complete = jax.jit(
+    complete = jit_once(
         lambda sites: lax.map(programs.with_deterministic, sites, batch_size=batch_size)
     )
     figures = _figures(found, draws, offset, complete)

@@ -13,6 +13,7 @@ from jax import lax, random
 from numpyro.distributions import Unit
 from numpyro.handlers import seed, substitute, trace, uncondition
 
+from numpyro_sumo._compat import jit_once
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, Trace, is_enumerated, latent_sites
 
@@ -77,7 +78,9 @@ class ModelGroups:
             return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in observed}
 
         observed = list(self.observed)
-        return jax.jit(lambda draws: lax.map(of_draw, draws, batch_size=_BATCH))(draws)
+        run = jit_once(lambda draws: lax.map(of_draw, draws, batch_size=_BATCH))
+        found: dict[str, jax.Array] = run(draws)
+        return found
 
     def posterior_predictive(self, rng_key: jax.Array, draws: Params) -> dict[str, jax.Array]:
         """New values of the observed sites given each draw, with a leading axis of draws."""
@@ -88,7 +91,7 @@ class ModelGroups:
 
         observed = list(self.observed)
         keys = random.split(rng_key, len(next(iter(draws.values()))))
-        run = jax.jit(lambda keys, draws: lax.map(of_draw, (keys, draws), batch_size=_BATCH))
+        run = jit_once(lambda keys, draws: lax.map(of_draw, (keys, draws), batch_size=_BATCH))
         found: dict[str, jax.Array] = run(keys, draws)
         return found
 
