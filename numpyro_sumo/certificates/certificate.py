@@ -23,7 +23,8 @@ class Certificate(CertifiedDraws):
         """What to do with this guide: "good", "correct it", or "do not trust it".
 
         Good: its draws may be used as they are; by their weights, each mean is within 0.1 posterior
-        sds, each sd within 10 %, and the KL at most 0.1 nats. Correct it: use :attr:`resampled` or
+        sds, each sd within 10 %, and the KL at most 0.1 nats (0.002 for each latent number if these
+        are more than 50). Correct it: use :attr:`resampled` or
         :class:`~numpyro_sumo.IndependenceMetropolis`. Do not trust it: nor its weights. A mode that
         the guide never draws is seen by none of these.
         """

@@ -158,8 +158,7 @@ def _figures(
 
 def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> dict[str, float]:
     """Bounds on ELBO and KL, and log-evidence, with standard errors ``_se``."""
-    # Linearised errors: d log(mean weight) = d(mean weight) / mean weight.
-    relative = weights.relative.reshape(len(below), -1).sum(axis=1)
+    relative = weights.influence
     log_evidence = float(weights.log_evidence.sum())
     estimates: dict[str, tuple[float, np.ndarray]] = {
         "elbo_lower": (below.mean(), below),

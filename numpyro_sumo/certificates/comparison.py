@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from numpyro_sumo.diagnostics.summaries import mean_and_error
 
 from .certificate import Certificate
@@ -13,7 +11,7 @@ class Comparison(NamedTuple):
     """Estimates of the first guide less those of the second, in nats, with standard errors.
 
     :param elbo: above zero where the first guide is closer to the posterior: its KL is smaller by
-        as much.
+        as much (for hierarchical guides, the upper bound on its KL).
     :param log_evidence: zero within its error if both guides cover the posterior; otherwise the
         guide with the smaller one misses part of it.
     """
@@ -65,11 +63,7 @@ def compare_certificates(first: Certificate, second: Certificate) -> Comparison:
             f"Expected certificates of one model; their latent sites are {sites[0]} and {sites[1]}."
             " Compare models by their log_evidence."
         )
-    relative = [
-        each.weights.relative.reshape(each.num_samples, -1).sum(axis=1) for each in (first, second)
-    ]
-    # Linearised: d log(mean weight) = d(mean weight) / mean weight.
-    _, evidence_error = mean_and_error(np.subtract(*relative))
+    _, evidence_error = mean_and_error(first.weights.influence - second.weights.influence)
     elbo, elbo_error = mean_and_error(first.log_weights - second.log_weights)
     difference = first.log_evidence - second.log_evidence
     return Comparison(float(elbo), float(elbo_error), difference, float(evidence_error))

@@ -6,8 +6,9 @@ import warnings
 import numpy as np
 from scipy.special import logsumexp
 
-from numpyro_sumo.checks import check_positive_integer
+from numpyro_sumo.checks import check_sample_size
 from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
+from numpyro_sumo.programs.sites import scale_of
 
 from .certificate import Certificate
 from .model_groups import ModelGroups
@@ -35,7 +36,7 @@ class LOO(NamedTuple):
     indices: np.ndarray
 
     def __str__(self) -> str:
-        poor = int((self.pareto_k > LARGEST_PARETO_K).sum())
+        poor = int((~(self.pareto_k <= LARGEST_PARETO_K)).sum())
         return (
             f"elpd {self.elpd:.2f} ± {self.elpd_se:.2f} nats, of {len(self.pointwise)} data; "
             f"p_loo {self.p_loo:.2f}; {poor} with k-hat above {LARGEST_PARETO_K}"
@@ -51,12 +52,13 @@ def loo(certificate: Certificate, *, num_data: int | None = None, seed: int = 0)
         r_{si} = \frac{w_s}{p(y_i \mid z_s)}, \qquad w_s = \frac{p(y, z_s)}{q(z_s)}
 
     where the ratios :math:`r_{si}` are Pareto-smoothed for each datum. The guide need not be the
-    posterior: what it lacks is in its weights :math:`w_s`. Every value of an observed site is a
-    datum. For ``arviz.compare`` pass :func:`~numpyro_sumo.to_arviz` of the certificates.
+    posterior: what it lacks is in its weights :math:`w_s`. A datum is a value of an observed site,
+    a vector if the site is multivariate; masked ones are left out. For ``arviz.compare`` pass
+    :func:`~numpyro_sumo.to_arviz` of the certificates.
 
     :param certificate: of the fit, with its draws.
-    :param num_data: for large data, evaluate so many of them, chosen at random, and estimate the
-        sum over all by the difference from log p(yᵢ | posterior mean).
+    :param num_data: for large data, evaluate so many of them (at least 2), chosen at random, and
+        estimate the sum over all by the difference from log p(yᵢ | posterior mean).
     :param seed: for the choice of ``num_data``.
     :return: estimates in nats.
     :raises ValueError: for a model without observed sites, with sites that are summed out, or with
@@ -82,39 +84,37 @@ def loo(certificate: Certificate, *, num_data: int | None = None, seed: int = 0)
     True
     """
     if num_data is not None:
-        check_positive_integer("num_data", num_data)
+        check_sample_size("num_data", num_data)
     latents = certificate.latents
     model = ModelGroups(certificate.programs, {name: v[0] for name, v in latents.items()})
     _check(certificate, model)
     log_weights = certificate.log_weights
-    columns = lambda found: np.concatenate(
-        [np.asarray(v, np.float64).reshape(len(v), -1) for v in found.values()], axis=1
-    )
-    at_mean = columns(model.log_likelihood(_posterior_mean(certificate)))[0]
-    count, rng = len(at_mean), np.random.default_rng(seed)
-    chosen = np.arange(count)
-    if num_data is not None and num_data < count:
-        chosen = np.sort(rng.choice(count, num_data, replace=False))
-    log_likelihood = columns(model.log_likelihood(latents))[:, chosen]
-    pointwise, pareto_k, errors = _leave_one_out(log_weights, log_likelihood)
+    data = model.unmasked
+    at_mean = model.log_likelihood_of(_posterior_mean(certificate), data)[0]
+    chosen = np.arange(len(data))
+    if num_data is not None and num_data < len(data):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(data), num_data, replace=False))
+    log_likelihood = model.log_likelihood_of(latents, data[chosen])
+    _check_likelihoods(log_likelihood)
+    pointwise, pareto_k, influence = _leave_one_out(log_weights, log_likelihood)
     with_all = logsumexp(log_weights[:, None] - logsumexp(log_weights) + log_likelihood, axis=0)
     elpd, elpd_se = _total(pointwise, at_mean, chosen)
-    if np.any(pareto_k > LARGEST_PARETO_K):
+    if poor := int((~(pareto_k <= LARGEST_PARETO_K)).sum()):
         warnings.warn(
-            f"Expected a k-hat up to {LARGEST_PARETO_K} for each datum; it is larger for "
-            f"{int((pareto_k > LARGEST_PARETO_K).sum())} of {len(pareto_k)}, which dominate what "
-            "is learned. Refit without them, or use K-fold cross-validation.",
+            f"Expected a k-hat up to {LARGEST_PARETO_K} for each datum; it is larger for {poor} of "
+            f"{len(pareto_k)}, which dominate what is learned. Refit without them, or use K-fold "
+            "cross-validation.",
             stacklevel=2,
         )
-    share = count / len(chosen)
+    share = len(data) / len(chosen)
     return LOO(
         elpd,
         elpd_se,
-        float(share * np.sqrt((errors**2).sum())),
+        float(share * np.sqrt((influence**2).sum())),
         float(share * (with_all - pointwise).sum()),
         pointwise,
         pareto_k,
-        chosen,
+        data[chosen],
     )
 
 
@@ -129,11 +129,27 @@ def _check(certificate: Certificate, model: ModelGroups) -> None:
             "Expected a model whose data are independent given its latent sites; its discrete "
             "sites are summed out, which couples them. Write the sum as a mixture distribution."
         )
+    scaled = [n for n, site in model.observed.items() if not np.all(scale_of(site) == 1.0)]
+    if scaled:
+        raise ValueError(
+            f"Expected observed sites without a scale, whose data count once; {scaled} have one. "
+            "Drop handlers.scale and subsample_size."
+        )
     if certificate.per_datum is not None:
         raise ValueError(
             "Expected latent sites that data have in common; plates enclose all sites, so that "
             "each datum has its own. Its leave-one-out density is its evidence: "
             "certificate.per_datum.log_evidence."
+        )
+
+
+def _check_likelihoods(log_likelihood: np.ndarray) -> None:
+    impossible = int((~np.isfinite(log_likelihood)).any(axis=1).sum())
+    if impossible:
+        raise ValueError(
+            f"Expected draws under which every datum has a density; {impossible} of "
+            f"{len(log_likelihood)} give one of them zero or NaN. Give the guide the support that "
+            "the data leave."
         )
 
 
@@ -149,14 +165,16 @@ def _posterior_mean(certificate: Certificate) -> dict[str, np.ndarray]:
 def _leave_one_out(
     log_weights: np.ndarray, log_likelihood: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log p(yᵢ | y₋ᵢ), k-hat and Monte Carlo error of each column of log-likelihoods."""
+    """log p(yᵢ | y₋ᵢ) and k-hat of each column of log-likelihoods; the influence of each draw.
+
+    The influence is to first order on the sum over data, whose errors have the draws in common.
+    """
     from numpyro_sumo.diagnostics.pareto_k import pareto_smoothed
 
     ratios, pareto_k = pareto_smoothed((log_weights[:, None] - log_likelihood).T)
     values = logsumexp(ratios + log_likelihood.T, axis=1)
     relative = np.exp(log_likelihood.T - values[:, None])
-    errors = np.sqrt((np.exp(2.0 * ratios) * (relative - 1.0) ** 2).sum(axis=1))
-    return values, pareto_k, errors
+    return values, pareto_k, (np.exp(ratios) * (relative - 1.0)).sum(axis=0)
 
 
 def _total(pointwise: np.ndarray, at_mean: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:

@@ -55,9 +55,10 @@ def marginals_of(
     error = lambda terms: np.sqrt((terms**2).sum(axis=0)) / count
     safe_sd = np.where(corrected_sd > 0.0, corrected_sd, 1.0)
     shift = (mean - corrected_mean) / safe_sd
-    squares = (values - mean) ** 2 - count * smoothed * deviation**2
+    # A self-normalised mean of squares is linear in weights times squares less that mean.
+    squares = (values - mean) ** 2 - sd**2 - count * smoothed * (deviation**2 - variance)
     ratio = np.where(corrected_sd > 0.0, sd / safe_sd, np.where(sd > 0.0, np.inf, 1.0))
-    squares_error = error(squares - squares.mean(axis=0)) / safe_sd**2
+    squares_error = error(squares) / safe_sd**2
     return Marginals(
         names,
         mean,

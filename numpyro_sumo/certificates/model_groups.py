@@ -9,13 +9,14 @@ import numpy as np
 
 import jax
 from jax import lax, random
+import jax.numpy as jnp
 
-from numpyro.distributions import Unit
+from numpyro.distributions import Unit, biject_to
 from numpyro.handlers import seed, substitute, trace, uncondition
 
 from numpyro_sumo._compat import jit_once
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params, Trace, is_enumerated, latent_sites
+from numpyro_sumo.programs.sites import Params, Trace, is_enumerated, latent_sites, masks_of
 
 _BATCH = 100
 
@@ -36,7 +37,7 @@ class ModelGroups:
         """The model's sites at the example."""
         return self._trace(self.programs.model, random.key(0), self.example)
 
-    @property
+    @cached_property
     def observed(self) -> Trace:
         """The observed sample sites, without factors."""
         return {
@@ -71,15 +72,48 @@ class ModelGroups:
         return found
 
     def log_likelihood(self, draws: dict[str, Any]) -> dict[str, jax.Array]:
-        """log p of each observed value given each draw, in nats, with a leading axis of draws."""
+        """log p of each observed value given each draw, in nats, with a leading axis of draws.
 
-        def of_draw(latents: Params) -> dict[str, jax.Array]:
-            sites = self._trace(self.programs.model, random.key(0), latents)
-            return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in observed}
-
-        observed = list(self.observed)
-        run = jit_once(lambda draws: lax.map(of_draw, draws, batch_size=_BATCH))
+        Without scales of plates and handlers; zero where an observation is masked.
+        """
+        run = jit_once(lambda draws: lax.map(self._log_probs, draws, batch_size=_BATCH))
         found: dict[str, jax.Array] = run(draws)
+        return found
+
+    def log_likelihood_of(self, draws: dict[str, Any], data: np.ndarray) -> np.ndarray:
+        """The same of some of all observed values in a row, shape ``(draws, data)``."""
+
+        def of_draw(latents: Params) -> jax.Array:
+            found = [jnp.ravel(values) for values in self._log_probs(latents).values()]
+            return jnp.concatenate(found)[data]
+
+        run = jit_once(lambda draws: lax.map(of_draw, draws, batch_size=_BATCH))
+        return np.asarray(run(draws), np.float64)
+
+    @property
+    def unmasked(self) -> np.ndarray:
+        """Places of observed values that are not masked, among all in a row."""
+        kept = []
+        for site in self.observed.values():
+            values = np.shape(site["value"])
+            batch = values[: len(values) - site["fn"].event_dim]
+            whole = np.ones(np.broadcast_shapes(batch, site["fn"].batch_shape), bool)
+            for mask, event_dim in masks_of(site["fn"]):
+                inner = tuple(range(-(site["fn"].event_dim - event_dim), 0))
+                # A vector is masked if all of its parts are.
+                whole = whole & (np.any(mask, axis=inner) if np.ndim(mask) else np.asarray(mask))
+            kept.append(whole.ravel())
+        return np.flatnonzero(np.concatenate(kept))
+
+    def unconstrained(self, draws: dict[str, Any]) -> dict[str, jax.Array]:
+        """Draws of the latent sites in unconstrained space, with a leading axis of draws."""
+
+        def of_draw(latents: Params) -> Params:
+            sites = self._trace(self.programs.model, random.key(0), latents)
+            supports = {name: sites[name]["fn"].support for name in latents}
+            return {name: biject_to(s).inv(latents[name]) for name, s in supports.items()}
+
+        found: dict[str, jax.Array] = jit_once(jax.vmap(of_draw))(draws)
         return found
 
     def posterior_predictive(self, rng_key: jax.Array, draws: Params) -> dict[str, jax.Array]:
@@ -106,6 +140,10 @@ class ModelGroups:
         """The elements of each plate, by its name."""
         plates = {n: site["value"] for n, site in self.sites.items() if site["type"] == "plate"}
         return {f"{name}_dim": np.asarray(indices) for name, indices in plates.items()}
+
+    def _log_probs(self, latents: Params) -> dict[str, jax.Array]:
+        sites = self._trace(self.programs.model, random.key(0), latents)
+        return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in self.observed}
 
     def _trace(self, model: Any, rng_key: jax.Array, latents: Params) -> Trace:
         params, args, kwargs = self.programs.inputs

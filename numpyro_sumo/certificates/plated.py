@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numpyro_sumo.programs.sites import latent_sites
+from numpyro_sumo.programs.sites import is_enumerated, latent_sites
 from numpyro_sumo.programs.validation import Inspection
 
 
@@ -24,7 +24,8 @@ class Plated:
     def of(cls, found: Inspection) -> "Plated":
         """Of a model whose sites have been inspected."""
         sites = latent_sites(found.model.trace)
-        event_dims = {name: int(site["fn"].event_dim) for name, site in sites.items()}
+        drawn = {name: site for name, site in sites.items() if not is_enumerated(site)}
+        event_dims = {name: int(site["fn"].event_dim) for name, site in drawn.items()}
         return cls(tuple(sorted(found.data_dims)), event_dims)
 
     def spread(self, name: str, values: np.ndarray, of_data: np.ndarray) -> np.ndarray:

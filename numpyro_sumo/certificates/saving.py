@@ -1,6 +1,7 @@
 """Certificates in files: arrays as safetensors, the rest as JSON in the same file."""
 
 from dataclasses import fields
+import hashlib
 import inspect
 import json
 import os
@@ -14,11 +15,13 @@ from safetensors.numpy import save_file
 
 import jax
 from jax import random
+import jax.numpy as jnp
 
 from numpyro.infer import autoguide
 
 from numpyro_sumo.guides.auto_hierarchical import AutoHierarchicalNormal
-from numpyro_sumo.guides.proposals import density_program
+from numpyro_sumo.guides.extended_draws import ExtendedDraws
+from numpyro_sumo.guides.proposals import proposal_of
 from numpyro_sumo.programs.log_target import log_target
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Program
@@ -30,6 +33,17 @@ from .weights import WeightSummary
 
 #: Of the file's layout; files of another one are refused.
 FORMAT = "1"
+
+#: Options of automatic guides that do not matter once they are trained.
+_OF_TRAINING = {
+    "self",
+    "model",
+    "init_loc_fn",
+    "init_scale",
+    "forward_mode_differentiation",
+    "hessian_fn",
+}
+_UNKNOWN = object()
 
 #: Draws at which the model is compared with the one that was certified.
 _COMPARED = 3
@@ -71,7 +85,8 @@ def save(path: str | os.PathLike[str], certificate: Certificate) -> None:
     tree = {name: _pack(value, name, arrays) for name, value in values.items()}
     metadata = {
         "format": FORMAT,
-        "guide": json.dumps(_describe(programs.guide)),
+        "guide": json.dumps(_describe(programs)),
+        "inputs": _fingerprint(programs),
         "key_impl": str(random.key_impl(certificate.rng_key)),
         "values": json.dumps(tree),
     }
@@ -126,8 +141,14 @@ def load(
         programs=programs,
         rng_key=key,
     )
-    _check_model(certificate, path)
-    density_program(programs)  # sets an automatic guide up
+    if metadata["inputs"] != _fingerprint(programs):
+        raise ValueError(
+            f"Expected the arguments that were certified; those of {path} are others. Pass the "
+            "same data."
+        )
+    few = {name: values[:_COMPARED] for name, values in certificate.latents.items()}
+    _check_model(certificate, few, path)
+    _check_guide(certificate, few, path)
     return certificate
 
 
@@ -138,16 +159,17 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, _JSON):
         return {"value": value}
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        arrays[name] = np.array(value, order="C")
-        return {"array": name}
-    if isinstance(value, dict):
+        place = str(len(arrays))
+        arrays[place] = np.array(value, order="C")
+        return {"array": place}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {k: _pack(each, f"{name}/{k}", arrays) for k, each in value.items()}}
     if isinstance(value, list | tuple):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_pack(each, f"{name}/{k}", arrays) for k, each in enumerate(value)]}
     raise ValueError(
-        f"Expected arrays in dicts, lists and tuples; '{name}' is {type(value).__name__}. Save its "
-        "arrays by themselves."
+        f"Expected arrays in dicts by name, lists and tuples; '{name}' is {type(value).__name__}. "
+        "Save its arrays by themselves."
     )
 
 
@@ -163,18 +185,41 @@ def _unpack(packed: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     return tuple(parts) if kind == "tuple" else parts
 
 
-def _describe(guide: Any) -> dict[str, Any]:
-    """The class of an automatic guide, and those of its options that are plain values."""
-    kind = type(guide)
-    if not isinstance(guide, autoguide.AutoGuide):
+def _describe(programs: Programs) -> dict[str, Any]:
+    """The class and options of an automatic guide; no class if it cannot be made again from them.
+
+    That is a guide written by hand, one of another program than the model, or one with an option
+    that is no plain value.
+    """
+    guide: Any = programs.guide
+    if not isinstance(guide, autoguide.AutoGuide) or guide.model is not programs.model:
         return {"class": None}
     options = {}
-    for name in inspect.signature(kind.__init__).parameters:
-        value = getattr(guide, name, getattr(guide, f"_{name}", None))
+    for name, parameter in inspect.signature(type(guide).__init__).parameters.items():
+        if name in _OF_TRAINING:
+            continue
+        value = getattr(guide, name, getattr(guide, f"_{name}", _UNKNOWN))
+        if value is parameter.default:
+            continue
         parts = value if isinstance(value, list | tuple) else [value]
-        if value is not None and all(isinstance(part, _JSON) for part in parts):
-            options[name] = value
-    return {"class": kind.__name__, "options": options}
+        if not all(isinstance(part, _JSON) for part in parts):
+            return {"class": None}
+        options[name] = value
+    return {"class": type(guide).__name__, "options": options}
+
+
+def _fingerprint(programs: Programs) -> str:
+    """A hash of the arguments of model and guide, arrays in JAX's precision."""
+    digest = hashlib.sha256()
+    leaves, structure = jax.tree.flatten((programs.args, programs.kwargs))
+    digest.update(str(structure).encode())
+    for leaf in leaves:
+        if isinstance(leaf, np.ndarray | np.generic | jax.Array | float):
+            array = np.asarray(jnp.asarray(leaf))
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()
 
 
 def _guide(description: dict[str, Any], model: Program) -> Program:
@@ -190,18 +235,39 @@ def _guide(description: dict[str, Any], model: Program) -> Program:
     return guide
 
 
-def _check_model(certificate: Certificate, path: str | os.PathLike[str]) -> None:
+def _check_model(
+    certificate: Certificate, few: dict[str, np.ndarray], path: str | os.PathLike[str]
+) -> None:
     """Refuses a model under which the draws have other densities than when they were saved."""
-    few = {name: values[:_COMPARED] for name, values in certificate.latents.items()}
     programs, expected = certificate.programs, certificate.log_target[:_COMPARED]
     try:
         of_draw = lambda latents: log_target(random.key(0), programs, latents)
         found = np.asarray(jax.vmap(of_draw)(few))
-        is_same = np.allclose(found, expected, rtol=1e-4, atol=1e-3, equal_nan=True)
+        is_same = np.allclose(found, expected, rtol=1e-5, atol=1e-3, equal_nan=True)
     except (TypeError, ValueError, KeyError):
         is_same = False
     if not is_same:
         raise ValueError(
             f"Expected the model and data that were certified; those of {path} give the draws "
             "other densities. Pass the same model and arguments."
+        )
+
+
+def _check_guide(
+    certificate: Certificate, few: dict[str, np.ndarray], path: str | os.PathLike[str]
+) -> None:
+    """Refuses a guide under which the draws have other densities than when they were saved."""
+    proposal = proposal_of(certificate.programs, 1, 0.0)
+    proposal.check()
+    if isinstance(proposal, ExtendedDraws):
+        return  # its density is an estimate
+    expected = (certificate.log_target - certificate.log_weights)[:_COMPARED]
+    try:
+        density = jax.vmap(lambda latents: proposal.log_density(random.key(0), latents))(few)
+    except NotImplementedError:
+        return  # a flow without an inverse
+    if not np.allclose(density, expected, rtol=1e-3, atol=1e-2):
+        raise ValueError(
+            f"Expected the guide that was certified; that of {path} gives its draws other "
+            "densities. Pass the same guide, with the same options."
         )

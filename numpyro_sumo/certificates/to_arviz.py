@@ -1,5 +1,6 @@
 """A fit as ArviZ data: draws, likelihoods, predictions and data, with dims from the plates."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ import jax
 from jax import random
 
 from numpyro.infer import MCMC
-from numpyro.infer.util import unconstrain_fn
 
 from numpyro_sumo._compat import inputs_of_mcmc
 from numpyro_sumo.checks import check_positive_integer
@@ -36,7 +36,8 @@ def to_arviz(
     the model's arguments), and ``sample_stats``: of a certificate ``lp`` (log p(x, z)), ``log_q``
     and ``log_weight`` in nats; of chains what was collected by ``extra_fields``. The axes of a site
     are named after its plates, ``school_dim`` for a plate ``school``. Models whose discrete sites
-    are summed out have neither likelihoods nor predictions.
+    are summed out have neither likelihoods nor predictions. The log-likelihood of a masked
+    observation is zero.
 
     :param fit: from :func:`~numpyro_sumo.certify`; or an :class:`~numpyro.infer.MCMC` that has run.
     :param corrected: of a certificate, whether to take the resampled draws, which are close to the
@@ -102,6 +103,11 @@ def _of_chains(mcmc: MCMC) -> tuple[Any, ...]:
     """The same of MCMC, all chains."""
     args, kwargs = inputs_of_mcmc(mcmc)
     kernel = mcmc.sampler
+    if kernel.model is None:
+        raise ValueError(
+            "Expected chains of a model; the kernel was made from a potential_fn. Pass its draws "
+            "to arviz.from_numpyro."
+        )
     programs = Programs(kernel.model, kernel.model, getattr(kernel, "params", {}), args, kwargs)
     draws = mcmc.get_samples(group_by_chain=True)
     posterior = {name: np.asarray(values) for name, values in draws.items()}
@@ -119,19 +125,12 @@ def _groups(rng_key: jax.Array, model: ModelGroups, latents: Params) -> dict[str
     """The groups that the model is run for."""
     shape = next(iter(latents.values())).shape[:2]
     flat = {name: values.reshape(-1, *values.shape[2:]) for name, values in latents.items()}
-    params, args, kwargs = model.programs.inputs
-    fixed = model.programs.replace(params={})
-    unconstrain = lambda one: unconstrain_fn(fixed.model, args, kwargs, {**params, **one})
-    found: dict[str, Any] = {
-        "unconstrained_posterior": {
-            name: values
-            for name, values in jax.jit(jax.vmap(unconstrain))(flat).items()
-            if name in latents
-        }
-    }
+    found: dict[str, Any] = {"unconstrained_posterior": model.unconstrained(flat)}
     if model.observed and not model.sums_out_sites:
         found["log_likelihood"] = model.log_likelihood(flat)
-        found["posterior_predictive"] = model.posterior_predictive(rng_key, flat)
+        # A distribution with a density only cannot predict.
+        with suppress(NotImplementedError):
+            found["posterior_predictive"] = model.posterior_predictive(rng_key, flat)
     in_chains = lambda values: np.asarray(values).reshape(*shape, *values.shape[1:])
     data = {"observed_data": model.observed_data, "constant_data": model.constant_data}
     return jax.tree.map(in_chains, found) | {name: group for name, group in data.items() if group}

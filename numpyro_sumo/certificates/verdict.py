@@ -7,6 +7,7 @@ import numpy as np
 from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
 
 from .certified_draws import CertifiedDraws
+from .error_bounds import LARGEST_FINITE_VARIANCE_K
 
 GOOD, CORRECT, DISTRUST = "good", "correct it", "do not trust it"
 
@@ -26,8 +27,9 @@ BLIND_SPOT = (
 #: Largest error of a mean, in posterior sds, and of an sd, as a share of it, of a good guide.
 LARGEST_SHIFT = LARGEST_SD_ERROR = 0.1
 
-#: Largest KL of a good guide from the posterior, in nats.
-LARGEST_KL = 0.1
+#: Largest KL of a good guide from the posterior, in nats: for few latent numbers, and for each of
+#: many.
+LARGEST_KL, LARGEST_KL_EACH = 0.1, 0.002
 
 #: Fewest effective draws from which means and sds can be corrected.
 _FEWEST_EFFECTIVE = 100
@@ -53,17 +55,24 @@ def judge(certificate: CertifiedDraws) -> Judgement:
     if not (distrust or problems):
         problems = _divergence(certificate)
     verdict = DISTRUST if distrust else CORRECT if problems else GOOD
-    return Judgement(verdict, (*distrust, *problems, *_reverse_model(certificate)))
+    others = [*_infinite_variance(certificate), *_reverse_model(certificate)]
+    return Judgement(verdict, (*distrust, *problems, *others))
 
 
 def _weights(certificate: CertifiedDraws) -> list[str]:
     """Why the weights are not to be trusted."""
     where = " of the worst datum" if certificate.per_datum is not None else ""
+    if certificate.pareto_k == np.inf:
+        return [
+            f"{certificate.num_samples} draws are too few for a k-hat, without which the weights "
+            "cannot be trusted. Raise num_samples to 1,000 or more."
+        ]
     if certificate.pareto_k > LARGEST_PARETO_K:
         return [
             f"The weights{where} have k-hat {certificate.pareto_k:.2f}, above {LARGEST_PARETO_K}: "
-            "a few draws dominate. Train longer, use a richer guide (AutoMultivariateNormal, "
-            "AutoHierarchicalNormal), or run IndependenceMetropolis with alternate=NUTS(model)."
+            "their tail is so heavy that averages under them need not converge. Train longer, use a "
+            "richer guide (AutoMultivariateNormal, AutoHierarchicalNormal), or run "
+            "IndependenceMetropolis with alternate=NUTS(model)."
         ]
     if certificate.ess < _FEWEST_EFFECTIVE:
         return [
@@ -111,11 +120,29 @@ def _sds(certificate: CertifiedDraws) -> list[str]:
 
 def _divergence(certificate: CertifiedDraws) -> list[str]:
     """A divergence that means and sds do not show."""
-    if certificate.kl_upper <= LARGEST_KL:
+    value, error = certificate.kl_upper, certificate.kl_upper_se
+    limit = max(LARGEST_KL, LARGEST_KL_EACH * len(certificate.marginals.names))
+    if value + _ERRORS * error <= limit:
+        return []
+    if value <= limit:
+        return [
+            f"The KL is {value:.2f} ± {error:.2f} nats, not known to be below {limit:.2g}. Raise "
+            "num_samples to know it better."
+        ]
+    return [
+        f"The KL is {value:.2f} nats, above {limit:.2g}, though means and sds are right: "
+        "correlations or a shape are not. Use AutoMultivariateNormal or a richer guide."
+    ]
+
+
+def _infinite_variance(certificate: CertifiedDraws) -> list[str]:
+    """Weights that can be averaged, but whose standard errors are too small."""
+    if not LARGEST_FINITE_VARIANCE_K < certificate.pareto_k <= LARGEST_PARETO_K:
         return []
     return [
-        f"The KL is {certificate.kl_upper:.2f} nats, above {LARGEST_KL}, though means and sds are "
-        "right: correlations or a shape are not. Use AutoMultivariateNormal or a richer guide."
+        f"k-hat is above {LARGEST_FINITE_VARIANCE_K}: the variance of the weights is infinite. "
+        "Log-evidence tends to be too low, and all ± are too small. Certify with several keys, or "
+        "use a richer guide."
     ]
 
 

@@ -8,15 +8,17 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.infer.util import unconstrain_fn
-
 from numpyro_sumo.checks import check_positive_integer
 
 from .certificate import Certificate
 from .marginals import in_columns
+from .model_groups import ModelGroups
 
 #: Up to so many latent numbers the mass matrix is dense by default.
 _LARGEST_DENSE = 100
+
+#: Resampled draws are used if so many of them are effective.
+_FEWEST_EFFECTIVE = 100
 
 
 class WarmStart(NamedTuple):
@@ -37,16 +39,18 @@ def warm_start(
     """Starts NUTS where a guide has been, with the covariance that it found.
 
     The starting points are resampled draws; the inverse mass matrix is the covariance (or the
-    variances) of resampled draws in unconstrained space. Short warm-up is then enough:
-    ``MCMC(NUTS(model, **warm.kernel), num_warmup=100, ...)``, which goes on adapting both. Chains
-    still find the posterior where the guide is wrong; they take longer.
+    variances) of resampled draws in unconstrained space. Where fewer than 100 of them are
+    effective, or fewer than two for each latent number, both come from the guide's draws as they
+    are. Short warm-up is then enough: ``MCMC(NUTS(model, **warm.kernel), num_warmup=100, ...)``,
+    which goes on adapting both. Chains still find the posterior where the guide is wrong; they take
+    longer.
 
     :param certificate: of the trained guide.
     :param num_chains: an integer ≥ 1.
     :param dense: whether the mass matrix has correlations; None for up to 100 latent numbers.
     :return: starting points and options.
-    :raises ValueError: for options outside these, or if fewer draws than latent numbers are left
-        for a dense matrix.
+    :raises ValueError: for options outside these, for more chains than draws, or for fewer than
+        two draws for each latent number of a dense matrix.
 
     >>> import jax, numpyro, numpyro.distributions as dist
     >>> from numpyro.infer import MCMC, NUTS
@@ -61,18 +65,24 @@ def warm_start(
     >>> mcmc.run(jax.random.key(2), init_params=warm.init_params)
     """
     check_positive_integer("num_chains", num_chains)
-    params, args, kwargs = certificate.programs.inputs
-    model, names = certificate.programs.model, sorted(certificate.latents)
-    resampled = {name: jnp.asarray(certificate.resampled[name]) for name in names}
-    unconstrain = lambda one: unconstrain_fn(model, args, kwargs, {**params, **one})
-    draws = {name: values for name, values in jax.jit(jax.vmap(unconstrain))(resampled).items()}
-    columns = in_columns({name: np.asarray(draws[name]) for name in names})
-    dim = columns.shape[1]
-    is_dense = dim <= _LARGEST_DENSE if dense is None else dense
-    if is_dense and certificate.ess < 2 * dim:
+    if num_chains > certificate.num_samples:
         raise ValueError(
-            f"Expected twice as many effective draws as latent numbers for a dense mass matrix; "
-            f"got {certificate.ess:.0f} for {dim}. Pass dense=False, or raise num_samples."
+            f"Expected a draw for each chain; got {certificate.num_samples} draws for {num_chains} "
+            "chains. Raise num_samples."
+        )
+    names = sorted(certificate.latents)
+    dim = len(certificate.marginals.names)
+    is_enough = certificate.ess >= max(_FEWEST_EFFECTIVE, 2 * dim)
+    sites = certificate.resampled if is_enough else certificate.draws
+    constrained = {name: np.asarray(sites[name]) for name in names}
+    example = {name: values[0] for name, values in constrained.items()}
+    draws = ModelGroups(certificate.programs, example).unconstrained(constrained)
+    columns = in_columns({name: np.asarray(draws[name]) for name in names})
+    is_dense = dim <= _LARGEST_DENSE if dense is None else dense
+    if is_dense and certificate.num_samples < 2 * dim:
+        raise ValueError(
+            f"Expected twice as many draws as latent numbers for a dense mass matrix; got "
+            f"{certificate.num_samples} for {dim}. Pass dense=False, or raise num_samples."
         )
     matrix = np.cov(columns.T).reshape(dim, dim) if is_dense else columns.var(axis=0)
     at = random.choice(rng_key, certificate.num_samples, (num_chains,), replace=False)

@@ -22,6 +22,14 @@ class WeightSummary(NamedTuple):
     relative: np.ndarray
     smoothed: np.ndarray
 
+    @property
+    def influence(self) -> np.ndarray:
+        """What each draw adds to log-evidence, up to a constant, to first order: of all data.
+
+        d log(mean weight) = d(mean weight) / mean weight.
+        """
+        return np.asarray(self.relative.reshape(len(self.relative), -1).sum(axis=1))
+
 
 def summarise_weights(log_weights: np.ndarray) -> WeightSummary:
     """The summary of log-weights of shape ``(draws, *data)``.

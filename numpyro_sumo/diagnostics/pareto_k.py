@@ -36,7 +36,8 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tails = np.sort(rows, axis=-1)[:, -in_tail:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caller warns of a large k-hat
-        spread = tails[:, -1] - tails[:, 0] > 1e-4
+        lowest = rows.min(axis=1) if in_tail < _SMALLEST_TAIL else tails[:, 0]
+        spread = tails[:, -1] - lowest > 1e-4
         if in_tail < _SMALLEST_TAIL:
             k_hat[spread] = np.inf
         elif spread.any():

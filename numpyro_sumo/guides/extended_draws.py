@@ -14,7 +14,7 @@ from numpyro_sumo.programs.validation import Inspection
 
 from .defensive_reverse import DefensiveReverse
 from .hierarchical import Sites, check_hierarchical, check_reverse, hierarchical
-from .proposal import Proposal, WeightedDraw
+from .proposal import Proposal, WeightedDraw, refuse_unknown_latents
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class ExtendedDraws(Proposal):
 
     def check(self) -> Inspection:
         check_params_of_both(self.programs)
-        return check_hierarchical(self.programs, reparameterised=False)
+        found = check_hierarchical(self.programs, reparameterised=False)
+        refuse_unknown_latents(found)
+        return found
 
     def check_points(self) -> Sites:
         check_params(self.programs.guide, *self.programs.inputs)

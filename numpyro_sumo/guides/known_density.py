@@ -7,19 +7,23 @@ import jax
 from jax import random
 import jax.numpy as jnp
 
-from numpyro.distributions import Unit
+from numpyro.distributions import Distribution, Unit, biject_to
 from numpyro.handlers import seed, substitute, trace
 
+from numpyro_sumo._compat import jit_once
 from numpyro_sumo.programs.check_params import check_params, check_params_of_both
 from numpyro_sumo.programs.check_sites import check_auxiliary
+from numpyro_sumo.programs.elements import plates_apart
 from numpyro_sumo.programs.log_target import log_target
 from numpyro_sumo.programs.log_weights import log_joint, sum_to_data
+from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import (
     JOINT,
     Params,
     Trace,
     is_auxiliary,
     is_delta,
+    is_enumerated,
     is_masked_out,
     latent_sites,
 )
@@ -28,7 +32,7 @@ from numpyro_sumo.programs.validation import Inspection, check_programs, refuse_
 
 from .hierarchical import Sites
 from .invert_guide import invert_guide
-from .proposal import Proposal, WeightedDraw
+from .proposal import Proposal, WeightedDraw, refuse_unknown_latents
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,12 @@ class KnownDensity(Proposal):
         )
         _check_density(found.guide)
         refuse_scales(found.guide.trace, programs="the guide")
-        plates = found.plates_of_sites
-        return found._replace(data_plates=frozenset.intersection(*plates) if plates else JOINT)
+        refuse_unknown_latents(found)
+        _check_supports(self.programs, found)
+        if any(map(is_enumerated, latent_sites(found.model.trace).values())):
+            return found
+        found = found._replace(data_plates=frozenset.intersection(*found.plates_of_sites))
+        return found._replace(data_plates=plates_apart(self.programs, found))
 
     def check_points(self) -> Sites:
         programs = self.programs
@@ -116,6 +124,12 @@ def _check_density(guide: TracedGuide) -> None:
             "AutoDelta), which have none. Use AutoNormal, or AutoLaplaceApproximation for a "
             "mode."
         )
+    auxiliary = {name for name, site in sites.items() if is_auxiliary(site)}
+    if twice := sorted(name for name in functions if computed[name].draws - auxiliary):
+        raise ValueError(
+            f"Expected a guide with a density; its Delta sites {twice} are functions of other "
+            "latent sites, so that all of them together have none. Draw each of them."
+        )
     unknown = [n for n, s in guide.trace.items() if isinstance(s.get("fn"), Unit)]
     unknown += [name for name, site in sites.items() if is_masked_out(site["fn"])]
     if unknown:
@@ -123,6 +137,48 @@ def _check_density(guide: TracedGuide) -> None:
             f"Expected a guide whose density is that of its latent sites; {sorted(unknown)} are "
             "factors or draws without a density. Use a guide that samples its sites alone."
         )
+
+
+def _check_supports(programs: Programs, found: Inspection) -> None:
+    """Refuses a guide that cannot draw everywhere in the model's support."""
+    in_model, in_guide = latent_sites(found.model.trace), _targets(found.guide.trace)
+    names = [
+        name
+        for name, site in in_guide.items()
+        if not is_delta(site["fn"]) and not _same(site["fn"].support, in_model[name]["fn"].support)
+    ]
+    if not names:
+        return
+
+    def reaches(rng_key: jax.Array) -> dict[str, jax.Array]:
+        params, args, kwargs = programs.inputs
+        guide = trace(substitute(seed(programs.guide, rng_key), data=params))
+        guide_trace = guide.get_trace(*args, **kwargs)
+        values = {**params, **{name: guide_trace[name]["value"] for name in in_guide}}
+        model = trace(substitute(seed(programs.model, rng_key), data=values))
+        model_trace = model.get_trace(*args, **kwargs)
+        return {n: _covers(guide_trace[n]["fn"], model_trace[n]["fn"].support) for n in names}
+
+    for name, is_reached in jit_once(reaches)(random.key(0)).items():
+        if not is_reached:
+            raise ValueError(
+                f"Expected the guide to draw everywhere in the model's support; its site '{name}' "
+                f"({type(in_guide[name]['fn']).__name__}) is confined to a part of it. Give it a "
+                "distribution with the model's support."
+            )
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two supports are known to be the same without looking at arrays."""
+    return type(first) is type(second) and not jax.tree.leaves((first, second))
+
+
+def _covers(distribution: Distribution, support: Any) -> jax.Array:
+    """Whether the distribution's support holds some points all over another support."""
+    transform = biject_to(support)
+    shape = transform.inverse_shape(distribution.shape())
+    points = [transform(jnp.full(shape, at)) for at in (-8.0, -1.0, 0.0, 1.0, 8.0)]
+    return jnp.all(jnp.stack([jnp.all(distribution.support(point)) for point in points]))
 
 
 def _targets(guide_trace: Trace) -> Trace:

@@ -9,6 +9,7 @@ from jax import lax, random
 
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.sites import latent_sites
 from numpyro_sumo.programs.validation import Inspection
 
 from .hierarchical import Sites
@@ -32,6 +33,21 @@ class WeightedDraw(NamedTuple):
     def log_weight(self) -> jax.Array:
         """log p(x, z) − log q̂(z): weighted averages are unbiased for integrals over p."""
         return self.log_target - self.log_above
+
+
+def refuse_unknown_latents(found: Inspection) -> None:
+    """Refuses models without latent sites, and state whose trained values params do not have."""
+    if not latent_sites(found.model.trace):
+        raise ValueError(
+            "Expected a model with latent sites, which the guide draws; it has none. Evaluate its "
+            "log-density by numpyro.infer.util.log_density."
+        )
+    if found.has_mutable_state:
+        raise ValueError(
+            "Expected model and guide without mutable state (numpyro.mutable, batch statistics), "
+            "whose trained values are not among the params. Fix them by "
+            "numpyro.handlers.substitute(program, data=svi_state.mutable_state)."
+        )
 
 
 @dataclass(frozen=True)

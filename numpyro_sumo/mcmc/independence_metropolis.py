@@ -1,4 +1,4 @@
-"""Metropolis–Hastings chains that propose from a trained hierarchical guide."""
+"""An exact Markov chain that proposes from a trained guide of any kind."""
 
 from collections.abc import Callable
 from dataclasses import replace

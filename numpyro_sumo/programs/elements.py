@@ -106,6 +106,25 @@ def find_elements(
     return replace(whole, data_dims=found.data_dims, why_shared=why_shared), found
 
 
+def plates_apart(programs: Programs, found: Inspection) -> frozenset[Any]:
+    """The frames of those data plates whose elements do not affect each other, as is proven.
+
+    :param found: the programs, inspected, with their data plates.
+    """
+    whole = Elements(programs, random.key(0))
+
+    def is_apart(frame: Any) -> bool:
+        if frame.size == 1:
+            return True
+        try:
+            _cut(whole, found, frame)
+        except NotElementwise:
+            return False
+        return True
+
+    return frozenset(filter(is_apart, found.data_plates))
+
+
 def _by_dim(found: Inspection) -> list[Any]:
     """The data plates with more than one element, the outermost first; none without latents."""
     if not latent_sites(found.guide.trace):

@@ -17,7 +17,14 @@ from numpyro import handlers
 import numpyro.distributions as dist
 from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO, autoguide
 
-from numpyro_sumo import IndependenceMetropolis, ReverseKL, certify, kl_sandwich, log_marginal
+from numpyro_sumo import (
+    IndependenceMetropolis,
+    ReverseKL,
+    certify,
+    kl_sandwich,
+    log_marginal,
+    to_arviz,
+)
 from tests.helpers.guides import (
     GUIDES,
     X,
@@ -127,7 +134,48 @@ def test_each_element_of_a_plate_is_resampled_by_itself():
     np.testing.assert_allclose(total.var(axis=0), 2.0 / 3.0, rtol=2 * error)
 
 
+def across(x):
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Normal())
+        numpyro.sample("x", dist.Normal(z + jnp.roll(z, 1), 1.0), obs=x)
+
+
+def guide_of_across(x):
+    with numpyro.plate("data", len(x)):
+        numpyro.sample("z", dist.Normal(0.3 * x, 0.8))
+
+
+def test_elements_that_affect_each_other_have_one_joint_weight():
+    x = jnp.array([-1.0, 0.5, 2.0])
+    certificate = certify(random.key(0), across, guide_of_across, {}, x, num_samples=4_000)
+    design = np.eye(3) + np.roll(np.eye(3), 1, axis=0)
+    exact = stats.multivariate_normal.logpdf(x, cov=design @ design.T + np.eye(3))
+    assert certificate.per_datum is None
+    assert abs(certificate.log_evidence - exact) < Z * certificate.log_evidence_se < 0.2
+
+
 # Discrete sites that are summed out.
+
+
+def local_mixture(x):
+    with numpyro.plate("data", len(x)):
+        numpyro.sample("z", dist.Normal())
+        k = numpyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        numpyro.sample("x", dist.Normal(3.0 * k, 1.0), obs=x)
+
+
+def local_prior(x):
+    with numpyro.plate("data", len(x)):
+        numpyro.sample("z", dist.Normal())
+
+
+def test_sites_summed_out_within_a_plate_have_a_joint_weight():
+    pytest.importorskip("funsor")
+    x = np.array([-0.5, 2.9])
+    certificate = certify(random.key(0), local_mixture, local_prior, {}, x, num_samples=100)
+    exact = np.log(0.7 * stats.norm.pdf(x) + 0.3 * stats.norm.pdf(x, 3.0)).sum()
+    assert certificate.log_evidence == pytest.approx(exact, abs=1e-4)
+    assert dict(to_arviz(certificate).posterior["z"].sizes)["draw"] == 100
 
 
 def mixture(x):
@@ -262,7 +310,31 @@ def double_well():
     numpyro.factor("wells", 2.0 * z**2 - 0.1 * z**4)
 
 
+def delta_of_a_latent(x, y):
+    beta = numpyro.sample("beta", dist.Normal().expand([2]))
+    numpyro.sample("rate", dist.Delta(jnp.exp(beta[0])))
+
+
+def confined(x, y):
+    numpyro.sample("beta", dist.HalfNormal().expand([2]))
+    numpyro.sample("rate", dist.LogNormal())
+
+
+def partly_confined(x, y):
+    numpyro.sample("beta", dist.Normal().expand([2]))
+    numpyro.sample("rate", dist.Uniform(0.0, numpyro.param("limit", 5.0)))
+
+
+def with_state(x, y):
+    numpyro.mutable("state", {"count": 0.0})
+    by_hand(x, y)
+
+
 NO_DENSITY = {
+    "function": (lambda model: delta_of_a_latent, r"sites \['rate'\] are functions of other lat"),
+    "confined": (lambda model: confined, r"in the model's support; its site 'beta'.* is confined"),
+    "partly": (lambda model: partly_confined, r"site 'rate' \(Uniform\) is confined to a part"),
+    "state": (lambda model: with_state, "without mutable state .* Fix them by"),
     "delta": (autoguide.AutoDelta, "with a density; AutoDelta is a point.*Use AutoNormal"),
     "dais": (autoguide.AutoDAIS, "AutoDAIS knows only that of a whole.* Use AutoNormal"),
     "partly_delta": (partly_a_point, r"its sites \['beta'\] are points .*Use AutoNormal"),
@@ -281,6 +353,14 @@ def test_guide_without_a_density_is_refused_in_one_line(make, message):
     with pytest.raises(ValueError, match=message) as error:
         certify(random.key(0), regression, guide, params, X, Y, num_samples=10)
     assert str(error.value).startswith("Expected ") and "\n" not in str(error.value)
+
+
+def test_model_without_latent_sites_is_refused():
+    def nothing():
+        numpyro.sample("x", dist.Normal(), obs=0.3)
+
+    with pytest.raises(ValueError, match="with latent sites, .* it has none. Evaluate"):
+        certify(random.key(0), nothing, lambda: None, {})
 
 
 def test_laplace_approximation_that_is_not_at_a_mode_is_refused():

@@ -9,11 +9,12 @@ import pytest
 from scipy import stats
 
 from jax import random
+from jax.example_libraries import stax
 import jax.numpy as jnp
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, autoguide
 
 from numpyro_sumo import (
     IndependenceMetropolis,
@@ -173,6 +174,61 @@ def test_a_part_of_the_data_estimates_the_sum_over_all():
     assert totals.std(ddof=1) < 1.0 and of_subsample < 0.1 * whole.elpd_se**2
 
 
+def scaled_gaussian(x, y):
+    with numpyro.handlers.scale(scale=0.9):
+        gaussian(x, y)
+
+
+def masked_gaussian(x, y):
+    beta = numpyro.sample("beta", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("data", len(y)), numpyro.handlers.mask(mask=jnp.arange(len(y)) < 40):
+        numpyro.sample("y", dist.Normal(x @ beta, NOISE), obs=y)
+
+
+def guide_of_forty(x, y):
+    wide_guide(x[:40], y[:40])
+
+
+def uniform_data(y):
+    bound = numpyro.sample("bound", dist.Exponential())
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Uniform(0.0, bound), obs=y)
+
+
+def unbounded_guide(y):
+    numpyro.sample("bound", dist.LogNormal(0.5, 0.5))
+
+
+def test_masked_data_are_left_out_and_scaled_ones_are_refused():
+    inputs = MANY_X, MANY_Y
+    options = {"num_samples": 1_000}
+    found = loo(certify(random.key(0), masked_gaussian, guide_of_forty, {}, *inputs, **options))
+    np.testing.assert_array_equal(found.indices, np.arange(40))
+    few = certify(random.key(0), gaussian, wide_guide, {}, *(a[:40] for a in inputs), **options)
+    assert found.elpd == pytest.approx(loo(few).elpd, abs=1e-3)
+    scaled = certify(random.key(0), scaled_gaussian, wide_guide, {}, *inputs, **options)
+    with pytest.raises(ValueError, match=r"without a scale.*\['y'\] have one. Drop"):
+        loo(scaled)
+
+
+def test_draws_that_make_the_data_impossible_are_refused_by_leave_one_out():
+    y = jnp.array([0.3, 1.2])
+    certificate = certify(random.key(0), uniform_data, unbounded_guide, {}, y, num_samples=1_000)
+    with pytest.raises(ValueError, match=r"every datum has a density; \d+ of 1000 give one"):
+        loo(certificate)
+
+
+def test_error_over_draws_is_that_of_estimates_from_other_draws():
+    options = {"num_samples": 500}
+    results = [
+        loo(certify(random.key(key), gaussian, wide_guide, {}, MANY_X, MANY_Y, **options))
+        for key in range(40)
+    ]
+    spread = np.std([result.elpd for result in results], ddof=1)
+    reported = np.mean([result.monte_carlo_se for result in results])
+    assert reported == pytest.approx(spread, rel=0.35)
+
+
 def no_data():
     numpyro.sample("z", dist.Normal())
 
@@ -183,8 +239,8 @@ def test_leave_one_out_is_refused_where_it_means_nothing():
         loo(nothing)
     with pytest.raises(ValueError, match=r"in common; .*certificate.per_datum.log_evidence"):
         loo(local_certificate())
-    with pytest.raises(ValueError, match="num_data to be an integer >= 1; got 0"):
-        loo(gaussian_certificate(), num_data=0)
+    with pytest.raises(ValueError, match="num_data >= 2, .* got 1"):
+        loo(gaussian_certificate(), num_data=1)
 
 
 # Warm starts.
@@ -222,11 +278,23 @@ def test_warm_start_of_constrained_sites_is_in_unconstrained_space():
     assert warm.init_params["beta"].shape == (2,) and not warm.kernel["dense_mass"]
 
 
-def test_dense_matrix_of_too_few_draws_is_refused():
-    certificate = certify(random.key(0), no_data, no_data, {}, num_samples=2)
-    few = replace(certificate, ess=1.2)
+def test_warm_start_takes_the_guide_s_own_draws_where_weights_say_nothing():
+    certificate = replace(gaussian_certificate(), ess=1.2)
+    warm = warm_start(random.key(0), certificate, num_chains=3, dense=False)
+    own = np.asarray(certificate.draws["beta"])
+    np.testing.assert_allclose(
+        warm.kernel["inverse_mass_matrix"][("beta",)], own.var(axis=0), rtol=1e-4
+    )
+    assert len({tuple(start) for start in np.asarray(warm.init_params["beta"])}) == 3
+
+
+def test_warm_start_of_too_few_draws_is_refused():
+    few = certify(random.key(0), no_data, no_data, {}, num_samples=2)
+    with pytest.raises(ValueError, match="a draw for each chain; got 2 draws for 3 chains. Raise"):
+        warm_start(random.key(0), few, num_chains=3)
+    few = replace(few, log_weights=few.log_weights[:1])
     with pytest.raises(ValueError, match="dense mass matrix; got 1 for 1. Pass dense=False"):
-        warm_start(random.key(0), few)
+        warm_start(random.key(0), few, num_chains=1)
 
 
 # Comparisons.
@@ -308,18 +376,49 @@ def other_sites(x, y):
     numpyro.sample("alpha", dist.Normal())
 
 
+def other_noise(x, y):
+    beta = numpyro.sample("beta", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(x @ beta, 1.01 * NOISE), obs=y)
+
+
+def narrow_guide(x, y):
+    covariance = jnp.linalg.inv(jnp.eye(2) + x.T @ x / NOISE**2)
+    mean = covariance @ x.T @ y / NOISE**2
+    numpyro.sample("beta", dist.MultivariateNormal(mean, covariance))
+
+
+def test_options_that_are_no_plain_values_need_the_guide(tmp_path):
+    def model():
+        numpyro.sample("z", dist.Normal().expand([2]))
+
+    guide = autoguide.AutoIAFNormal(model, hidden_dims=[2], nonlinearity=stax.Tanh, num_flows=1)
+    with numpyro.handlers.seed(rng_seed=0):
+        sites = numpyro.handlers.trace(guide).get_trace()
+    params = {n: site["value"] for n, site in sites.items() if site["type"] == "param"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Expected a k-hat of weights")
+        certificate = certify(random.key(0), model, guide, params, num_samples=100)
+    save(tmp_path / "fit", certificate)
+    with pytest.raises(ValueError, match="the guide that was certified.*got none. Pass guide="):
+        load(tmp_path / "fit", model)
+    assert_same(certificate, load(tmp_path / "fit", model, guide=guide))
+
+
 def test_files_of_other_models_or_versions_and_cut_ones_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "fit"
     save(path, gaussian_certificate())
+    same, other = (MANY_X, MANY_Y), (MANY_X, MANY_Y + 1e-3)
     refused = {
-        "certified, written by hand, .*Pass guide": (gaussian, MANY_X, MANY_Y),
-        "model and data that were certified": (gaussian, MANY_X, MANY_Y + 1.0),
-        "model and data that were": (other_sites, MANY_X, MANY_Y),
+        "certified, written by hand, .*Pass guide": (gaussian, same, None),
+        "arguments that were certified; .* are others. Pass": (gaussian, other, wide_guide),
+        "model and data that were certified": (other_sites, same, wide_guide),
+        "model and data that were": (other_noise, same, wide_guide),
+        "the guide that was certified": (gaussian, same, narrow_guide),
     }
-    for message, inputs in refused.items():
-        guide = None if "hand" in message else wide_guide
+    for message, (model, inputs, guide) in refused.items():
         with pytest.raises(ValueError, match=message) as error:
-            load(path, *inputs, guide=guide)
+            load(path, model, *inputs, guide=guide)
         assert "\n" not in str(error.value)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

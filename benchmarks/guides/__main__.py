@@ -1,0 +1,115 @@
+"""Is what ``certify`` says of a guide true, for guides of all kinds, good and bad?
+
+Eight kinds of guides are trained on six models whose log-evidence and posterior moments are exact.
+Then guides are spoilt on purpose, around the posteriors of ten models, to see which of them still
+count as good. An interrupted run is continued by the same command.
+"""
+
+import argparse
+from collections.abc import Generator
+from typing import Any
+import zlib
+
+from tqdm import tqdm
+
+import jax
+from jax import random
+
+from benchmarks.common.cli import Command, add_finished
+from benchmarks.common.html_report import write_results
+from benchmarks.common.interrupts import end_process, work_then_report
+from benchmarks.common.results import start_or_resume
+from benchmarks.common.stopwatch import Stopwatch
+from benchmarks.guides.guides import KINDS, train
+from benchmarks.guides.measure import compiled_once, measure
+from benchmarks.guides.models import models
+from benchmarks.guides.pictures import draw_evidence
+from benchmarks.guides.report import report
+from benchmarks.guides.simple import simple_targets
+from benchmarks.guides.spoilt import changes_of, spoil
+
+#: Models, kinds of guides and spoilt models of a quick run.
+QUICK_MODELS = ("normal_gamma",)
+QUICK_KINDS = ("AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal", "AutoHierarchicalNormal")
+QUICK_SPOILT = ("student_t", "two_modes")
+
+Job = tuple[str, str, str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark from the command line; return the exit status."""
+    command = Command("guides", __doc__)
+    command.add_count("--seeds", "certificates of each trained guide (20; quick: 3)")
+    command.add_seed()
+    command.add_quick()
+    return command.run(_run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    seeds = options.seeds or (3 if options.quick else 20)
+    configuration = {
+        "seed": options.seed,
+        "seeds": {"evidence": seeds, "comfort": min(seeds, 3)},
+        "num_samples": 2_000 if options.quick else 10_000,
+        "share_of_steps": 0.2 if options.quick else 1.0,
+        "quick": options.quick,
+    }
+    fresh: dict[str, Any] = {"configuration": configuration, "seconds": 0.0}
+    fresh |= {"evidence": {}, "comfort": {}}
+    file = options.out / "guides.json"
+    results = start_or_resume(file, fresh, "configuration")
+    jobs = jobs_of(options.quick)
+    missing = [job for job in jobs if job[2] not in results[job[0]].get(job[1], {})]
+
+    def add(job: Job, cell: dict[str, Any]) -> None:
+        part, model, name = job
+        results[part].setdefault(model, {})[name] = cell
+
+    def work() -> None:
+        bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="cell")
+        with compiled_once():
+            add_finished(file, results, _finished(missing, configuration), add, bar)
+
+    def write() -> None:
+        if results["evidence"] or results["comfort"]:
+            draw_pictures = lambda folder: draw_evidence(folder / "evidence.png", results)
+            write_results(file, results, report, draw_pictures)
+
+    work_then_report(work, write)
+
+
+def jobs_of(quick: bool) -> list[Job]:
+    """The cells of both parts: part, model, and guide or what is spoilt in it."""
+    trained = QUICK_MODELS if quick else tuple(models())
+    kinds = QUICK_KINDS if quick else tuple(KINDS)
+    spoilt = models() | simple_targets()
+    names = QUICK_SPOILT if quick else tuple(spoilt)
+    comfort = [
+        ("comfort", name, change) for name in names for change in changes_of(name, spoilt[name])
+    ]
+    return comfort + [("evidence", model, kind) for kind in kinds for model in trained]
+
+
+def _finished(
+    jobs: list[Job], configuration: dict[str, Any]
+) -> Generator[tuple[Job, dict[str, Any]]]:
+    """Each job with its cell."""
+    problems = models() | simple_targets()
+    for job in jobs:
+        part, model, name = job
+        job_key = random.key(configuration["seed"] + zlib.crc32("/".join(job).encode()))
+        train_key, certify_key = random.split(job_key)
+        with Stopwatch() as watch:
+            if part == "evidence":
+                share = configuration["share_of_steps"]
+                fit = train(problems[model], name, train_key, share)
+            else:
+                fit = spoil(problems[model], name)
+        seeds, num_samples = configuration["seeds"][part], configuration["num_samples"]
+        cell = measure(problems[model], fit, certify_key, seeds, num_samples)
+        jax.clear_caches()  # compiled programs of one cell are of no use to the next
+        yield job, cell | {"train_seconds": watch.seconds + watch.compile_seconds}
+
+
+if __name__ == "__main__":
+    end_process(main())
