@@ -70,8 +70,8 @@ def _weights(certificate: CertifiedDraws) -> list[str]:
     if certificate.pareto_k > LARGEST_PARETO_K:
         return [
             f"The weights{where} have k-hat {certificate.pareto_k:.2f}, above {LARGEST_PARETO_K}: "
-            "their tail is so heavy that averages under them need not converge. Train longer, use a "
-            "richer guide (AutoMultivariateNormal, AutoHierarchicalNormal), or run "
+            "their tail is so heavy that averages under them need not converge. Train longer, use "
+            "a richer guide (AutoMultivariateNormal, AutoHierarchicalNormal), or run "
             "IndependenceMetropolis with alternate=NUTS(model)."
         ]
     if certificate.ess < _FEWEST_EFFECTIVE:

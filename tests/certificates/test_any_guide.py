@@ -326,7 +326,7 @@ def partly_confined(x, y):
 
 
 def with_state(x, y):
-    numpyro.mutable("state", {"count": 0.0})
+    numpyro.primitives.mutable("state", {"count": 0.0})
     by_hand(x, y)
 
 

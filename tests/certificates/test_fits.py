@@ -26,10 +26,11 @@ from numpyro_sumo import (
     to_arviz,
     warm_start,
 )
+from numpyro_sumo.certificates.loo import _leave_one_out, _total
 from numpyro_sumo.certificates.saving import FORMAT
 from tests.certificates.test_any_guide import certificate_of, local_certificate
 from tests.helpers.guides import NOISE, X, Y, fit, regression
-from tests.helpers.statistics import Z
+from tests.helpers.statistics import Z, assert_mean
 
 SIZES = {"chain": 1, "draw": 500}
 
@@ -164,14 +165,15 @@ def test_leave_one_out_densities_are_the_exact_ones():
 
 
 def test_a_part_of_the_data_estimates_the_sum_over_all():
-    whole = loo(gaussian_certificate())
-    parts = [loo(gaussian_certificate(), num_data=20, seed=seed) for seed in range(30)]
-    assert all(len(part.pointwise) == len(part.indices) == 20 for part in parts)
-    np.testing.assert_allclose(parts[0].pointwise, whole.pointwise[parts[0].indices], rtol=1e-6)
-    totals = np.array([part.elpd for part in parts])
-    assert abs(totals.mean() - whole.elpd) < Z * totals.std(ddof=1) / 30**0.5
-    of_subsample = np.mean([part.elpd_se**2 for part in parts]) - whole.elpd_se**2
-    assert totals.std(ddof=1) < 1.0 and of_subsample < 0.1 * whole.elpd_se**2
+    whole, part = loo(gaussian_certificate()), loo(gaussian_certificate(), num_data=20, seed=1)
+    assert len(part.pointwise) == len(part.indices) == 20
+    np.testing.assert_allclose(part.pointwise, whole.pointwise[part.indices], rtol=1e-6)
+    rng, at_mean = np.random.default_rng(0), whole.pointwise + 0.1 * DATA_RNG.normal(size=60)
+    chosen = [rng.choice(60, 20, replace=False) for _ in range(2_000)]
+    totals, errors = np.transpose([_total(whole.pointwise[at], at_mean, at) for at in chosen])
+    assert_mean(totals, whole.elpd)
+    of_subsample = np.mean(errors**2) - whole.elpd_se**2
+    assert of_subsample == pytest.approx(totals.var(ddof=1), rel=0.2)
 
 
 def scaled_gaussian(x, y):
@@ -219,13 +221,15 @@ def test_draws_that_make_the_data_impossible_are_refused_by_leave_one_out():
 
 
 def test_error_over_draws_is_that_of_estimates_from_other_draws():
-    options = {"num_samples": 500}
-    results = [
-        loo(certify(random.key(key), gaussian, wide_guide, {}, MANY_X, MANY_Y, **options))
-        for key in range(40)
-    ]
-    spread = np.std([result.elpd for result in results], ddof=1)
-    reported = np.mean([result.monte_carlo_se for result in results])
+    """Sums over data from 40 parts of the draws spread as their errors say."""
+    options = {"num_samples": 20_000}
+    certificate = certify(random.key(1), gaussian, wide_guide, {}, MANY_X, MANY_Y, **options)
+    beta = np.asarray(certificate.draws["beta"], np.float64)
+    log_likelihood = stats.norm.logpdf(MANY_Y, beta @ MANY_X.T, NOISE)
+    parts = zip(np.split(certificate.log_weights, 40), np.split(log_likelihood, 40))
+    found = [_leave_one_out(*part) for part in parts]
+    spread = np.std([values.sum() for values, _, _ in found], ddof=1)
+    reported = np.mean([np.sqrt((influence**2).sum()) for *_, influence in found])
     assert reported == pytest.approx(spread, rel=0.35)
 
 
@@ -346,6 +350,8 @@ def test_automatic_guides_are_made_again_from_a_file(name, tmp_path):
     save(tmp_path / "fit", certificate)
     again = load(tmp_path / "fit", regression, X, Y)
     assert_same(certificate, again)
+    if name != "iaf":
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Expected a k-hat of weights")
         anew = certify(
