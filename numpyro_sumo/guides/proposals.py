@@ -41,17 +41,22 @@ def proposal_of(programs: Programs, num_particles: int, defensive_share: float) 
     return KnownDensity(programs.replace(guide=density_program(programs)))
 
 
+def check_guide(guide: object) -> None:
+    """Refuses what is no program."""
+    if not callable(guide):
+        raise ValueError(
+            f"Expected the guide to be a NumPyro program; got {guide!r}. Pass the guide that SVI "
+            "trained."
+        )
+
+
 def density_program(programs: Programs) -> Callable[..., Any]:
     """The program whose density is the guide's: for a Laplace approximation, its Normal.
 
     :raises ValueError: for a guide without a density.
     """
     guide, params, args, kwargs = programs.guide, *programs.inputs
-    if not callable(guide):
-        raise ValueError(
-            f"Expected the guide to be a NumPyro program; got {guide!r}. Pass the guide that SVI "
-            "trained."
-        )
+    check_guide(guide)
     if isinstance(guide, AutoDelta):
         raise ValueError(
             "Expected a guide with a density; AutoDelta is a point, which has none. Use "

@@ -21,7 +21,7 @@ from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.hierarchical import Sites
 from numpyro_sumo.guides.proposal import Proposal
-from numpyro_sumo.guides.proposals import proposal_of
+from numpyro_sumo.guides.proposals import check_guide, proposal_of
 from numpyro_sumo.programs.programs import Programs, with_params
 from numpyro_sumo.programs.sites import Params, Program
 from numpyro_sumo.programs.validation import refuse_subsamples
@@ -131,6 +131,7 @@ class IndependenceMetropolis(MCMCKernel):
     ):
         check_positive_integer("num_particles", num_particles)
         check_share("defensive_share", defensive_share)
+        check_guide(guide)
         check_alternate(alternate, model)
         self.model = model
         self.guide = guide

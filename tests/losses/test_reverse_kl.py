@@ -300,10 +300,6 @@ def test_every_draw_of_x_has_a_stopping_time_of_its_own(monkeypatch):
     assert shapes == [(7,)]
 
 
-def plain_guide():
-    numpyro.sample("x", dist.Normal(numpyro.param("loc", 0.0), 1.0))
-
-
 def sampler_without_x():
     numpyro.sample("u", dist.Normal(), infer=AUXILIARY)
     numpyro.sample("y", dist.Normal())
@@ -339,10 +335,10 @@ def reverse_not_reparameterised(latents):
 
 
 BAD_PROGRAMS = {
-    "plain_guide": (
+    "sampler_without_its_reverse_model": (
         target,
-        plain_guide,
-        "guide .*to be a HierarchicalGuide; got .*Write",
+        sampler,
+        r"density is known; it has auxiliary sites \['u'\] .*Use ReverseKL with a Hier",
     ),
     "sampler_lacks_a_latent": (
         target_of_two,

@@ -450,7 +450,7 @@ def test_chains_that_cannot_start_are_refused_in_one_line(options, message):
 
 
 BAD_OPTIONS = {
-    "no_guide": ({"guide": normal_target}, "guide to be a HierarchicalGuide; got .*Write"),
+    "no_guide": ({"guide": None}, "guide to be a NumPyro program; got None. Pass"),
     "particles": ({"num_particles": 0}, "num_particles to be an integer >= 1; got 0"),
     "defensive": (
         {"defensive_share": 1.0},
