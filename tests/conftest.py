@@ -1,4 +1,4 @@
-"""Compiles quickly in all tests, collects garbage seldom, and marks those that are ``quick``."""
+"""Compiles quickly in all tests, collects garbage seldom, and marks those that are quick or slow."""
 
 import gc
 
@@ -45,6 +45,29 @@ QUICK = (
 )
 
 
+#: Tests by the beginning of their names: whole runs of benchmarks, and long Monte Carlo. They run
+#: by ``-m slow`` only, in four minutes.
+SLOW = (
+    "tests/benchmarks/coverage/test_coverage.py::test_run_writes",
+    "tests/benchmarks/density/test_bench.py::test_run_is_continued",
+    "tests/benchmarks/parameters/test_command.py::test_quick_run",
+    "tests/benchmarks/posterior/test_bench.py::test_a_quick_run",
+    "tests/diagnostics/test_kl_divergence.py::test_more_particles_fit",
+    "tests/diagnostics/test_standard_errors.py::test_errors_of_mixed_models",
+    "tests/guides/test_auto_hierarchical.py::test_begins_as_the_normal",
+    "tests/guides/test_normal_fit.py::test_a_likelihood_may_be_subsampled",
+    "tests/losses/test_derivatives.py::test_gradients_and_hessians_have_no_bias",
+    "tests/losses/test_dreg.py::test_autoguides_climb",
+    "tests/losses/test_dreg.py::test_reverse_model_climbs",
+    "tests/losses/test_dreg.py::test_score_free_gradient_has",
+    "tests/losses/test_sumo.py::test_value_and_gradient_in_twenty_dimensions",
+    "tests/losses/test_sumo.py::test_variance_objective_gives",
+    "tests/losses/test_svi.py::test_an_ensemble_of_runs",
+    "tests/programs/test_path_gradient.py::test_density_of_a_flow",
+    "tests/test_optim.py::test_svi_learns_the_exact_scale",
+)
+
+
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.add_cleanup(share_compiled())
@@ -59,3 +82,5 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(QUICK):
             item.add_marker(pytest.mark.quick)
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)

@@ -1,16 +1,16 @@
-"""The list of quick tests names what there is."""
+"""The lists of quick and of slow tests name what there is."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK
+from tests.conftest import QUICK, SLOW
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_every_entry_of_the_list_of_quick_tests_exists(name):
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_every_entry_of_the_lists_exists(name):
     path, _, start = name.partition("::")
     assert (ROOT / path).exists()
     if start:
