@@ -1,4 +1,4 @@
-"""Compiles quickly in all tests, collects garbage seldom, and marks those that are quick or slow."""
+"""Compiles quickly in all tests, collects garbage seldom, and marks the quick and the slow ones."""
 
 import gc
 
