@@ -123,7 +123,7 @@ def test_expected_rate_of_acceptance_is_that_of_the_chain():
     mcmc = poor_chains()
     accept_prob = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["accept_prob"])
     rates = accept_prob.reshape(-1, 1_000).mean(axis=1)
-    extended = mcmc.sampler._extended((), {})
+    extended = mcmc.sampler._proposal((), {})
     pool = jax.jit(jax.vmap(extended.draw))(random.split(random.key(5), 40_000))
     expected = acceptance_rate(np.asarray(pool.log_weight, np.float64))
     assert abs(rates.mean() - expected) < Z * rates.std(ddof=1) / len(rates) ** 0.5 < 0.05
