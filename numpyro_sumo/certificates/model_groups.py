@@ -12,7 +12,7 @@ from jax import lax, random
 import jax.numpy as jnp
 
 from numpyro.distributions import Unit, biject_to
-from numpyro.handlers import seed, substitute, trace, uncondition
+from numpyro.handlers import seed, uncondition
 
 from numpyro_sumo._compat import jit_once
 from numpyro_sumo.programs.programs import Programs
@@ -146,10 +146,7 @@ class ModelGroups:
         return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in self.observed}
 
     def _trace(self, model: Any, rng_key: jax.Array, latents: Params) -> Trace:
-        params, args, kwargs = self.programs.inputs
-        program = substitute(seed(model, rng_key), data={**params, **latents})
-        sites: Trace = trace(program).get_trace(*args, **kwargs)
-        return sites
+        return self.programs.trace_at(seed(model, rng_key), {**self.programs.params, **latents})
 
 
 def _dims_of(name: str, site: dict[str, Any]) -> list[str]:

@@ -71,7 +71,7 @@ def warm_start(
             "chains. Raise num_samples."
         )
     names = sorted(certificate.latents)
-    dim = len(certificate.marginals.names)
+    dim = sum(values[0].size for values in certificate.latents.values())
     is_enough = certificate.ess >= max(_FEWEST_EFFECTIVE, 2 * dim)
     sites = certificate.resampled if is_enough else certificate.draws
     constrained = {name: np.asarray(sites[name]) for name in names}

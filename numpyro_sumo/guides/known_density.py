@@ -8,7 +8,7 @@ from jax import random
 import jax.numpy as jnp
 
 from numpyro.distributions import Distribution, Unit, biject_to
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed
 
 from numpyro_sumo._compat import jit_once
 from numpyro_sumo.programs.check_params import check_params, check_params_of_both
@@ -26,6 +26,7 @@ from numpyro_sumo.programs.sites import (
     is_enumerated,
     is_masked_out,
     latent_sites,
+    target_sites,
 )
 from numpyro_sumo.programs.traced_guide import TracedGuide
 from numpyro_sumo.programs.validation import Inspection, check_programs, refuse_scales
@@ -68,7 +69,7 @@ class KnownDensity(Proposal):
         _check_density(guide)
         shapes: dict[str, Any] = {
             name: jax.ShapeDtypeStruct(site["value"].shape, site["value"].dtype)
-            for name, site in _targets(guide.trace).items()
+            for name, site in target_sites(guide.trace).items()
         }
         try:
             jax.eval_shape(self.log_density, random.key(0), shapes)
@@ -85,7 +86,7 @@ class KnownDensity(Proposal):
     def draw(self, rng_key: jax.Array) -> WeightedDraw:
         guide_key, target_key = random.split(rng_key)
         guide_trace = self._trace(guide_key, {})
-        latents = {name: site["value"] for name, site in _targets(guide_trace).items()}
+        latents = {name: site["value"] for name, site in target_sites(guide_trace).items()}
         log_q = sum_to_data(log_joint(guide_trace), self.data_dims)
         log_p = log_target(target_key, self.programs, latents, self.data_dims)
         return WeightedDraw(latents, log_p, log_q, log_q)
@@ -102,10 +103,8 @@ class KnownDensity(Proposal):
 
     def _trace(self, rng_key: jax.Array, drawn: Params) -> Trace:
         """The guide's sites at values of those that are drawn."""
-        params, args, kwargs = self.programs.inputs
-        guide = substitute(seed(self.programs.guide, rng_key), data={**params, **drawn})
-        sites: Trace = trace(guide).get_trace(*args, **kwargs)
-        return sites
+        programs = self.programs
+        return programs.trace_at(seed(programs.guide, rng_key), {**programs.params, **drawn})
 
 
 def _check_density(guide: TracedGuide) -> None:
@@ -141,7 +140,7 @@ def _check_density(guide: TracedGuide) -> None:
 
 def _check_supports(programs: Programs, found: Inspection) -> None:
     """Refuses a guide that cannot draw everywhere in the model's support."""
-    in_model, in_guide = latent_sites(found.model.trace), _targets(found.guide.trace)
+    in_model, in_guide = latent_sites(found.model.trace), target_sites(found.guide.trace)
     names = [
         name
         for name, site in in_guide.items()
@@ -151,12 +150,10 @@ def _check_supports(programs: Programs, found: Inspection) -> None:
         return
 
     def reaches(rng_key: jax.Array) -> dict[str, jax.Array]:
-        params, args, kwargs = programs.inputs
-        guide = trace(substitute(seed(programs.guide, rng_key), data=params))
-        guide_trace = guide.get_trace(*args, **kwargs)
+        params = programs.params
+        guide_trace = programs.trace_at(seed(programs.guide, rng_key), params)
         values = {**params, **{name: guide_trace[name]["value"] for name in in_guide}}
-        model = trace(substitute(seed(programs.model, rng_key), data=values))
-        model_trace = model.get_trace(*args, **kwargs)
+        model_trace = programs.trace_at(seed(programs.model, rng_key), values)
         return {n: _covers(guide_trace[n]["fn"], model_trace[n]["fn"].support) for n in names}
 
     for name, is_reached in jit_once(reaches)(random.key(0)).items():
@@ -179,8 +176,3 @@ def _covers(distribution: Distribution, support: Any) -> jax.Array:
     shape = transform.inverse_shape(distribution.shape())
     points = [transform(jnp.full(shape, at)) for at in (-8.0, -1.0, 0.0, 1.0, 8.0)]
     return jnp.all(jnp.stack([jnp.all(distribution.support(point)) for point in points]))
-
-
-def _targets(guide_trace: Trace) -> Trace:
-    """The guide's sites that are latent sites of the model."""
-    return {n: site for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}

@@ -25,6 +25,7 @@ from .sites import (
     latent_sites,
     masks_of,
     random_sites,
+    target_sites,
 )
 from .traced_guide import TracedGuide
 
@@ -73,7 +74,7 @@ def check_auxiliary(guide: TracedGuide) -> None:
     auxiliary = {n: site for n, site in random_sites(guide.trace).items() if is_auxiliary(site)}
     if not auxiliary:
         return
-    latents = {n: site for n, site in latent_sites(guide.trace).items() if not is_auxiliary(site)}
+    latents = target_sites(guide.trace)
     functions = {n: found for n, found in guide.dependences[0].items() if n in latents}
     unused = set(auxiliary).difference(*(found.draws for found in functions.values()))
     # A function with fewer elements than u, a sum for instance, does not have the density of u.

@@ -2,7 +2,7 @@
 
 import jax
 
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 
 from .log_weights import log_joint, sum_to_data
 from .programs import Programs
@@ -19,13 +19,11 @@ def log_target(
     :param latents: z, values of the latent sites.
     :param data_dims: batch dimensions (negative) over which densities are kept apart.
     """
-    params, args, kwargs = programs.inputs
-    values = {**params, **latents}
-    # Substituted outside ``seed``: given sites take no part of the key.
-    model = substitute(seed(programs.model, rng_key), data=values)
-    sites = trace(model).get_trace(*args, **kwargs)
+    values = {**programs.params, **latents}
+    model = seed(programs.model, rng_key)
+    sites = programs.trace_at(model, values)
     if any(map(is_enumerated, latent_sites(sites).values())):
-        return _log_marginal(seed(programs.model, rng_key), programs, values, sites)
+        return _log_marginal(model, programs, values, sites)
     return sum_to_data(log_joint(sites), data_dims)
 
 

@@ -11,7 +11,7 @@ from numpyro.handlers import block, replay, seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from .jaxprs import detach
-from .sites import Params, Program, is_enumerated, latent_sites
+from .sites import Params, Program, Trace, is_enumerated, latent_sites
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Programs:
 
         Not for models with sites that are summed out, whose values are unknown.
         """
-        sites = self._trace(seed(self.model, random.key(0)), {**self.params, **latents})
+        sites = self.trace_at(seed(self.model, random.key(0)), {**self.params, **latents})
         if any(map(is_enumerated, latent_sites(sites).values())):
             return latents
         deterministic = {n: s["value"] for n, s in sites.items() if s["type"] == "deterministic"}
@@ -59,12 +59,13 @@ class Programs:
         """Values of the mutable sites after a draw from the guide, with the model run at it."""
         mutable = lambda sites: {n: s["value"] for n, s in sites.items() if s["type"] == "mutable"}
         guide_key, model_key = random.split(rng_key)
-        guide_trace = self._trace(seed(self.guide, guide_key), self.params)
+        guide_trace = self.trace_at(seed(self.guide, guide_key), self.params)
         state = mutable(guide_trace)
         model = replay(seed(self.model, model_key), guide_trace)
-        return {**state, **mutable(self._trace(model, {**self.params, **state}))}
+        return {**state, **mutable(self.trace_at(model, {**self.params, **state}))}
 
-    def _trace(self, program: Program, values: Params) -> dict[str, dict[str, Any]]:
+    def trace_at(self, program: Program, values: Params) -> Trace:
+        """The sites of a program, seeded if it draws, run at these params and latents."""
         sites = trace(substitute(program, data=values)).get_trace(*self.args, **self.kwargs)
         return dict(sites)
 

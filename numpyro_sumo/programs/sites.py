@@ -34,6 +34,11 @@ def latent_sites(program_trace: Trace) -> Trace:
     }
 
 
+def target_sites(guide_trace: Trace) -> Trace:
+    """The latent sites of a guide's trace that are latent sites of the model, not auxiliary."""
+    return {n: site for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
+
+
 def random_sites(guide_trace: Trace) -> Trace:
     """The latent sites of a guide's trace that are drawn, and not computed from other draws."""
     return {

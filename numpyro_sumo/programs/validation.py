@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from numpyro.distributions import Unit
 
 from .check_sites import check_auxiliary, check_masks, check_shapes, warn_of_points
-from .sites import Trace, is_auxiliary, is_enumerated, latent_sites, scales_of, values_of_type
+from .sites import (
+    Trace,
+    is_enumerated,
+    latent_sites,
+    scales_of,
+    target_sites,
+    values_of_type,
+)
 from .traced_guide import ProgramsOf, TracedGuide
 from .traced_model import TracedModel
 
@@ -166,7 +173,7 @@ def refuse_discrete(model_latents: Trace) -> None:
 def _check_latents(model_trace: Trace, guide_trace: Trace, latents: Trace) -> None:
     """Refuses a guide that lacks a latent site of the model, or has one the model lacks."""
     refuse_discrete(latents)
-    proposed = {n for n, site in latent_sites(guide_trace).items() if not is_auxiliary(site)}
+    proposed = target_sites(guide_trace).keys()
     if missing := sorted(latents.keys() - proposed):
         raise ValueError(
             f"Expected the guide to sample every latent site of the model; it lacks {missing}. "
