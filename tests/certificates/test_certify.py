@@ -18,8 +18,11 @@ from tests.helpers.models import (
     LOG_NORMALISER,
     TARGET_LOC,
     TARGET_SCALE,
+    discrete,
     matching_problem,
+    never,
     reverse_kl,
+    subsampled,
 )
 from tests.helpers.statistics import Z
 
@@ -229,20 +232,6 @@ def broken_target():
 def infinite_target():
     x = numpyro.sample("x", dist.Normal())
     numpyro.factor("overflow", jnp.where(x > 1.0, jnp.inf, 0.0))
-
-
-def never():
-    numpyro.factor("never", jnp.where(numpyro.sample("x", dist.Normal()) > 99.0, 0.0, -jnp.inf))
-
-
-def discrete():
-    numpyro.sample("x", dist.Poisson(2.0))
-
-
-def subsampled():
-    x = numpyro.sample("x", dist.Normal())
-    with numpyro.plate("data", 4, subsample_size=2):
-        numpyro.sample("y", dist.Normal(x, 1.0), obs=jnp.zeros(2))
 
 
 def flat_target():

@@ -194,3 +194,20 @@ def matching_problem(reverse_params=INEXACT_REVERSE) -> Problem:
         {**exact, **exact_reverse(exact)},
         -LOG_NORMALISER,
     )
+
+
+# Targets that no guide can be judged by: impossible at its draws, discrete, subsampled.
+
+
+def never():
+    numpyro.factor("never", jnp.where(numpyro.sample("x", dist.Normal()) > 99.0, 0.0, -jnp.inf))
+
+
+def discrete():
+    numpyro.sample("x", dist.Poisson(2.0))
+
+
+def subsampled():
+    x = numpyro.sample("x", dist.Normal())
+    with numpyro.plate("data", 4, subsample_size=2):
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=jnp.zeros(2))

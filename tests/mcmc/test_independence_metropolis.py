@@ -24,7 +24,14 @@ from numpyro_sumo import HierarchicalGuide, IndependenceMetropolis
 from numpyro_sumo.diagnostics.arviz import arviz_data, summarise
 from numpyro_sumo.mcmc.independence_metropolis import IndependenceMetropolisState
 from numpyro_sumo.mcmc.proposals import acceptance_rate
-from tests.helpers.models import AUXILIARY, LOG_NORMALISER, matching_problem
+from tests.helpers.models import (
+    AUXILIARY,
+    LOG_NORMALISER,
+    discrete,
+    matching_problem,
+    never,
+    subsampled,
+)
 from tests.helpers.statistics import Z
 
 ROOT = Path(__file__).parents[2]
@@ -411,20 +418,6 @@ def test_guide_far_from_the_target_is_warned_of_in_one_line():
     IndependenceMetropolis(far_away, POOR, {}, alternate=HMC(far_away)).init(
         random.key(0), 0, None, (), {}
     )
-
-
-def never():
-    numpyro.factor("never", jnp.where(numpyro.sample("x", dist.Normal()) > 99.0, 0.0, -jnp.inf))
-
-
-def discrete():
-    numpyro.sample("x", dist.Poisson(2.0))
-
-
-def subsampled():
-    x = numpyro.sample("x", dist.Normal())
-    with numpyro.plate("data", 4, subsample_size=2):
-        numpyro.sample("y", dist.Normal(x, 1.0), obs=jnp.zeros(2))
 
 
 BAD_STARTS = {
