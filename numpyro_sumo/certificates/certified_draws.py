@@ -32,13 +32,15 @@ class PerDatum(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CertifiedDraws:
-    """Draws of a guide, with estimates in nats and their standard errors (``_se``).
+    """Draws of a guide, with estimates in nats and their errors (``_se``).
 
     :param elbo_lower: E[log p(x, z) − log q(z)], or a lower bound on it, from an upper bound on
         log q, for a hierarchical guide.
     :param elbo_upper: the same, or an upper bound; far above ``elbo_lower`` where the reverse model
         is poor.
-    :param log_evidence: log Z of the target p; the importance weights are unbiased for Z.
+    :param log_evidence: log Z of the target p; the importance weights are unbiased for Z. Its error
+        includes that of not knowing how heavy the weights' tail is
+        (:func:`~.weights.tail_error`), and so do those of both KLs.
     :param kl_lower: KL(q ‖ p/Z), or a lower bound on it: log-evidence minus ``elbo_upper``.
     :param kl_upper: the same, or an upper bound: report this one. Both rely on log-evidence.
     :param pareto_k: k-hat of the weights. Up to 0.5 their variance is finite; above 0.7 do not

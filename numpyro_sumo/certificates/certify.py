@@ -157,8 +157,11 @@ def _figures(
 
 
 def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> dict[str, float]:
-    """Bounds on ELBO and KL, and log-evidence, with standard errors ``_se``."""
-    relative = weights.influence
+    """Bounds on ELBO and KL, and log-evidence, with standard errors ``_se``.
+
+    What rests on log-evidence also has the error of the weights' tails, each datum its own.
+    """
+    relative, of_tails = weights.influence, np.linalg.norm(np.ravel(weights.tail_error))
     log_evidence = float(weights.log_evidence.sum())
     estimates: dict[str, tuple[float, np.ndarray]] = {
         "elbo_lower": (below.mean(), below),
@@ -168,8 +171,10 @@ def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> 
         "kl_upper": (log_evidence - below.mean(), relative - below),
     }
     values = {name: float(value) for name, (value, _) in estimates.items()}
-    errors = {f"{n}_se": float(mean_and_error(v)[1]) for n, (_, v) in estimates.items()}
-    return values | errors
+    errors = {name: float(mean_and_error(each)[1]) for name, (_, each) in estimates.items()}
+    for name in ("log_evidence", "kl_lower", "kl_upper"):
+        errors[name] = float(np.hypot(errors[name], of_tails))
+    return values | {f"{name}_se": error for name, error in errors.items()}
 
 
 def _per_datum(weights: WeightSummary) -> PerDatum | None:

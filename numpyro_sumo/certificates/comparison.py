@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from numpyro_sumo.diagnostics.summaries import mean_and_error
 
 from .certificate import Certificate
@@ -64,6 +66,8 @@ def compare_certificates(first: Certificate, second: Certificate) -> Comparison:
             " Compare models by their log_evidence."
         )
     _, evidence_error = mean_and_error(first.weights.influence - second.weights.influence)
+    of_tails = [np.linalg.norm(np.ravel(each.weights.tail_error)) for each in (first, second)]
     elbo, elbo_error = mean_and_error(first.log_weights - second.log_weights)
     difference = first.log_evidence - second.log_evidence
+    evidence_error = np.linalg.norm([evidence_error, *of_tails])
     return Comparison(float(elbo), float(elbo_error), difference, float(evidence_error))

@@ -140,9 +140,9 @@ def _infinite_variance(certificate: CertifiedDraws) -> list[str]:
     if not LARGEST_FINITE_VARIANCE_K < certificate.pareto_k <= LARGEST_PARETO_K:
         return []
     return [
-        f"k-hat is above {LARGEST_FINITE_VARIANCE_K}: the variance of the weights is infinite. "
-        "Log-evidence tends to be too low, and all ± are too small. Certify with several keys, or "
-        "use a richer guide."
+        f"k-hat is above {LARGEST_FINITE_VARIANCE_K}: the variance of the weights is infinite, and "
+        "log-evidence tends to be too low. Its ± allows for the weights not drawn, as far as those "
+        "that were show their tail. Certify with several keys, or use a richer guide."
     ]
 
 

@@ -13,6 +13,11 @@ from .arviz import IS_ARVIZ_1
 _SMALLEST_TAIL = 5
 
 
+def tail_size(num_draws: int) -> int:
+    """The number of weights in the tail that a Pareto distribution is fitted to."""
+    return math.ceil(min(0.2 * num_draws, 3.0 * num_draws**0.5))
+
+
 def pareto_k(log_weights: np.ndarray) -> np.ndarray:
     """The Pareto k-hat of importance weights, shape ``batch``; see :func:`pareto_smoothed`."""
     return pareto_smoothed(log_weights)[1]
@@ -31,8 +36,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     log_weights = np.asarray(log_weights, np.float64)
     rows = log_weights.reshape(-1, log_weights.shape[-1]).copy()
     k_hat = np.full(len(rows), -np.inf)
-    draws = rows.shape[1]
-    in_tail = math.ceil(min(0.2 * draws, 3.0 * draws**0.5))
+    in_tail = tail_size(rows.shape[1])
     tails = np.sort(rows, axis=-1)[:, -in_tail:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caller warns of a large k-hat

@@ -43,7 +43,7 @@ def certificate_of(name):
     guide, params = fit(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Expected a k-hat of weights")
-        return certify(random.key(1), regression, guide, params, X, Y, num_samples=4_000)
+        return certify(random.key(1), regression, guide, params, X, Y, num_samples=10_000)
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -111,7 +111,7 @@ def local_certificate():
     guide = autoguide.AutoNormal(local_model, init_scale=0.7)
     svi = SVI(local_model, guide, optax.adam(0.02), Trace_ELBO(num_particles=8))
     params = svi.run(random.key(0), 500, LOCAL_X, progress_bar=False).params
-    return certify(random.key(1), local_model, guide, params, LOCAL_X, num_samples=4_000)
+    return certify(random.key(1), local_model, guide, params, LOCAL_X, num_samples=10_000)
 
 
 def test_each_element_of_a_plate_around_all_sites_has_its_evidence():
@@ -378,6 +378,6 @@ def test_params_of_another_guide_are_refused():
 def test_guide_that_has_never_run_is_set_up_outside_of_compiled_functions():
     _, params = fit("diagonal_normal")
     fresh = GUIDES["diagonal_normal"](regression)
-    certificate = certify(random.key(1), regression, fresh, params, X, Y, num_samples=4_000)
+    certificate = certify(random.key(1), regression, fresh, params, X, Y, num_samples=10_000)
     assert certificate.log_evidence == certificate_of("diagonal_normal").log_evidence
     fresh.sample_posterior(random.key(0), params)  # would fail for a leaked tracer

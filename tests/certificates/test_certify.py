@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.stats import genpareto
 
 from jax import random
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from numpyro_sumo import HierarchicalGuide, certify
-from numpyro_sumo.certificates.weights import systematic_resampling
+from numpyro_sumo.certificates.weights import summarise_weights, systematic_resampling, tail_error
 from tests.helpers.models import (
     AUXILIARY,
     LOG_NORMALISER,
@@ -86,16 +87,50 @@ def test_errors_are_those_of_parts_of_the_draws():
         "kl_upper": log_evidence - elbo,
     }.items():
         error = values.std(ddof=1) / 80**0.5
-        assert getattr(certificate, f"{name}_se") == pytest.approx(error, rel=0.3)
+        of_tail = 0.0 if name == "elbo_lower" else certificate.weights.tail_error
+        expected = pytest.approx(np.hypot(error, of_tail), rel=0.3)
+        assert getattr(certificate, f"{name}_se") == expected
 
 
 def test_ess_and_the_error_of_the_evidence_are_those_of_the_log_weights():
     certificate = inexact()
     weights = np.exp(np.asarray(certificate.log_weights, np.float64))
     error = weights.std(ddof=1) / weights.mean() / len(weights) ** 0.5
-    assert certificate.log_evidence_se == pytest.approx(error)
+    of_tail = certificate.weights.tail_error
+    assert certificate.log_evidence_se == pytest.approx(np.hypot(error, of_tail))
     assert certificate.ess == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
     assert 0.0 < certificate.pareto_k < 0.7
+
+
+@pytest.mark.parametrize("k", (-0.2, 0.1, 0.4))
+def test_error_of_the_tail_is_half_the_gain_of_a_pareto_tail_with_its_index_raised(k):
+    count, in_tail, threshold = 10_000, 300, 1.5
+    raised = k + 2.0 * (1.0 + max(k, 0.0)) / in_tail**0.5  # by two standard errors
+    pareto = genpareto(k, scale=2.0)
+    levels = (np.arange(in_tail) + 0.5) / in_tail
+    tail = pareto.ppf(levels) * pareto.mean() / pareto.ppf(levels).mean()
+    relative = np.concatenate([threshold + tail, np.full(count - in_tail, threshold)])
+    gain = in_tail / count * (genpareto(raised, scale=2.0).mean() - pareto.mean())
+    assert tail_error(relative, np.asarray(k), in_tail) == pytest.approx(gain / 2)
+
+
+def test_error_of_the_tail_is_zero_for_equal_weights_and_infinite_for_a_tail_without_mean():
+    relative = np.ones((1_000, 3))
+    k = np.array([-np.inf, np.inf, 0.95])
+    np.testing.assert_array_equal(tail_error(relative, k, 95), [0.0, np.inf, np.inf])
+
+
+@pytest.mark.parametrize("index", (0.5, 0.65))
+def test_error_covers_the_shortfall_of_weights_with_infinite_variance(index):
+    """The sample mean of such weights is often too low by more than their spread says."""
+    log_weights = np.random.default_rng(0).exponential(index, (10_000, 200))
+    summary = summarise_weights(log_weights)
+    error = summary.log_evidence + np.log(1.0 - index)  # the exact mean is 1 / (1 − index)
+    spread = summary.relative.std(axis=0, ddof=1) / len(log_weights) ** 0.5
+    trusted = summary.pareto_k <= 0.7
+    assert trusted.mean() > 0.5
+    assert np.abs(error / spread)[trusted].max() > 4.0
+    assert np.abs(error / summary.log_evidence_se)[trusted].max() < 4.0
 
 
 def test_resampled_draws_have_the_moments_of_the_target():

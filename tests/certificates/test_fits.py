@@ -361,7 +361,7 @@ def test_automatic_guides_are_made_again_from_a_file(name, tmp_path):
             again.programs.params,
             X,
             Y,
-            num_samples=4_000,
+            num_samples=10_000,
         )
     np.testing.assert_allclose(anew.log_weights, certificate.log_weights, atol=1e-4)
 
