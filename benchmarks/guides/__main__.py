@@ -2,13 +2,14 @@
 
 Eight kinds of guides are trained on six models whose log-evidence and posterior moments are exact.
 Then guides are spoilt on purpose, around the posteriors of ten models, to see which of them still
-count as good. An interrupted run is continued by the same command.
+count as good. At last, leave-one-out cross-validation by guides is compared with that by NUTS, and
+NUTS that starts from a guide with plain NUTS. An interrupted run is continued by the same command.
 """
 
 import argparse
 from collections.abc import Generator
+from contextlib import nullcontext
 from typing import Any
-import zlib
 
 from tqdm import tqdm
 
@@ -16,10 +17,13 @@ import jax
 from jax import random
 
 from benchmarks.common.cli import Command, add_finished
+from benchmarks.common.fast_compile import hasty_compilation
 from benchmarks.common.html_report import write_results
 from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import start_or_resume
 from benchmarks.common.stopwatch import Stopwatch
+from benchmarks.guides import cross_validation, warm_starts
+from benchmarks.guides.cross_validation import compare_loo, loo_jobs
 from benchmarks.guides.guides import KINDS, train
 from benchmarks.guides.measure import compiled_once, measure
 from benchmarks.guides.models import models
@@ -27,11 +31,19 @@ from benchmarks.guides.pictures import draw_evidence
 from benchmarks.guides.report import report
 from benchmarks.guides.simple import simple_targets
 from benchmarks.guides.spoilt import changes_of, spoil
+from benchmarks.guides.studies import key_of
+from benchmarks.guides.warm_starts import start_jobs, time_starts
 
 #: Models, kinds of guides and spoilt models of a quick run.
 QUICK_MODELS = ("normal_gamma",)
 QUICK_KINDS = ("AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal", "AutoHierarchicalNormal")
 QUICK_SPOILT = ("student_t", "two_modes")
+
+#: Comparisons with NUTS by their part: the function, its size, and that of a quick run.
+COMPARISONS: dict[str, tuple] = {
+    "loo": (compare_loo, cross_validation.Size(), cross_validation.QUICK),
+    "warm_start": (time_starts, warm_starts.Size(), warm_starts.QUICK),
+}
 
 Job = tuple[str, str, str]
 
@@ -59,11 +71,11 @@ def _run(options: argparse.Namespace) -> None:
     file = options.out / "guides.json"
     results = start_or_resume(file, fresh, "configuration")
     jobs = jobs_of(options.quick)
-    missing = [job for job in jobs if job[2] not in results[job[0]].get(job[1], {})]
+    missing = [job for job in jobs if job[2] not in results.get(job[0], {}).get(job[1], {})]
 
     def add(job: Job, cell: dict[str, Any]) -> None:
         part, model, name = job
-        results[part].setdefault(model, {})[name] = cell
+        results.setdefault(part, {}).setdefault(model, {})[name] = cell
 
     def work() -> None:
         bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="cell")
@@ -71,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
             add_finished(file, results, _finished(missing, configuration), add, bar)
 
     def write() -> None:
-        if results["evidence"] or results["comfort"]:
+        if any(results.get(part) for part, *_ in jobs):
             draw_pictures = lambda folder: draw_evidence(folder / "evidence.png", results)
             write_results(file, results, report, draw_pictures)
 
@@ -79,36 +91,52 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def jobs_of(quick: bool) -> list[Job]:
-    """The cells of both parts: part, model, and guide or what is spoilt in it."""
+    """The cells of all parts: part, model, and guide, what is spoilt in it, or repeat."""
     trained = QUICK_MODELS if quick else tuple(models())
     kinds = QUICK_KINDS if quick else tuple(KINDS)
     spoilt = models() | simple_targets()
     names = QUICK_SPOILT if quick else tuple(spoilt)
-    comfort = [
+    jobs = [
         ("comfort", name, change) for name in names for change in changes_of(name, spoilt[name])
     ]
-    return comfort + [("evidence", model, kind) for kind in kinds for model in trained]
+    jobs += [("evidence", model, kind) for kind in kinds for model in trained]
+    return jobs + loo_jobs(quick) + start_jobs(quick)
 
 
 def _finished(
     jobs: list[Job], configuration: dict[str, Any]
 ) -> Generator[tuple[Job, dict[str, Any]]]:
     """Each job with its cell."""
-    problems = models() | simple_targets()
     for job in jobs:
-        part, model, name = job
-        job_key = random.key(configuration["seed"] + zlib.crc32("/".join(job).encode()))
-        train_key, certify_key = random.split(job_key)
-        with Stopwatch() as watch:
-            if part == "evidence":
-                share = configuration["share_of_steps"]
-                fit = train(problems[model], name, train_key, share)
-            else:
-                fit = spoil(problems[model], name)
-        seeds, num_samples = configuration["seeds"][part], configuration["num_samples"]
-        cell = measure(problems[model], fit, certify_key, seeds, num_samples)
+        measured = _compared if job[0] in COMPARISONS else _certified
+        cell = measured(job, configuration)
         jax.clear_caches()  # compiled programs of one cell are of no use to the next
-        yield job, cell | {"train_seconds": watch.seconds + watch.compile_seconds}
+        yield job, cell
+
+
+def _compared(job: Job, configuration: dict[str, Any]) -> dict[str, Any]:
+    """A comparison with NUTS."""
+    part, *names = job
+    compare, size, quick_size = COMPARISONS[part]
+    is_quick = configuration["quick"]
+    # The figures of a quick run are rough, and its time is that of compilation.
+    with hasty_compilation() if is_quick else nullcontext():
+        return compare(*names, configuration["seed"], quick_size if is_quick else size)
+
+
+def _certified(job: Job, configuration: dict[str, Any]) -> dict[str, Any]:
+    """A guide that is trained or spoilt, certified, and compared with the exact posterior."""
+    part, model, name = job
+    problem = (models() | simple_targets())[model]
+    train_key, certify_key = random.split(key_of(configuration["seed"], *job))
+    with Stopwatch() as watch:
+        if part == "evidence":
+            fit = train(problem, name, train_key, configuration["share_of_steps"])
+        else:
+            fit = spoil(problem, name)
+    seeds, num_samples = configuration["seeds"][part], configuration["num_samples"]
+    cell = measure(problem, fit, certify_key, seeds, num_samples)
+    return cell | {"train_seconds": watch.seconds + watch.compile_seconds}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.common.tables import bold, markdown_table, number
 from benchmarks.guides.models import models
+from benchmarks.guides.report_chains import chains_sections
 from benchmarks.guides.simple import simple_targets
 from benchmarks.guides.spoilt import TITLES
 from numpyro_sumo.certificates.error_bounds import LARGEST_FINITE_VARIANCE_K
@@ -110,7 +111,7 @@ one thing that is spoilt. *Correlation off* is the largest true error of a corre
 verdict sees through the KL only. Weights cannot show a lost mode: the guide never draws it.
 
 {_comfort_table(results)}
-"""
+{chains_sections(results)}"""
 
 
 def _heading(title: str) -> str:

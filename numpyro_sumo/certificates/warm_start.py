@@ -14,9 +14,6 @@ from .certificate import Certificate
 from .marginals import in_columns
 from .model_groups import ModelGroups
 
-#: Up to so many latent numbers the mass matrix is dense by default.
-_LARGEST_DENSE = 100
-
 #: Resampled draws are used if so many of them are effective.
 _FEWEST_EFFECTIVE = 100
 
@@ -34,12 +31,12 @@ class WarmStart(NamedTuple):
 
 
 def warm_start(
-    rng_key: jax.Array, certificate: Certificate, num_chains: int = 4, *, dense: bool | None = None
+    rng_key: jax.Array, certificate: Certificate, num_chains: int = 4, *, dense: bool = False
 ) -> WarmStart:
-    """Starts NUTS where a guide has been, with the covariance that it found.
+    """Starts NUTS where a guide has been, with the variances that it found.
 
-    The starting points are resampled draws; the inverse mass matrix is the covariance (or the
-    variances) of resampled draws in unconstrained space. Where fewer than 100 of them are
+    The starting points are resampled draws; the inverse mass matrix holds the variances (or the
+    covariance) of resampled draws in unconstrained space. Where fewer than 100 of them are
     effective, or fewer than two for each latent number, both come from the guide's draws as they
     are. Short warm-up is then enough: ``MCMC(NUTS(model, **warm.kernel), num_warmup=100, ...)``,
     which goes on adapting both. Chains still find the posterior where the guide is wrong; they take
@@ -47,7 +44,8 @@ def warm_start(
 
     :param certificate: of the trained guide.
     :param num_chains: an integer ≥ 1.
-    :param dense: whether the mass matrix has correlations; None for up to 100 latent numbers.
+    :param dense: whether the mass matrix has correlations. NUTS adapts it again from the few draws
+        of a short warm-up, which spoils it unless latent numbers are few.
     :return: starting points and options.
     :raises ValueError: for options outside these, for more chains than draws, or for fewer than
         two draws for each latent number of a dense matrix.
@@ -78,14 +76,13 @@ def warm_start(
     example = {name: values[0] for name, values in constrained.items()}
     draws = ModelGroups(certificate.programs, example).unconstrained(constrained)
     columns = in_columns({name: np.asarray(draws[name]) for name in names})
-    is_dense = dim <= _LARGEST_DENSE if dense is None else dense
-    if is_dense and certificate.num_samples < 2 * dim:
+    if dense and certificate.num_samples < 2 * dim:
         raise ValueError(
             f"Expected twice as many draws as latent numbers for a dense mass matrix; got "
             f"{certificate.num_samples} for {dim}. Pass dense=False, or raise num_samples."
         )
-    matrix = np.cov(columns.T).reshape(dim, dim) if is_dense else columns.var(axis=0)
+    matrix = np.cov(columns.T).reshape(dim, dim) if dense else columns.var(axis=0)
     at = random.choice(rng_key, certificate.num_samples, (num_chains,), replace=False)
     starts = {name: draws[name][at] if num_chains > 1 else draws[name][at[0]] for name in names}
     kernel = {"inverse_mass_matrix": {tuple(names): jnp.asarray(matrix, jnp.result_type(float))}}
-    return WarmStart(starts, {**kernel, "dense_mass": is_dense})
+    return WarmStart(starts, {**kernel, "dense_mass": dense})

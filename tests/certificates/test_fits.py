@@ -252,7 +252,7 @@ def test_leave_one_out_is_refused_where_it_means_nothing():
 
 def test_warm_start_has_the_posterior_s_covariance_and_draws_of_it():
     certificate = gaussian_certificate()
-    warm = warm_start(random.key(0), certificate, num_chains=3)
+    warm = warm_start(random.key(0), certificate, num_chains=3, dense=True)
     exact = np.linalg.inv(np.eye(2) + MANY_X.T @ MANY_X / NOISE**2)
     found = warm.kernel["inverse_mass_matrix"][("beta",)]
     np.testing.assert_allclose(found, exact, atol=0.15 * exact.max())
@@ -274,7 +274,7 @@ def test_warm_start_has_the_posterior_s_covariance_and_draws_of_it():
 
 def test_warm_start_of_constrained_sites_is_in_unconstrained_space():
     certificate = certificate_of("normal")
-    warm = warm_start(random.key(0), certificate, num_chains=1, dense=False)
+    warm = warm_start(random.key(0), certificate, num_chains=1)
     variances = warm.kernel["inverse_mass_matrix"][("beta", "rate")]
     log_rate = np.log(np.asarray(certificate.resampled["rate"]))
     assert variances.shape == (3,) and variances[2] == pytest.approx(log_rate.var(), rel=1e-3)
@@ -284,7 +284,7 @@ def test_warm_start_of_constrained_sites_is_in_unconstrained_space():
 
 def test_warm_start_takes_the_guide_s_own_draws_where_weights_say_nothing():
     certificate = replace(gaussian_certificate(), ess=1.2)
-    warm = warm_start(random.key(0), certificate, num_chains=3, dense=False)
+    warm = warm_start(random.key(0), certificate, num_chains=3)
     own = np.asarray(certificate.draws["beta"])
     np.testing.assert_allclose(
         warm.kernel["inverse_mass_matrix"][("beta",)], own.var(axis=0), rtol=1e-4
@@ -298,7 +298,7 @@ def test_warm_start_of_too_few_draws_is_refused():
         warm_start(random.key(0), few, num_chains=3)
     few = replace(few, log_weights=few.log_weights[:1])
     with pytest.raises(ValueError, match="dense mass matrix; got 1 for 1. Pass dense=False"):
-        warm_start(random.key(0), few, num_chains=1)
+        warm_start(random.key(0), few, num_chains=1, dense=True)
 
 
 # Comparisons.
