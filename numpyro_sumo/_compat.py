@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax import random
+from jax._src.core import trace_state_clean
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 import jax.numpy as jnp
 
@@ -89,12 +90,14 @@ def pack_latents(
 
 
 def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``jax.jit`` for a function that is run once, not inside another ``jit``.
+    """``jax.jit`` for a function that is run once.
 
     On CPUs XLA leaves out passes that take longer than they save: certificates of neural networks
-    compile in a fifth of the time and run about as fast.
+    compile in a fifth of the time and run about as fast. Inside another ``jit``, whose options
+    hold for the whole, it is ``jax.jit`` itself.
     """
-    return jax.jit(function, compiler_options=_FEW_PASSES if jax.default_backend() == "cpu" else {})
+    is_alone = trace_state_clean() and jax.default_backend() == "cpu"
+    return jax.jit(function, compiler_options=_FEW_PASSES if is_alone else None)
 
 
 def inputs_of_mcmc(mcmc: MCMC) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import ReshapeTransform
 from numpyro.handlers import block, seed, substitute, trace
 from numpyro.infer.initialization import init_to_uniform
 
@@ -19,12 +20,16 @@ from numpyro_sumo._compat import VectorGuide
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.check_params import check_params
 from numpyro_sumo.programs.check_sites import refuse_moving_supports
-from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.programs import Programs, with_initial_latents
 from numpyro_sumo.programs.sites import Params, Program, Trace, latent_sites
 from numpyro_sumo.programs.validation import refuse_discrete
 
 from .hierarchical import HierarchicalGuide, Sites
-from .normal_fit import fit_normal, standardised
+from .normal_fit import fit_normal, has_covariances
+from .whitening import Whitening
+
+#: s, the share of the variance of each coordinate y that comes from u at first.
+_SHARE = 0.1
 
 #: Number of draws that quantiles are computed from.
 _NUM_DRAWS = 10_000
@@ -33,21 +38,23 @@ _NUM_DRAWS = 10_000
 class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     r"""A hierarchical guide for any model with continuous latents.
 
-    In unconstrained space, with d latents in one vector z, and n ≥ d auxiliary normals u:
+    In unconstrained space, with d latents in one vector z, and n ≥ d auxiliary normals u, of which
+    the first d are :math:`u_{:d}`:
 
     .. math::
-        u \sim N(0, I_n), \qquad z = c + s \odot y, \qquad
-        y \mid u \sim N\big(e^{g_\theta(u)} \odot (A u + \mu_\theta(u)),
-        \operatorname{diag} (b \odot \sigma_\theta(u))^2\big), \qquad
-        r(u \mid z) = N\big(B y + \tau \odot \nu_\phi(y),
-        \operatorname{diag} (\tau \odot \rho_\phi(y))^2\big)
+        u \sim N(0, I_n), \qquad z = c + L y, \qquad
+        y \mid u \sim N\big(e^{g_\theta(u)} \odot (\sqrt{s}\, u_{:d} + \mu_\theta(u)),
+        (1 - s) \operatorname{diag} \sigma_\theta(u)^2\big), \qquad
+        r(u_{:d} \mid z) = N\big(\sqrt{s}\, y + \sqrt{1 - s}\, \nu_\phi(y),
+        (1 - s) \operatorname{diag} \rho_\phi(y)^2\big)
 
-    Each function is a network plus a linear map. The gate exp(g) scales locations, for funnels.
-    The reverse networks take y and, for heavy tails, sign(y) log(1 + |y|). The constants c, s, A,
-    b, B and τ are those of a Normal that is fitted when params are initialised. They get no
+    with s = 1/10. Each function is a network plus a linear map. The gate exp(g) scales locations,
+    for funnels. The reverse networks take y and, for heavy tails, sign(y) log(1 + |y|). The
+    location c and the triangular root L are those of a Normal that is fitted when params are
+    initialised, from modes that Newton's method finds and from a mean-field fit. They get no
     gradient (exclude them from weight decay), and the networks start at zero, so the guide starts
-    as that Normal with its exact reverse model. For auxiliary normals beyond d, A is zero and τ
-    one. Train the guide by :class:`~numpyro_sumo.ReverseKL`, measure its error by
+    as that Normal with its exact reverse model. Auxiliary normals beyond d have r = N(ν, ρ²). Train
+    the guide by :class:`~numpyro_sumo.ReverseKL`, measure its error by
     :func:`~numpyro_sumo.certify`, and correct it by :class:`~numpyro_sumo.IndependenceMetropolis`.
 
     :param model: a NumPyro model. Only plates without latent sites may be subsampled.
@@ -55,8 +62,8 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     :param init_loc_fn: initial values of the fit; see NumPyro's initialisation strategies.
     :param num_auxiliary: n; None is d + 4.
     :param hidden_sizes: units of the hidden layers of both networks.
-    :param full_covariance: also fit a covariance (d ≤ 1,000) and use it if it raises the ELBO by
-        more than 0.1 nats. The fit takes 800 d products with the model's Hessian. Use it for time
+    :param full_covariance: whether L has correlations (d ≤ 1,000), or is diagonal; None for up to
+        100 coordinates. The fit takes 800 d products with the model's Hessian. Use it for time
         series, where mean field starts far from the posterior, and train at a small learning rate.
     :raises ValueError: at construction for options outside these ranges; when called, if n < d,
         and for a model without latent sites, with discrete ones, with some in a subsampled plate,
@@ -86,7 +93,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         init_loc_fn: Callable[..., Any] = init_to_uniform,
         num_auxiliary: int | None = None,
         hidden_sizes: Sequence[int] = (64, 64),
-        full_covariance: bool = False,
+        full_covariance: bool | None = None,
     ):
         if num_auxiliary is not None:
             check_positive_integer("num_auxiliary", num_auxiliary)
@@ -129,13 +136,12 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         programs = self._programs(args, kwargs).replace(params=params)
 
         def draw() -> Any:
-            loc, scale = self._conditional(programs, sample_shape)
-            return numpyro.sample(f"_{self.prefix}_latent", dist.Normal(loc, scale).to_event(1))
+            loc, scale = self._conditional(sample_shape)
+            y = numpyro.sample(f"_{self.prefix}_latent", dist.Normal(loc, scale).to_event(1))
+            return self._whitening(programs).color(y)
 
         # Checked with an arbitrary Normal: the fit itself would need the data.
-        arbitrary = {
-            f"{self.prefix}_standardisation": standardised(*jnp.zeros((3, self.latent_dim)))
-        }
+        arbitrary = {f"{self.prefix}_whitening": self._arbitrary_whitening()}
         check_params(substitute(draw, arbitrary), params, (), {})
         with seed(rng_seed=rng_key), substitute(data=params):
             z = draw()
@@ -170,46 +176,56 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         return self.quantiles(params, 0.5, *args, **kwargs)
 
     def _sampler(self, *args: Any, **kwargs: Any) -> None:
-        """q(u) q(z | u), site by site."""
-        locs, scales = map(self.unpack, self._conditional(self._programs(args, kwargs)))
-        for name, loc in locs.items():
-            normal = dist.Normal(loc, scales[name]).to_event(jnp.ndim(loc))
-            numpyro.sample(name, dist.TransformedDistribution(normal, self._transform(name)))
+        """q(u) q(z | u), site by site: each given those before it, as L is triangular."""
+        whitening = self._whitening(self._programs(args, kwargs))
+        loc, scale = self._conditional()
+        sizes = {name: jnp.size(value) for name, value in self.unpack(whitening.loc).items()}
+        before = loc[:0]
+        for name, size in sizes.items():
+            start = before.size
+            rows = slice(start, start + size)
+            to_vector = whitening.block(start, size, before)
+            shape = self.unpack(whitening.loc)[name].shape
+            transforms = [to_vector, ReshapeTransform(shape, (size,)), self._transform(name)]
+            normal = dist.Normal(loc[rows], scale[rows]).to_event(1)
+            value = numpyro.sample(name, dist.TransformedDistribution(normal, transforms))
+            z = jnp.ravel(self._transform(name).inv(value))
+            before = jnp.concatenate([before, to_vector.inv(z)])
 
     def _reverse(self, latents: Sites, *args: Any, **kwargs: Any) -> None:
         """r(u | z)."""
-        fit = self._standardisation(self._programs(args, kwargs))
-        names = self.unpack(fit["loc"])  # in the order of the vector
+        whitening = self._whitening(self._programs(args, kwargs))
+        names = self.unpack(whitening.loc)  # in the order of the vector
         z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in names]
-        y = (jnp.concatenate(z) - fit["loc"]) / fit["scale"]
+        y = whitening.whiten(jnp.concatenate(z))
         features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
         shift, log_scale = self._network("reverse", features, 2, self._auxiliary_size)
         # The exact reverse model of the fitted Normal; auxiliary normals beyond d are N(0, 1).
-        weights = fit["loading"] / jnp.square(fit["noise"])[:, None]
-        variance = 1.0 / (1.0 + jnp.sum(weights * fit["loading"], axis=0))
         beyond = (0, self._auxiliary_size - self.latent_dim)
-        loc = jnp.pad(variance * jnp.matmul(y, weights, precision="highest"), beyond)
-        scale = jnp.pad(jnp.sqrt(variance), beyond, constant_values=1.0)
+        loc = jnp.pad(_SHARE**0.5 * y, beyond)
+        scale = jnp.pad(jnp.full_like(y, (1.0 - _SHARE) ** 0.5), beyond, constant_values=1.0)
         normal = dist.Normal(loc + scale * shift, scale * jnp.exp(log_scale)).to_event(1)
         numpyro.sample(self._auxiliary_name, normal)
 
-    def _conditional(
-        self, programs: Programs, sample_shape: tuple[int, ...] = ()
-    ) -> tuple[jax.Array, jax.Array]:
-        """Location and scale of the unconstrained latents, given auxiliary normals sampled here."""
+    def _conditional(self, sample_shape: tuple[int, ...] = ()) -> tuple[jax.Array, jax.Array]:
+        """Location and scale of y, given auxiliary normals that are sampled here."""
         normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
         u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
-        fit = self._standardisation(programs)
         shift, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim)
-        loc = jnp.matmul(u[..., : self.latent_dim], fit["loading"].T, precision="highest") + shift
-        scale = fit["scale"] * fit["noise"] * jnp.exp(log_scale)
-        return fit["loc"] + fit["scale"] * loc * jnp.exp(log_gate), scale
+        loc = (_SHARE**0.5 * u[..., : self.latent_dim] + shift) * jnp.exp(log_gate)
+        return loc, (1.0 - _SHARE) ** 0.5 * jnp.exp(log_scale)
 
-    def _standardisation(self, programs: Programs) -> dict[str, jax.Array]:
+    def _whitening(self, programs: Programs) -> Whitening:
         """The Normal that the guide starts as, detached; see :func:`~.normal_fit.fit_normal`."""
         options = {"init_loc_fn": self.init_loc_fn, "full_covariance": self.full_covariance}
-        fit = lambda rng_key: fit_normal(rng_key, programs, **options)
-        return stop_gradient(numpyro.param(f"{self.prefix}_standardisation", fit))
+        fit = lambda rng_key: fit_normal(rng_key, programs, **options)._asdict()
+        return Whitening(**stop_gradient(numpyro.param(f"{self.prefix}_whitening", fit)))
+
+    def _arbitrary_whitening(self) -> dict[str, jax.Array]:
+        """A standard Normal of the shapes that a fit would have."""
+        ones = jnp.ones(self.latent_dim)
+        is_full = has_covariances(self.full_covariance, self.latent_dim)
+        return Whitening(0.0 * ones, jnp.diag(ones) if is_full else ones)._asdict()
 
     def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
         """``num_parts`` outputs of shape ``(size,)``; zero before training."""
@@ -236,7 +252,8 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         if self.prototype_trace is None:
             # Evaluated at compile time, so that the guide keeps no tracer.
             with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
-                _check_latents(trace(self.model).get_trace(*args, **kwargs))
+                model = with_initial_latents(random.key(0), self.model)
+                _check_latents(trace(model).get_trace(*args, **kwargs))
                 refuse_moving_supports(self.model, args, kwargs)
                 self.set_up(*args, **kwargs)
             leaves = jax.tree.leaves((args, kwargs))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import optax
 
 import jax
@@ -12,37 +11,39 @@ from jax import lax, random
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-import numpyro.distributions as dist
 from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
+from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import potential_energy
 
-from numpyro_sumo._compat import VectorGuide
-from numpyro_sumo.programs.programs import Programs, with_params
+from numpyro_sumo._compat import VectorGuide, jit_once
+from numpyro_sumo.programs.programs import Programs, with_initial_latents, with_params
 from numpyro_sumo.programs.sites import values_of_type
+
+from .newton_modes import newton_modes
+from .whitening import Whitening, lower_root
 
 #: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
 
+#: Starts of the search for modes, and how far from zero they are at most.
+_NUM_STARTS, _RADIUS = 4, 2.0
+
 #: Fit with covariances: steps of two draws, and the first and the last learning rate.
 _FULL_STEPS, _FULL_RATES = 400, (0.4, 0.01)
 
-#: Largest number of coordinates with covariances: each step takes as many Hessian products.
-_LARGEST_FULL = 1_000
+#: Largest number of coordinates with covariances, by default and if they are asked for: each step
+#: takes as many Hessian products.
+LARGEST_BY_DEFAULT, _LARGEST_FULL = 100, 1_000
 
-#: Gain in ELBO, in nats, that covariances must have to be used; draws that estimate it.
-_WORTH, _JUDGING_DRAWS = 0.1, 1_024
+#: Draws that estimate an ELBO.
+_JUDGING_DRAWS = 1_024
 
 #: Columns of a Hessian, or draws, in memory at a time.
 _BATCH = 64
 
-#: Least share of the variance of any combination of coordinates that comes from u.
-_SHARE = 0.1
-
-Arrays = dict[str, jax.Array]
-
-#: Log-density of standardised coordinates y, shape ``(d,)``, with a key for the model's own draws.
+#: Log-density of unconstrained coordinates z, shape ``(d,)``, with a key for the model's own draws.
 LogDensity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -55,84 +56,90 @@ def fit_normal(
     programs: Programs,
     *,
     init_loc_fn: Callable[..., Any],
-    full_covariance: bool,
-) -> Arrays:
-    r"""Fits a Normal to the posterior of a model, in d unconstrained coordinates z.
+    full_covariance: bool | None,
+) -> Whitening:
+    r"""Fits a Normal to the posterior of a model, in d unconstrained coordinates z = c + L y.
 
-    .. math::
-        z = c + s \odot y, \qquad y \mid u \sim N(A u, \operatorname{diag} b^2), \qquad
-        u \sim N(0, I_d), \qquad b_i^2 + \textstyle\sum_j A_{ij}^2 = 1
-
-    The columns of diag(1/b) A are orthogonal, so that the coordinates of u given y are independent.
-    The mean-field fit comes first, with A and b multiples of the identity. A fit with covariances
-    starts from it and replaces it if the ELBO is larger by 0.1 nats; there is none above 1,000
-    coordinates, or for a density without second derivatives. A coordinate whose mean-field fit is
-    not finite keeps the value of ``init_loc_fn``, with scale one.
+    Candidates are a mean-field fit by gradient steps, and Laplace approximations at modes that
+    Newton's method finds (:func:`~.newton_modes.newton_modes`). From the one of the largest ELBO
+    starts a fit with covariances by Newton steps in expectation, which replaces it if its ELBO is
+    larger. Without covariances, or for a density without second derivatives, there is the
+    mean-field fit alone; a coordinate where it is not finite keeps the value of ``init_loc_fn``,
+    with scale one.
 
     :param programs: the model with its arguments; the guide and the params are not used.
-    :param init_loc_fn: initial values; see NumPyro's initialisation strategies.
-    :param full_covariance: whether to fit covariances.
-    :return: ``loc`` and ``scale``, c and s of shape ``(d,)``; ``loading``, A of shape ``(d, d)``;
-        ``noise``, b of shape ``(d,)``.
+    :param init_loc_fn: initial values, from which modes are sought as well. For NumPyro's default,
+        :func:`~numpyro.infer.initialization.init_to_uniform`, there are three other random starts.
+    :param full_covariance: whether to fit covariances, of at most 1,000 coordinates; None for up to
+        100.
+    :return: c, and L, or its diagonal alone if covariances were not to be fitted.
     """
     _, args, kwargs = programs.inputs
     model_key, fit_key = random.split(rng_key)
     with block():  # the model's own params keep their initial values
-        sites = trace(seed(programs.model, model_key)).get_trace(*args, **kwargs)
+        seeded = with_initial_latents(model_key, programs.model)
+        sites = trace(seeded).get_trace(*args, **kwargs)
     known = with_params(programs.model, values_of_type(sites, "param"))
     guide = _MeanField(known, init_loc_fn=init_loc_fn)
     svi = SVI(known, guide, optax.adam(_RATE), Trace_ELBO(_PARTICLES))
 
-    def fit(rng_key: jax.Array) -> Arrays:
+    def log_density(z: jax.Array, rng_key: jax.Array) -> jax.Array:
+        return -jnp.asarray(potential_energy(seed(known, rng_key), args, kwargs, guide.unpack(z)))
+
+    def fit(rng_key: jax.Array) -> Whitening:
         params = svi.run(rng_key, _STEPS, *args, progress_bar=False, **kwargs).params
-        mean_field = standardised(params["auto_loc"], params["auto_scale"], guide.initial_vector)
-        if not full_covariance or guide.latent_dim > _LARGEST_FULL:
+        initial = guide.initial_vector
+        finite = jnp.isfinite(params["auto_loc"]) & jnp.isfinite(params["auto_scale"])
+        mean_field = Whitening(
+            jnp.where(finite, params["auto_loc"], initial),
+            jnp.where(finite, params["auto_scale"], 1.0),
+        )
+        if not has_covariances(full_covariance, guide.latent_dim):
             return mean_field
-
-        def log_density(y: jax.Array, rng_key: jax.Array) -> jax.Array:
-            latents = guide.unpack(mean_field["loc"] + mean_field["scale"] * y)
-            return -jnp.asarray(potential_energy(seed(known, rng_key), args, kwargs, latents))
-
-        return _with_covariances(random.fold_in(rng_key, 1), log_density, mean_field)
+        starts = initial[None]
+        start_key, rest_key = random.split(random.fold_in(rng_key, 1))
+        if init_loc_fn is init_to_uniform:
+            shape = _NUM_STARTS - 1, guide.latent_dim
+            others = random.uniform(start_key, shape, initial.dtype, -_RADIUS, _RADIUS)
+            starts = jnp.concatenate([starts, others])
+        return _with_covariances(rest_key, log_density, mean_field, starts)
 
     with block(), jax.default_matmul_precision("highest"):
-        return jax.jit(fit)(fit_key)
+        return jit_once(fit)(fit_key)
 
 
-def standardised(loc: jax.Array, scale: jax.Array, initial: jax.Array) -> Arrays:
-    """A Normal without covariances as :func:`fit_normal` returns it.
-
-    :param initial: location of coordinates whose ``loc`` or ``scale`` is not finite.
-    """
-    finite, size = jnp.isfinite(loc) & jnp.isfinite(scale), len(loc)
-    return {
-        "loc": jnp.where(finite, loc, initial),
-        "scale": jnp.where(finite, scale, 1.0),
-        "loading": _SHARE**0.5 * jnp.eye(size),
-        "noise": jnp.full(size, (1.0 - _SHARE) ** 0.5),
-    }
+def has_covariances(full_covariance: bool | None, dim: int) -> bool:
+    """Whether :func:`fit_normal` fits covariances of so many coordinates."""
+    if full_covariance is None:
+        return dim <= LARGEST_BY_DEFAULT
+    return full_covariance and dim <= _LARGEST_FULL
 
 
-def _with_covariances(rng_key: jax.Array, log_density: LogDensity, mean_field: Arrays) -> Arrays:
-    """The fit with covariances where its ELBO is larger, else the mean-field fit."""
-    full_key, judge_key = random.split(rng_key)
-    size = len(mean_field["loc"])
-    standard = jnp.zeros(size), jnp.eye(size)
+def _with_covariances(
+    rng_key: jax.Array, log_density: LogDensity, mean_field: Whitening, starts: jax.Array
+) -> Whitening:
+    """The Normal of the largest ELBO that is found from the mean-field fit and from modes."""
+    full_key, judge_key, model_key = random.split(rng_key, 3)
+    diagonal = Whitening(mean_field.loc, jnp.diag(mean_field.root))
     try:
-        mean, precision = _full_covariance(log_density, *standard, full_key)
+        modes = newton_modes(lambda z: log_density(z, model_key), starts)
+        candidates = jax.tree.map(
+            lambda one, others: jnp.concatenate([one[None], others]),
+            diagonal,
+            Whitening(modes.loc, modes.root),
+        )
+        elbo = lambda normal: _elbo(log_density, normal, judge_key)
+        elbos = lax.map(elbo, candidates)
+        best = jax.tree.map(lambda each: each[jnp.argmax(elbos)], candidates)
+        standard = jnp.zeros_like(best.loc), jnp.eye(best.loc.size, dtype=best.loc.dtype)
+        within = lambda y, rng_key: log_density(best.color(y), rng_key)
+        mean, precision = _full_covariance(within, *standard, full_key)
     except (TypeError, NotImplementedError):  # no second derivative: an ODE solver, for instance
-        return mean_field
-    pairs = map(jnp.stack, zip((mean, precision), standard))
-    elbos = jax.vmap(lambda mean, precision: _elbo(log_density, mean, precision, judge_key))(*pairs)
-    deviations = jnp.sqrt(dist.MultivariateNormal(mean, precision_matrix=precision).variance)
-    full = {
-        "loc": mean_field["loc"] + mean_field["scale"] * mean,
-        "scale": mean_field["scale"] * deviations,
-        **_hierarchy(precision * deviations * deviations[:, None]),
-    }
-    sound = jnp.array([jnp.isfinite(value).all() for value in full.values()]).all()
-    better = sound & (elbos[0] - elbos[1] > _WORTH)
-    return {name: jnp.where(better, full[name], mean_field[name]) for name in full}
+        return diagonal
+    inverse_root = solve_triangular(jnp.linalg.cholesky(precision), standard[1], lower=True)
+    full = Whitening(best.color(mean), lower_root(best.root @ inverse_root.T))
+    better = elbo(full) > elbos.max()
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), full, best)
 
 
 def _full_covariance(
@@ -149,13 +156,13 @@ def _full_covariance(
     @partial(jax.vmap, in_axes=(0, None))
     def derivatives(y: jax.Array, rng_key: jax.Array) -> tuple[jax.Array, jax.Array]:
         gradient, product = jax.linearize(jax.grad(lambda y: log_density(y, rng_key)), y)
-        return gradient, lax.map(product, jnp.eye(size), batch_size=_BATCH)
+        return gradient, lax.map(product, jnp.eye(size, dtype=y.dtype), batch_size=_BATCH)
 
     def step(state: tuple[jax.Array, jax.Array], inputs: Any) -> Any:
         mean, precision = state
         rate, draw_key, model_key = inputs
         root = jnp.linalg.cholesky(precision)
-        offset = solve_triangular(root.T, random.normal(draw_key, (size,)))
+        offset = solve_triangular(root.T, random.normal(draw_key, (size,), mean.dtype))
         sides = derivatives(mean + jnp.stack([offset, -offset]), model_key)
         gradient, hessian = (pair.mean(axis=0) for pair in sides)
         newton = cho_solve((root, True), gradient)
@@ -168,29 +175,18 @@ def _full_covariance(
         sound = jnp.isfinite(new[0]).all() & jnp.isfinite(jnp.linalg.cholesky(new[1])).all()
         return jax.tree.map(lambda n, old: jnp.where(sound, n, old), new, state), None
 
-    rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS)
+    rates = jnp.linspace(*_FULL_RATES, _FULL_STEPS, dtype=mean.dtype)
     inputs = rates, *(random.split(key, _FULL_STEPS) for key in random.split(rng_key))
     return lax.scan(step, (mean, precision), inputs)[0]
 
 
-def _elbo(
-    log_density: LogDensity, mean: jax.Array, precision: jax.Array, rng_key: jax.Array
-) -> jax.Array:
-    """The ELBO of a Normal in nats."""
-    normal = dist.MultivariateNormal(mean, precision_matrix=precision)
+def _elbo(log_density: LogDensity, normal: Whitening, rng_key: jax.Array) -> jax.Array:
+    """The ELBO of a Normal in nats; −∞ if it is not finite."""
     draw_key, model_key = random.split(rng_key)
-    draws = normal.sample(draw_key, (_JUDGING_DRAWS,))
+    draws = normal.color(random.normal(draw_key, (_JUDGING_DRAWS, normal.loc.size)))
     inputs = draws, random.split(model_key, _JUDGING_DRAWS)
     log_densities = lax.map(lambda each: log_density(*each), inputs, batch_size=_BATCH)
-    return log_densities.mean() + normal.entropy()
-
-
-def _hierarchy(precision: jax.Array) -> Arrays:
-    """Loading A and noise b with this precision, that of coordinates of variance one."""
-    given_others = 1.0 / jnp.sqrt(jnp.diag(precision))
-    values, vectors = jnp.linalg.eigh(precision * given_others * given_others[:, None])
-    largest = jnp.max(values)
-    values = jnp.maximum(values, len(values) * float(np.finfo(values.dtype).eps) * largest)
-    noise = given_others * jnp.sqrt((1.0 - _SHARE) / largest)
-    gains = largest / ((1.0 - _SHARE) * values) - 1.0
-    return {"loading": noise[:, None] * vectors * jnp.sqrt(gains), "noise": noise}
+    entropy = jnp.log(jnp.diag(normal.root)).sum()
+    entropy += 0.5 * normal.loc.size * jnp.log(2.0 * jnp.pi * jnp.e)
+    elbo = log_densities.mean() + entropy
+    return jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)

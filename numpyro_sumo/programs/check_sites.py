@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from numpyro.handlers import replay, seed, substitute, trace
 
 from .jaxprs import sources_of
-from .programs import Programs
+from .programs import Programs, with_initial_latents
 from .sites import (
     Params,
     Program,
@@ -187,7 +187,8 @@ def refuse_moving_supports(model: Program, args: tuple[Any, ...], kwargs: dict[s
     """Refuses latent sites whose support depends on other latents."""
 
     def draws_and_supports(rng_key: jax.Array) -> tuple[Params, dict[str, list[Any]]]:
-        sites = latent_sites(trace(seed(model, rng_key)).get_trace(*args, **kwargs))
+        seeded = with_initial_latents(rng_key, model)
+        sites = latent_sites(trace(seeded).get_trace(*args, **kwargs))
         supports = {name: jax.tree.leaves(site["fn"].support) for name, site in sites.items()}
         return {name: site["value"] for name, site in sites.items()}, supports
 

@@ -8,6 +8,7 @@ from jax import random
 import jax.numpy as jnp
 
 from numpyro.handlers import block, replay, seed, substitute, trace
+from numpyro.infer.initialization import init_to_uniform
 from numpyro.primitives import Messenger
 
 from .jaxprs import detach
@@ -89,6 +90,15 @@ class at_full_size(Messenger):
             size, subsample_size = msg["args"]
             self.is_subsampled |= subsample_size not in (None, size)
             msg["args"], msg["value"] = (size, size), jnp.arange(size)
+
+
+def with_initial_latents(rng_key: jax.Array, program: Program) -> Program:
+    """The program, seeded, with continuous latents near zero in unconstrained space.
+
+    Improper and other priors, which cannot be drawn from, need this.
+    """
+    near_zero: Program = substitute(seed(program, rng_key), substitute_fn=init_to_uniform)
+    return near_zero
 
 
 def with_params(program: Program, params: Params) -> Program:

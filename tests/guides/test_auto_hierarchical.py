@@ -16,9 +16,9 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import SVI, Predictive
 from numpyro.infer.autoguide import AutoGuide
 
-from numpyro_sumo import AutoHierarchicalNormal, ReverseKL, log_marginal
+from numpyro_sumo import AutoHierarchicalNormal, ReverseKL, certify, log_marginal
 from numpyro_sumo.guides import auto_hierarchical
-from tests.helpers.statistics import assert_mean
+from tests.helpers.statistics import Z, assert_mean
 
 X = jnp.array([0.5, -0.3, 1.2])
 
@@ -74,9 +74,8 @@ def fitted(trained):
 def test_begins_as_the_normal_that_was_fitted_with_a_reverse_model_that_is_exact(fitted):
     """One draw of u gives log q(z) without error, and that is a Normal's, carried over."""
     guide, params = fitted
-    fit = params["auto_standardisation"]
-    within = fit["loading"] @ fit["loading"].T + jnp.diag(fit["noise"] ** 2)
-    assert np.abs(within - np.eye(7)).max() > 0.1
+    fit = params["auto_whitening"]
+    assert np.abs(fit["root"] - jnp.diag(jnp.diag(fit["root"]))).max() > 0.1
 
     @jax.jit
     def of_guide_and_normal(params):
@@ -84,13 +83,13 @@ def test_begins_as_the_normal_that_was_fitted_with_a_reverse_model_that_is_exact
         latents = {name: draws[name] for name in ("loc", "scale", "share", "z")}
         options = {"num_particles": 1, "defensive_share": 0.0}
         log_q = log_marginal(random.key(2), guide, params, latents, X, **options)
-        covariance = within * fit["scale"] * fit["scale"][:, None]
         simplex = dist.transforms.StickBreakingTransform()
         share = simplex.inv(latents["share"])
         log_scale = jnp.log(latents["scale"])
+        normal = dist.MultivariateNormal(fit["loc"], scale_tril=fit["root"])
         z = jnp.column_stack([latents["loc"], log_scale, share, latents["z"]])
         jacobian = log_scale + simplex.log_abs_det_jacobian(share, latents["share"])
-        return log_q, dist.MultivariateNormal(fit["loc"], covariance).log_prob(z) - jacobian
+        return log_q, normal.log_prob(z) - jacobian
 
     np.testing.assert_allclose(*of_guide_and_normal(params), rtol=1e-4)
 
@@ -104,9 +103,9 @@ def test_the_fit_is_the_target_where_that_is_normal(jit):
         numpyro.sample("a", dist.Normal(loc, 3.0))
 
     guide, params = begun(independent, 2.0, jit=jit)
-    standard = params["auto_standardisation"]
-    np.testing.assert_allclose(standard["loc"], [2.0, 0.5, 0.5], atol=0.2)
-    np.testing.assert_allclose(standard["scale"], [3.0, 0.4, 0.4], rtol=0.1)
+    fit = params["auto_whitening"]
+    np.testing.assert_allclose(fit["loc"], [2.0, 0.5, 0.5], atol=0.2)
+    np.testing.assert_allclose(jnp.diag(fit["root"]), [3.0, 0.4, 0.4], rtol=0.1)
     sample = partial(guide.sample_posterior, sample_shape=(1_000,))
     draws = jax.jit(sample)(random.key(1), params, 2.0)
     assert abs(draws["a"].std() - 3.0) < 0.5 and np.abs(draws["b"].mean(0) - 1.8).max() < 0.3
@@ -119,22 +118,21 @@ def test_the_fit_leaves_parameters_of_the_model_where_they_begin():
 
     _, params = begun(shifted, 0.0)
     assert params["shift"] == 5.0
-    np.testing.assert_allclose(params["auto_standardisation"]["loc"], 2.5, atol=0.2)
+    np.testing.assert_allclose(params["auto_whitening"]["loc"], 2.5, atol=0.2)
 
 
 def test_gate_and_scale_are_those_of_the_formula():
-    """y = exp(g) A u + b exp(h) ε at the start, with g and h the biases of their parts."""
+    """y = exp(g) √s u + √(1 − s) exp(h) ε at the start, with g and h the biases of their parts."""
     guide, params = begun(lambda: numpyro.sample("z", dist.Normal().expand([2]).to_event(1)))
     (_, ((weights, bias), hidden), _) = params["auto_sampler$params"]
     bias = bias.at[2:].set(jnp.log(jnp.array([2.0, 3.0, 0.5, 4.0])))
     params = params | {"auto_sampler$params": [(), ((weights, bias), hidden), ()]}
     sample = partial(guide.sample_posterior, sample_shape=(4_000,))
     z = np.asarray(jax.jit(sample)(random.key(1), params)["z"])
-    fit = jax.tree.map(np.asarray, params["auto_standardisation"])
-    y = (z - fit["loc"]) / fit["scale"]
-    of_u, of_noise = (fit["loading"] ** 2).sum(1), fit["noise"] ** 2
+    fit = jax.tree.map(np.asarray, params["auto_whitening"])
+    y = np.linalg.solve(fit["root"], (z - fit["loc"]).T).T
     for coordinate, gate, scale in ((0, 2.0, 0.5), (1, 3.0, 4.0)):
-        expected = of_u[coordinate] * gate**2 + of_noise[coordinate] * scale**2
+        expected = 0.1 * gate**2 + 0.9 * scale**2
         assert_mean(y[:, coordinate] ** 2, expected)
 
 
@@ -156,10 +154,10 @@ def test_deterministic_sites_are_those_of_the_arguments_and_parameters_given():
         guide.sample_posterior(random.key(1), params)
 
 
-def test_standardisation_is_not_trained(trained):
+def test_whitening_is_not_trained(trained):
     _, before, after = trained
-    for kind in ("loc", "scale", "loading", "noise"):
-        pair = [params["auto_standardisation"][kind] for params in (before, after)]
+    for part in ("loc", "root"):
+        pair = [params["auto_whitening"][part] for params in (before, after)]
         np.testing.assert_array_equal(*pair)
     for network in ("auto_sampler$params", "auto_reverse$params"):
         pairs = zip(*(jax.tree.leaves(params[network]) for params in (before, after)))
@@ -177,11 +175,9 @@ def test_seeds_are_vectorised_and_numbers_may_be_double():
         keys, x = random.split(random.PRNGKey(0)), jnp.asarray(X, jnp.float64)
         params = jax.jit(jax.vmap(lambda key: svi.get_params(svi.init(key, x))))(keys)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float64)}
-        fit = jax.tree.map(np.asarray, params["auto_standardisation"])
+        fit = jax.tree.map(np.asarray, params["auto_whitening"])
         np.testing.assert_allclose(fit["loc"][0], fit["loc"][1], atol=0.3)
         assert np.any(fit["loc"][0] != fit["loc"][1])
-        variances = np.sum(fit["loading"] ** 2, axis=-1) + fit["noise"] ** 2
-        np.testing.assert_allclose(variances, 1.0, rtol=1e-9)
 
 
 def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
@@ -200,19 +196,21 @@ def test_draws_of_all_sites_under_sample_posterior_and_predictive(fitted):
     assert shapes == {"loc": (), "scale": (), "share": (3,), "z": (3,), "doubled": (3,)}
     np.testing.assert_allclose(draws["doubled"], 2.0 * draws["z"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(draws["share"].sum(-1), 1.0, rtol=1e-5)
-    standard = params["auto_standardisation"]
+    fit = params["auto_whitening"]
+    sd = jnp.linalg.norm(fit["root"][0])
     for loc in (draws["loc"].ravel(), predicted["loc"]):
-        assert_mean(loc, standard["loc"][0])
-        assert_mean((loc - standard["loc"][0]) ** 2, standard["scale"][0] ** 2)
+        assert_mean(loc, fit["loc"][0])
+        assert_mean((loc - fit["loc"][0]) ** 2, sd**2)
 
 
 def test_quantiles_and_median_are_those_of_the_draws(fitted):
     guide, params = fitted
-    standard = params["auto_standardisation"]
+    fit = params["auto_whitening"]
+    sd = jnp.linalg.norm(fit["root"][0])
     of_guide = lambda params: (guide.quantiles(params, [0.16, 0.5, 0.84]), guide.median(params))
     quantiles, median = jax.jit(of_guide)(params)
-    expected = standard["loc"][0] + standard["scale"][0] * jnp.array([-0.9945, 0.0, 0.9945])
-    np.testing.assert_allclose(quantiles["loc"], expected, atol=0.08 * standard["scale"][0])
+    expected = fit["loc"][0] + sd * jnp.array([-0.9945, 0.0, 0.9945])
+    np.testing.assert_allclose(quantiles["loc"], expected, atol=0.08 * sd)
     assert quantiles["z"].shape == (3, 3)
     np.testing.assert_array_equal(median["z"], quantiles["z"][1])
 
@@ -251,7 +249,7 @@ def test_nothing_traced_stays_behind():
 def test_manners_of_an_autoguide():
     guide, params = traced(model, X, prefix="mine", num_auxiliary=11)
     assert isinstance(guide, AutoGuide)
-    names = {"mine_standardisation", "mine_sampler$params", "mine_reverse$params"}
+    names = {"mine_whitening", "mine_sampler$params", "mine_reverse$params"}
     assert params.keys() == names
     sites = trace(seed(substitute(guide, params), 0)).get_trace(X)
     assert sites["_mine_auxiliary"]["value"].shape == (11,)
@@ -271,10 +269,28 @@ def test_init_loc_fn_says_where_the_fit_begins():
     def found(rng_key, start):
         init = numpyro.infer.init_to_value(values={"x": start})
         svi = svi_of(two_modes, init_loc_fn=init)
-        return svi.get_params(svi.init(rng_key))["auto_standardisation"]["loc"][0]
+        return svi.get_params(svi.init(rng_key))["auto_whitening"]["loc"][0]
 
     for start in (-18.0, 18.0):
         assert abs(found(random.key(0), start) - np.sign(start) * 20.0) < 1.0
+
+
+def test_priors_may_be_improper():
+    """A Normal's mean and log-sd from three data, both flat: from init to the certificate."""
+
+    def flat(x):
+        loc = numpyro.sample("loc", dist.ImproperUniform(dist.constraints.real, (), ()))
+        scale = numpyro.sample("scale", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        numpyro.factor("jacobian", -2.0 * jnp.log(scale))  # proper, given three data
+        numpyro.sample("x", dist.Normal(loc, scale).expand([3]).to_event(1), obs=x)
+
+    guide, params = begun(flat, X)
+    certificate = certify(random.key(1), flat, guide, params, X, num_samples=1_000)
+    deviations = ((X - X.mean()) ** 2).sum()
+    # The integral over the mean, and then that of scale⁻⁴ exp(−deviations / 2 scale²).
+    exact = -1.5 * np.log(2 * np.pi) + 0.5 * np.log(2 * np.pi / 3)
+    exact += 0.5 * np.log(np.pi / 2) - 1.5 * np.log(deviations)
+    assert abs(certificate.log_evidence - exact) < Z * certificate.log_evidence_se < 1.0
 
 
 def test_model_with_discrete_latents_is_refused():
@@ -328,7 +344,7 @@ def test_quantiles_of_a_guide_that_has_not_been_run_are_refused(fitted):
 
 def test_parameters_that_are_not_its_own_are_refused(fitted):
     guide, params = fitted
-    with pytest.raises(ValueError, match="auto_standardisation"):
+    with pytest.raises(ValueError, match="auto_whitening"):
         guide.sample_posterior(random.key(0), {})
     others = traced(lambda: numpyro.sample("loc", dist.Normal()))[1]
     with pytest.raises(ValueError, match="shape"):
