@@ -27,8 +27,11 @@ LIMIT = 4.0
 #: Bands of k-hat in words, with their limits: below 0.5 the variance of the weights is finite.
 K_HATS = {
     f"up to {LARGEST_FINITE_VARIANCE_K}": (-np.inf, LARGEST_FINITE_VARIANCE_K),
-    f"up to {LARGEST_PARETO_K}": (LARGEST_FINITE_VARIANCE_K, LARGEST_PARETO_K),
-    "larger": (LARGEST_PARETO_K, np.inf),
+    f"{LARGEST_FINITE_VARIANCE_K} to {LARGEST_PARETO_K}": (
+        LARGEST_FINITE_VARIANCE_K,
+        LARGEST_PARETO_K,
+    ),
+    f"above {LARGEST_PARETO_K}": (LARGEST_PARETO_K, np.inf),
 }
 
 Cells = Iterator[tuple[str, str, dict[str, Any]]]
@@ -91,12 +94,13 @@ posterior, are trained briefly, and are certified from {of["num_samples"]:,} dra
 
 *z* is the error of log-evidence in its standard errors, the largest of all keys; beside it is the
 share of keys within {LIMIT:g}, separately for keys whose k-hat is at most {LARGEST_PARETO_K} and
-for the others, whose log-evidence the certificate does not trust. *Mean off* and *sd off* are the
-largest true errors of the guide, in posterior sds and as a share of the sd, from all draws pooled.
-*False good* counts the certificates that say "{GOOD}" of a guide of which a true mean is off by
-more than {LARGEST_SHIFT} posterior sds, or a true sd by more than {LARGEST_SD_ERROR:.0%}; *false
-correct* those that say "{CORRECT}" where the means or sds by the weights are off by more than that,
-and than four standard errors of as many draws as the weights are worth.
+for the others, whose log-evidence the certificate does not trust. Keys whose standard error is ∞ (a
+k-hat so large that the weights may have no mean) are left out of *z*. *Mean off* and *sd off* are
+the largest true errors of the guide, in posterior sds and as a share of the sd, from all draws
+pooled. *False good* counts the certificates that say "{GOOD}" of a guide of which a true mean is
+off by more than {LARGEST_SHIFT} posterior sds, or a true sd by more than {LARGEST_SD_ERROR:.0%};
+*false correct* those that say "{CORRECT}" where the means or sds by the weights are off by more
+than that, and than four standard errors of as many draws as the weights are worth.
 *KL* is that of the guide from the posterior, by the certificate, in nats. *Bounds held* is the
 share of numbers and keys whose true errors of mean and sd lie within the certificate's bounds;
 *vacuous* is the share of numbers whose bound says nothing. Seconds are those of the first
@@ -136,7 +140,9 @@ def _summary(results: dict[str, Any]) -> str:
     keys = sum(len(cell["z"]) for cell in lost)
     uncorrected = [(false_correct(cell), len(cell["z"])) for cell in cells]
     needless = [(needless_distrust(cell), len(cell["z"])) for cell in cells]
+    unknown = [not is_finite(error) for cell in seeing for error in cell["log_evidence_se"]]
     rows += [
+        ["the standard error of log-evidence is ∞", f"{sum(unknown)} of {len(unknown)}"],
         ["largest difference of k-hat from NumPyro's", number(max(differences, default=None), 4)],
         [
             "smallest share of bounds that hold for any guide, without lost modes",
@@ -260,9 +266,15 @@ def _largest(zs: list[float]) -> str:
 
 
 def _zs(cell: dict[str, Any], above: float, limit: float) -> list[float]:
-    """Errors of log-evidence where k-hat is above one limit and at most another."""
-    pairs = zip(cell["z"], (-np.inf if k is None else k for k in cell["pareto_k"]))
-    return [z for z, k in pairs if above < max(k, -1e9) <= limit]
+    """Errors of log-evidence where ± is finite, and k-hat above one limit and at most another."""
+    k_hats = (-np.inf if k is None else k for k in cell["pareto_k"])
+    each = zip(cell["z"], k_hats, cell["log_evidence_se"])
+    return [z for z, k, error in each if is_finite(error) and above < max(k, -1e9) <= limit]
+
+
+def is_finite(error: float | None) -> bool:
+    """Whether a standard error of log-evidence, None for ∞ in results, is finite."""
+    return error is not None and bool(np.isfinite(error))
 
 
 def _within(cells: list[dict[str, Any]], above: float, limit: float) -> str:

@@ -14,7 +14,7 @@ from benchmarks.guides import __main__ as command
 from benchmarks.guides import models as of_models
 from benchmarks.guides.models import models
 from benchmarks.guides.problems import NUM_DRAWS
-from benchmarks.guides.report import false_correct, false_good, report
+from benchmarks.guides.report import _zs, false_correct, false_good, report
 from benchmarks.guides.simple import simple_targets
 from benchmarks.models import by_quadrature
 
@@ -120,3 +120,10 @@ def test_tiny_run_writes_report_figures_and_picture(tmp_path, monkeypatch):
     np.testing.assert_allclose(lost["log_evidence"], -np.log(2.0), atol=1e-3)
     text = (tmp_path / "report.md").read_text()
     assert "| AutoNormal |" in text and "nan" not in text and text == report(results)
+
+
+def test_certificates_with_an_infinite_error_are_counted_apart():
+    cell = {"z": [0.0, 5.0, 1.0], "pareto_k": [0.9, 0.6, None], "log_evidence_se": [None, 0.1, 0.1]}
+    assert _zs(cell, 0.5, 0.7) == [5.0]
+    assert _zs(cell, 0.7, np.inf) == []
+    assert _zs(cell, -np.inf, 0.5) == [1.0]
