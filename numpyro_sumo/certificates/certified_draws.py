@@ -19,7 +19,7 @@ from .weights import WeightSummary
 class PerDatum(NamedTuple):
     """Estimates for each element of the plates that enclose all sites, in nats.
 
-    :param log_evidence: log p(xᵢ), with standard error ``log_evidence_se``.
+    :param log_evidence: log p(xᵢ), with error ``log_evidence_se``, that of the tail included.
     :param pareto_k: k-hat of the element's weights.
     :param ess: its effective number of draws.
     """

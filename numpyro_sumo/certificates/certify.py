@@ -71,7 +71,9 @@ def certify(
     :param defensive_share: share of the sampler's own u among them, in [0, 1). It bounds what one
         u of low reverse density can add to q̂.
     :param batch_size: draws of z evaluated at a time.
-    :return: estimates in nats, draws, and their log-weights.
+    :return: estimates in nats, draws, and their log-weights. The errors of log-evidence and KL are
+        ∞ where the draws do not show that the weights have a mean: with 10,000 draws above a k-hat
+        of about 0.8, with 1,000 above 0.65.
     :raises ValueError: if model and guide do not match, for a guide without a density (AutoDelta,
         AutoDAIS), for params of another guide, if the model is subsampled, if a log-weight is NaN
         or +∞, or if all weights are zero.
@@ -159,7 +161,7 @@ def _figures(
 def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> dict[str, float]:
     """Bounds on ELBO and KL, and log-evidence, with standard errors ``_se``.
 
-    What rests on log-evidence also has the error of the weights' tails, each datum its own.
+    The errors of log-evidence and KL include those of the tails, added in quadrature over data.
     """
     relative, of_tails = weights.influence, np.linalg.norm(np.ravel(weights.tail_error))
     log_evidence = float(weights.log_evidence.sum())

@@ -34,7 +34,8 @@ def compare_certificates(first: Certificate, second: Certificate) -> Comparison:
     """Which of two guides is closer to the posterior, and whether one misses part of it.
 
     The errors are those of the differences: if both certificates were made with one key, guides of
-    one kind have draws in common (common random numbers), whose noise cancels.
+    one kind have draws in common (common random numbers), whose noise cancels. The errors of not
+    knowing the tails of the two guides' weights do not cancel.
 
     :param first: the certificate of a guide; likewise ``second``, of the same model, data and
         number of draws.

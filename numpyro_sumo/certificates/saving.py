@@ -32,7 +32,7 @@ from .plated import Plated
 from .weights import WeightSummary
 
 #: Of the file's layout; files of another one are refused.
-FORMAT = "1"
+FORMAT = "2"
 
 #: Options of automatic guides that do not matter once they are trained.
 _OF_TRAINING = {

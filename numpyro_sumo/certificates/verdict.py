@@ -122,8 +122,8 @@ def _divergence(certificate: CertifiedDraws) -> list[str]:
     """A divergence that means and sds do not show."""
     value, error = certificate.kl_upper, certificate.kl_upper_se
     limit = max(LARGEST_KL, LARGEST_KL_EACH * len(certificate.marginals.names))
-    if value + _ERRORS * error <= limit:
-        return []
+    if value + _ERRORS * error <= limit or error == np.inf:
+        return []  # an infinite error has a sentence of its own
     if value <= limit:
         return [
             f"The KL is {value:.2f} ± {error:.2f} nats, not known to be below {limit:.2g}. Raise "
@@ -136,13 +136,18 @@ def _divergence(certificate: CertifiedDraws) -> list[str]:
 
 
 def _infinite_variance(certificate: CertifiedDraws) -> list[str]:
-    """Weights that can be averaged, but whose standard errors are too small."""
+    """Weights that can be averaged, but whose spread does not say how well."""
+    if not np.isfinite(certificate.log_evidence_se) and certificate.pareto_k <= LARGEST_PARETO_K:
+        return [
+            f"The ± of log-evidence is infinite: {certificate.num_samples:,} draws are too few to "
+            "tell how heavy the tail of the weights is. Raise num_samples."
+        ]
     if not LARGEST_FINITE_VARIANCE_K < certificate.pareto_k <= LARGEST_PARETO_K:
         return []
     return [
         f"k-hat is above {LARGEST_FINITE_VARIANCE_K}: the variance of the weights is infinite, and "
-        "log-evidence tends to be too low. Its ± allows for the weights not drawn, as far as those "
-        "that were show their tail. Certify with several keys, or use a richer guide."
+        "log-evidence tends to be too low. The ± of log-evidence and KL allow for this; those of "
+        "corrected means and sds do not. Certify with several keys, or use a richer guide."
     ]
 
 

@@ -37,10 +37,10 @@ def warm_start(
 
     The starting points are resampled draws; the inverse mass matrix holds the variances (or the
     covariance) of resampled draws in unconstrained space. Where fewer than 100 of them are
-    effective, or fewer than two for each latent number, both come from the guide's draws as they
-    are. Short warm-up is then enough: ``MCMC(NUTS(model, **warm.kernel), num_warmup=100, ...)``,
-    which goes on adapting both. Chains still find the posterior where the guide is wrong; they take
-    longer.
+    effective, or for a covariance fewer than two for each latent number, both come from the guide's
+    draws as they are. Short warm-up is then enough: ``MCMC(NUTS(model, **warm.kernel),
+    num_warmup=100, ...)``, which goes on adapting both. Chains still find the posterior where the
+    guide is wrong; they take longer.
 
     :param certificate: of the trained guide.
     :param num_chains: an integer ≥ 1.
@@ -70,7 +70,7 @@ def warm_start(
         )
     names = sorted(certificate.latents)
     dim = sum(values[0].size for values in certificate.latents.values())
-    is_enough = certificate.ess >= max(_FEWEST_EFFECTIVE, 2 * dim)
+    is_enough = certificate.ess >= max(_FEWEST_EFFECTIVE, 2 * dim if dense else 0)
     sites = certificate.resampled if is_enough else certificate.draws
     constrained = {name: np.asarray(sites[name]) for name in names}
     example = {name: values[0] for name, values in constrained.items()}

@@ -93,7 +93,7 @@ def tail_error(relative: np.ndarray, pareto_k: np.ndarray, in_tail: int) -> np.n
     step = 2.0 * (1.0 + np.maximum(index, 0.0)) / in_tail**0.5
     rest = 1.0 - index - step
     error = 0.5 * in_tail / len(relative) * excess * step / np.where(rest > 0.0, rest, 1.0)
-    unknown = (rest <= 0.0) | (pareto_k == np.inf)
+    unknown = (rest <= 0.0) | (pareto_k == np.inf) | np.isnan(pareto_k)
     return np.where(pareto_k == -np.inf, 0.0, np.where(unknown, np.inf, error))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from numpyro.distributions import Distribution, Kumaraswamy
+from numpyro.distributions import Distribution, ImproperUniform, Kumaraswamy
 from numpyro.distributions.kl import kl_divergence as closed_form
 
 from numpyro_sumo.checks import check_sample_size
@@ -71,6 +71,11 @@ def _check_distributions(q: Distribution, p: Distribution) -> None:
             raise ValueError(
                 f"Expected {name} to be a NumPyro distribution; got {distribution!r}. "
                 "Pass dist.Normal(0.0, 1.0), for instance."
+            )
+        if any(isinstance(layer, ImproperUniform) for layer in layers(distribution)):
+            raise ValueError(
+                f"Expected {name} to integrate to 1; got ImproperUniform, which does not. Pass a "
+                "proper distribution."
             )
         if is_masked(distribution):
             raise ValueError(

@@ -25,7 +25,7 @@ from numpyro_sumo.programs.sites import Params, Program, Trace, latent_sites
 from numpyro_sumo.programs.validation import refuse_discrete
 
 from .hierarchical import HierarchicalGuide, Sites
-from .normal_fit import fit_normal, has_covariances
+from .normal_fit import LARGEST_FULL, fit_normal, has_covariances
 from .whitening import Whitening
 
 #: s, the share of the variance of each coordinate y that comes from u at first.
@@ -51,7 +51,8 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     with s = 1/10. Each function is a network plus a linear map. The gate exp(g) scales locations,
     for funnels. The reverse networks take y and, for heavy tails, sign(y) log(1 + |y|). The
     location c and the triangular root L are those of a Normal that is fitted when params are
-    initialised, from modes that Newton's method finds and from a mean-field fit. They get no
+    initialised: from a mean-field fit and, if L has correlations, from modes that Newton's method
+    finds. They get no
     gradient (exclude them from weight decay), and the networks start at zero, so the guide starts
     as that Normal with its exact reverse model. Auxiliary normals beyond d have r = N(ν, ρ²). Train
     the guide by :class:`~numpyro_sumo.ReverseKL`, measure its error by
@@ -63,11 +64,13 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     :param num_auxiliary: n; None is d + 4.
     :param hidden_sizes: units of the hidden layers of both networks.
     :param full_covariance: whether L has correlations (d ≤ 1,000), or is diagonal; None for up to
-        100 coordinates. The fit takes 800 d products with the model's Hessian. Use it for time
-        series, where mean field starts far from the posterior, and train at a small learning rate.
-    :raises ValueError: at construction for options outside these ranges; when called, if n < d,
-        and for a model without latent sites, with discrete ones, with some in a subsampled plate,
-        or with a support that depends on another latent site.
+        100 coordinates. The fit takes some 1,000 d products with the model's Hessian. Use it for
+        time series, where mean field starts far from the posterior, and train at a small learning
+        rate.
+    :raises ValueError: at construction for options outside these ranges; when called, if n < d, for
+        correlations of more than 1,000 coordinates, and for a model without latent sites, with
+        discrete ones, with some in a subsampled plate, or with a support that depends on another
+        latent site.
 
     **Reference:** Ranganath et al. 2016, *Hierarchical variational models*, section 3.
 
@@ -179,14 +182,12 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         """q(u) q(z | u), site by site: each given those before it, as L is triangular."""
         whitening = self._whitening(self._programs(args, kwargs))
         loc, scale = self._conditional()
-        sizes = {name: jnp.size(value) for name, value in self.unpack(whitening.loc).items()}
         before = loc[:0]
-        for name, size in sizes.items():
-            start = before.size
-            rows = slice(start, start + size)
+        for name, part in self.unpack(whitening.loc).items():
+            start, size = before.size, part.size
             to_vector = whitening.block(start, size, before)
-            shape = self.unpack(whitening.loc)[name].shape
-            transforms = [to_vector, ReshapeTransform(shape, (size,)), self._transform(name)]
+            transforms = [to_vector, ReshapeTransform(part.shape, (size,)), self._transform(name)]
+            rows = slice(start, start + size)
             normal = dist.Normal(loc[rows], scale[rows]).to_event(1)
             value = numpyro.sample(name, dist.TransformedDistribution(normal, transforms))
             z = jnp.ravel(self._transform(name).inv(value))
@@ -195,8 +196,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     def _reverse(self, latents: Sites, *args: Any, **kwargs: Any) -> None:
         """r(u | z)."""
         whitening = self._whitening(self._programs(args, kwargs))
-        names = self.unpack(whitening.loc)  # in the order of the vector
-        z = [jnp.ravel(self._transform(name).inv(latents[name])) for name in names]
+        z = [jnp.ravel(self._transform(n).inv(latents[n])) for n in self.unpack(whitening.loc)]
         y = whitening.whiten(jnp.concatenate(z))
         features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
         shift, log_scale = self._network("reverse", features, 2, self._auxiliary_size)
@@ -263,6 +263,11 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
             raise ValueError(
                 f"Expected num_auxiliary >= {self.latent_dim}, the number of unconstrained "
                 f"coordinates; got {self.num_auxiliary}. Raise it, or leave it out."
+            )
+        if self.full_covariance and self.latent_dim > LARGEST_FULL:
+            raise ValueError(
+                f"Expected full_covariance for at most {LARGEST_FULL:,} unconstrained coordinates; "
+                f"the model has {self.latent_dim:,}. Leave it out."
             )
         return Programs(self.model, self, {}, args, kwargs)
 

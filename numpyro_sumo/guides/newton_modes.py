@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -13,10 +15,13 @@ from .whitening import lower_root
 _MOST_STEPS = 60
 
 #: Lengths of a step that are tried, as a share of Newton's own.
-_LENGTHS = 0.5 ** jnp.arange(16)
+_LENGTHS = 0.5 ** np.arange(16, dtype=np.float32)
 
-#: A search ends where a step promises less than this gain in log-density, in nats.
+#: A search ends where a step promises half of this gain in log-density, in nats.
 _SMALLEST_GAIN = 1e-3
+
+#: Columns of a Hessian in memory at a time.
+_BATCH = 64
 
 #: Smallest curvature, as a share of the largest, after scaling each coordinate by its own.
 _FLATTEST = 1e-6
@@ -27,12 +32,10 @@ class Modes(NamedTuple):
 
     :param loc: where it is, shape ``(starts, d)``.
     :param root: lower triangular roots of the inverse of minus the Hessian, ``(starts, d, d)``.
-    :param log_evidence: of the Laplace approximation, in nats, shape ``(starts,)``.
     """
 
     loc: jax.Array
     root: jax.Array
-    log_evidence: jax.Array
 
 
 class _Search(NamedTuple):
@@ -81,19 +84,23 @@ def newton_modes(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
 
     found = lax.map(climb, starts)
     roots = lax.map(lambda loc: lower_root(_newton(log_density, loc)[1]), found.loc)
-    log_scales = jnp.log(jnp.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
-    dim = starts.shape[1]
-    log_evidence = found.value + log_scales + 0.5 * dim * jnp.log(2.0 * jnp.pi)
-    return Modes(found.loc, roots, log_evidence)
+    return Modes(found.loc, roots)
+
+
+def gradient_and_hessian(
+    function: Callable[[jax.Array], jax.Array], at: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Both derivatives of a scalar function, at an array of shape ``(d,)``."""
+    gradient, product = jax.linearize(jax.grad(function), at)
+    return gradient, lax.map(product, jnp.eye(at.size, dtype=at.dtype), batch_size=_BATCH)
 
 
 def _newton(
     log_density: Callable[[jax.Array], jax.Array], loc: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The gradient, and a factor F of which F Fᵀ is the inverse of the curvature's absolute."""
-    gradient = jax.grad(log_density)(loc)
-    curvature = -jax.hessian(log_density)(loc)
-    curvature = (curvature + curvature.T) / 2
+    gradient, hessian = gradient_and_hessian(log_density, loc)
+    curvature = -(hessian + hessian.T) / 2
     diagonal = jnp.abs(jnp.diagonal(curvature))
     scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0.0, diagonal, 1.0))
     values, vectors = jnp.linalg.eigh(curvature * scale * scale[:, None])

@@ -21,7 +21,7 @@ from numpyro_sumo._compat import VectorGuide, jit_once
 from numpyro_sumo.programs.programs import Programs, with_initial_latents, with_params
 from numpyro_sumo.programs.sites import values_of_type
 
-from .newton_modes import newton_modes
+from .newton_modes import gradient_and_hessian, newton_modes
 from .whitening import Whitening, lower_root
 
 #: Mean-field fit: steps, particles and learning rate.
@@ -34,13 +34,13 @@ _NUM_STARTS, _RADIUS = 4, 2.0
 _FULL_STEPS, _FULL_RATES = 400, (0.4, 0.01)
 
 #: Largest number of coordinates with covariances, by default and if they are asked for: each step
-#: takes as many Hessian products.
-LARGEST_BY_DEFAULT, _LARGEST_FULL = 100, 1_000
+#: takes twice as many Hessian products.
+LARGEST_BY_DEFAULT, LARGEST_FULL = 100, 1_000
 
 #: Draws that estimate an ELBO.
 _JUDGING_DRAWS = 1_024
 
-#: Columns of a Hessian, or draws, in memory at a time.
+#: Draws evaluated at a time.
 _BATCH = 64
 
 #: Log-density of unconstrained coordinates z, shape ``(d,)``, with a key for the model's own draws.
@@ -112,7 +112,7 @@ def has_covariances(full_covariance: bool | None, dim: int) -> bool:
     """Whether :func:`fit_normal` fits covariances of so many coordinates."""
     if full_covariance is None:
         return dim <= LARGEST_BY_DEFAULT
-    return full_covariance and dim <= _LARGEST_FULL
+    return full_covariance and dim <= LARGEST_FULL
 
 
 def _with_covariances(
@@ -121,21 +121,21 @@ def _with_covariances(
     """The Normal of the largest ELBO that is found from the mean-field fit and from modes."""
     full_key, judge_key, model_key = random.split(rng_key, 3)
     diagonal = Whitening(mean_field.loc, jnp.diag(mean_field.root))
+    at_fixed_key = lambda z: log_density(z, model_key)
     try:
-        modes = newton_modes(lambda z: log_density(z, model_key), starts)
-        candidates = jax.tree.map(
-            lambda one, others: jnp.concatenate([one[None], others]),
-            diagonal,
-            Whitening(modes.loc, modes.root),
-        )
-        elbo = lambda normal: _elbo(log_density, normal, judge_key)
-        elbos = lax.map(elbo, candidates)
-        best = jax.tree.map(lambda each: each[jnp.argmax(elbos)], candidates)
-        standard = jnp.zeros_like(best.loc), jnp.eye(best.loc.size, dtype=best.loc.dtype)
-        within = lambda y, rng_key: log_density(best.color(y), rng_key)
-        mean, precision = _full_covariance(within, *standard, full_key)
+        jax.eval_shape(partial(gradient_and_hessian, at_fixed_key), mean_field.loc)
     except (TypeError, NotImplementedError):  # no second derivative: an ODE solver, for instance
         return diagonal
+    modes = newton_modes(at_fixed_key, starts)
+    candidates = jax.tree.map(
+        lambda one, others: jnp.concatenate([one[None], others]), diagonal, Whitening(*modes)
+    )
+    elbo = lambda normal: _elbo(log_density, normal, judge_key)
+    elbos = lax.map(elbo, candidates)
+    best = jax.tree.map(lambda each: each[jnp.argmax(elbos)], candidates)
+    standard = jnp.zeros_like(best.loc), jnp.eye(best.loc.size, dtype=best.loc.dtype)
+    whitened = lambda y, rng_key: log_density(best.color(y), rng_key)
+    mean, precision = _full_covariance(whitened, *standard, full_key)
     inverse_root = solve_triangular(jnp.linalg.cholesky(precision), standard[1], lower=True)
     full = Whitening(best.color(mean), lower_root(best.root @ inverse_root.T))
     better = elbo(full) > elbos.max()
@@ -155,8 +155,7 @@ def _full_covariance(
 
     @partial(jax.vmap, in_axes=(0, None))
     def derivatives(y: jax.Array, rng_key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        gradient, product = jax.linearize(jax.grad(lambda y: log_density(y, rng_key)), y)
-        return gradient, lax.map(product, jnp.eye(size, dtype=y.dtype), batch_size=_BATCH)
+        return gradient_and_hessian(lambda y: log_density(y, rng_key), y)
 
     def step(state: tuple[jax.Array, jax.Array], inputs: Any) -> Any:
         mean, precision = state

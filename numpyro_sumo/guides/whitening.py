@@ -1,4 +1,4 @@
-"""An affine map from standardised to unconstrained coordinates, in whole and site by site."""
+"""An affine map from whitened to unconstrained coordinates, in whole and site by site."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,14 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine, Transform
+
+
+class _PreciseAffine(LowerCholeskyAffine):
+    """Multiplies at full precision: else, on GPUs, draws would not follow the exact density."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        product = jnp.matmul(self.scale_tril, x[..., None], precision="highest")
+        return self.loc + jnp.squeeze(product, axis=-1)
 
 
 class Whitening(NamedTuple):
@@ -32,7 +40,7 @@ class Whitening(NamedTuple):
         return solve_triangular(self.root, z - self.loc, lower=True)
 
     def block(self, start: int, size: int, before: jax.Array) -> Transform:
-        """The map of some coordinates y to the same of z, given the coordinates before them.
+        """The map from consecutive coordinates of y to those of z, given y before them.
 
         :param start: place of the first one; likewise ``size``, their number.
         :param before: y of all coordinates before ``start``.
@@ -41,7 +49,7 @@ class Whitening(NamedTuple):
         if self.root.ndim == 1:
             return AffineTransform(self.loc[rows], self.root[rows])
         shift = jnp.matmul(self.root[rows, :start], before, precision="highest")
-        return LowerCholeskyAffine(self.loc[rows] + shift, self.root[rows, rows])
+        return _PreciseAffine(self.loc[rows] + shift, self.root[rows, rows])
 
 
 def lower_root(factor: jax.Array) -> jax.Array:

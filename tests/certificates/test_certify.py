@@ -131,6 +131,7 @@ def test_error_covers_the_shortfall_of_weights_with_infinite_variance(index):
     assert trusted.mean() > 0.5
     assert np.abs(error / spread)[trusted].max() > 4.0
     assert np.abs(error / summary.log_evidence_se)[trusted].max() < 4.0
+    assert np.median((summary.log_evidence_se / spread)[trusted]) < 3.0
 
 
 def test_resampled_draws_have_the_moments_of_the_target():

@@ -161,6 +161,15 @@ def test_plot_shows_the_worst_marginals_or_those_that_are_named():
         certificate_of("normal").plot(["fitted"])
 
 
+def test_an_infinite_error_is_explained():
+    unknown = replace(
+        certificate("shifted"), log_evidence_se=np.inf, kl_upper_se=np.inf, pareto_k=0.6
+    )
+    (sentence,) = [each for each in unknown.problems if "infinite" in each]
+    assert sentence.startswith("The ± of log-evidence is infinite: ")
+    assert not any("inf nats" in each for each in unknown.problems)
+
+
 def test_few_effective_draws_are_not_enough_for_a_verdict():
     few = replace(certificate("shifted"), ess=50.0)
     assert few.verdict == "do not trust it"

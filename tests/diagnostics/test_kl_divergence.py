@@ -277,3 +277,10 @@ def test_more_particles_fit_a_wider_normal(loss):
     )(random.key(9))
     mean, se = mean_and_se(estimates)
     assert abs(mean) < 4.0 * se < 0.1
+
+
+def test_improper_distributions_are_refused():
+    improper = dist.ImproperUniform(dist.constraints.real, (), ())
+    for q, p, name in ((improper, dist.Normal(), "q"), (dist.Normal(), improper, "p")):
+        with pytest.raises(ValueError, match=f"Expected {name} to integrate to 1; got Improper"):
+            kl_divergence(random.key(0), q, p)

@@ -275,13 +275,47 @@ def test_init_loc_fn_says_where_the_fit_begins():
         assert abs(found(random.key(0), start) - np.sign(start) * 20.0) < 1.0
 
 
+@pytest.mark.parametrize("full_covariance", [True, False])
+def test_density_at_the_start_is_that_of_the_normal(full_covariance):
+    """Sites of several shapes, in an order that is not theirs in the vector."""
+
+    def shapes():
+        b = numpyro.sample("b", dist.Normal(1.0, 2.0).expand([2, 2]).to_event(2))
+        numpyro.sample("a", dist.Normal(b.sum(), 0.5))
+        numpyro.sample("c", dist.Normal(b[0], 1.0).to_event(1))
+
+    guide, params = begun(shapes, full_covariance=full_covariance)
+    fit = params["auto_whitening"]
+    assert fit["root"].ndim == (2 if full_covariance else 1)
+    root = fit["root"] if full_covariance else jnp.diag(fit["root"])
+    normal = dist.MultivariateNormal(fit["loc"], scale_tril=root)
+
+    @jax.jit
+    def of_guide_and_normal(params):
+        draws = guide.sample_posterior(random.key(1), params, sample_shape=(5,))
+        options = {"num_particles": 1, "defensive_share": 0.0}
+        log_q = log_marginal(random.key(2), guide, params, draws, **options)
+        z = jnp.concatenate([draws[name].reshape(5, -1) for name in "abc"], axis=1)
+        return log_q, normal.log_prob(z)
+
+    np.testing.assert_allclose(*of_guide_and_normal(params), rtol=1e-4)
+
+
+def test_covariances_of_too_many_coordinates_are_refused():
+    guide = AutoHierarchicalNormal(
+        lambda: numpyro.sample("z", dist.Normal().expand([1_001]).to_event(1)), full_covariance=True
+    )
+    with pytest.raises(ValueError, match="at most 1,000 unconstrained coordinates; the model has"):
+        trace(seed(guide, 0)).get_trace()
+
+
 def test_priors_may_be_improper():
-    """A Normal's mean and log-sd from three data, both flat: from init to the certificate."""
+    """A Normal's mean with a flat prior and its sd with scale⁻²: from init to the certificate."""
 
     def flat(x):
         loc = numpyro.sample("loc", dist.ImproperUniform(dist.constraints.real, (), ()))
         scale = numpyro.sample("scale", dist.ImproperUniform(dist.constraints.positive, (), ()))
-        numpyro.factor("jacobian", -2.0 * jnp.log(scale))  # proper, given three data
+        numpyro.factor("prior", -2.0 * jnp.log(scale))
         numpyro.sample("x", dist.Normal(loc, scale).expand([3]).to_event(1), obs=x)
 
     guide, params = begun(flat, X)

@@ -1,7 +1,6 @@
 """Modes by Newton's method, and their Laplace approximations."""
 
 import numpy as np
-import pytest
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,11 @@ def log_normal(z):
     return -0.5 * y @ jnp.asarray(np.linalg.inv(CORRELATIONS), z.dtype) @ y
 
 
-def test_a_normal_s_mean_covariance_and_evidence_are_found_whatever_the_units():
+def test_a_normal_s_mean_and_covariance_are_found_whatever_the_units():
     modes = jax.jit(lambda starts: newton_modes(log_normal, starts))(jnp.array([[2.0, -1.0, 0.5]]))
     np.testing.assert_allclose((modes.loc[0] - LOC) / SCALES, 0.0, atol=5e-3)
     root = np.asarray(modes.root[0], np.float64) / SCALES[:, None]
     np.testing.assert_allclose(root @ root.T, CORRELATIONS, atol=1e-3)
-    covariance = CORRELATIONS * SCALES * SCALES[:, None]
-    exact = 0.5 * np.linalg.slogdet(2.0 * np.pi * covariance)[1]
-    assert modes.log_evidence[0] == pytest.approx(exact, abs=1e-3)
 
 
 def test_a_saddle_is_left_and_each_start_finds_its_own_mode():
@@ -43,6 +39,6 @@ def test_a_saddle_is_left_and_each_start_finds_its_own_mode():
 
 
 def test_a_start_outside_of_the_support_stays_where_it_is():
-    log_density = lambda z: jnp.where(z[0] > 0.0, -z[0], -jnp.inf)
+    log_density = lambda z: jnp.where(z[0] > 0.0, -(z[0] ** 2), -jnp.inf) + 2.0 * z[0]
     modes = newton_modes(log_density, jnp.array([[-1.0]]))
     np.testing.assert_array_equal(modes.loc, [[-1.0]])

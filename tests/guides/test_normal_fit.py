@@ -188,18 +188,14 @@ def test_a_likelihood_may_be_subsampled():
     np.testing.assert_allclose(fit.loc, n * x.mean() * posterior.sum(1), atol=0.05)
 
 
-@pytest.mark.parametrize("largest", [1, 1_000])
-def test_a_mean_field_fit_that_ran_away_is_not_begun_from(monkeypatch, largest):
-    """Above the largest number of coordinates nothing else is fitted; else covariances are."""
+def test_a_mean_field_fit_that_ran_away_leaves_the_initial_values(monkeypatch):
+    """Above the largest number of coordinates nothing else is fitted."""
     run, lost = SVI.run, {"auto_loc": jnp.full(3, jnp.nan), "auto_scale": jnp.ones(3)}
     monkeypatch.setattr(
         SVI, "run", lambda *args, **kwargs: run(*args, **kwargs)._replace(params=lost)
     )
-    monkeypatch.setattr(normal_fit, "_LARGEST_FULL", largest)
+    monkeypatch.setattr(normal_fit, "LARGEST_FULL", 1)
     value = jnp.array([0.3, 0.4, 0.5])
     fit = fitted(correlated, init_loc_fn=init_to_value(values={"z": value}))
-    if largest == 1:
-        np.testing.assert_allclose(fit.loc, value)
-        np.testing.assert_array_equal(fit.root, 1.0)
-    else:
-        np.testing.assert_allclose(covariance_of(fit), COVARIANCE, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(fit.loc, value)
+    np.testing.assert_array_equal(fit.root, 1.0)

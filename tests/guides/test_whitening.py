@@ -1,8 +1,9 @@
-"""The affine map between standardised and unconstrained coordinates."""
+"""The affine map between whitened and unconstrained coordinates."""
 
 import numpy as np
 import pytest
 
+import jax
 import jax.numpy as jnp
 
 from numpyro_sumo.guides.whitening import Whitening, lower_root
@@ -27,3 +28,16 @@ def test_triangular_root_is_that_of_the_product():
     factor = np.random.default_rng(0).normal(size=(3, 3))
     root = lower_root(jnp.asarray(factor, jnp.float32))
     np.testing.assert_allclose(root, np.linalg.cholesky(factor @ factor.T), atol=1e-5)
+
+
+def test_all_products_are_at_full_precision():
+    """Else draws on GPUs would not follow the density, which is exact."""
+
+    def both(y):
+        whitening = Whitening(LOC, jnp.asarray(ROOT, jnp.float32))
+        return whitening.color(y), whitening.block(1, 2, y[:1])(y[1:])
+
+    products = [e for e in jax.make_jaxpr(both)(Y).eqns if e.primitive.name == "dot_general"]
+    assert len(products) == 3
+    highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+    assert all(each.params["precision"] == highest for each in products)
