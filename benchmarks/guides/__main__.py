@@ -36,8 +36,8 @@ from benchmarks.guides.warm_starts import start_jobs, time_starts
 
 #: Models, kinds of guides and spoilt models of a quick run.
 QUICK_MODELS = ("normal_gamma",)
-QUICK_KINDS = ("AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal", "AutoHierarchicalNormal")
-QUICK_SPOILT = ("student_t", "two_modes")
+QUICK_KINDS = ("AutoNormal", "AutoHierarchicalNormal")
+QUICK_SPOILT = ("two_modes",)
 
 #: Comparisons with NUTS by their part: the function, its size, and that of a quick run.
 COMPARISONS: dict[str, tuple] = {

@@ -18,7 +18,7 @@ _MOST_STEPS = 60
 _LENGTHS = 0.5 ** np.arange(16, dtype=np.float32)
 
 #: A search ends where a step promises half of this gain in log-density, in nats.
-_SMALLEST_GAIN = 1e-3
+_SMALLEST_GAIN = 1e-5
 
 #: Columns of a Hessian in memory at a time.
 _BATCH = 64
