@@ -122,11 +122,12 @@ def _divergence(certificate: CertifiedDraws) -> list[str]:
     """A divergence that means and sds do not show."""
     value, error = certificate.kl_upper, certificate.kl_upper_se
     limit = max(LARGEST_KL, LARGEST_KL_EACH * len(certificate.marginals.names))
-    if value + _ERRORS * error <= limit or error == np.inf:
-        return []  # an infinite error has a sentence of its own
+    if value + _ERRORS * error <= limit:
+        return []
     if value <= limit:
+        shown = f"{error:.2f}" if np.isfinite(error) else "∞"
         return [
-            f"The KL is {value:.2f} ± {error:.2f} nats, not known to be below {limit:.2g}. Raise "
+            f"The KL is {value:.2f} ± {shown} nats, not known to be below {limit:.2g}. Raise "
             "num_samples to know it better."
         ]
     return [
