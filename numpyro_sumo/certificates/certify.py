@@ -163,7 +163,7 @@ def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> 
 
     The errors of log-evidence and KL include those of the tails, added in quadrature over data.
     """
-    relative, of_tails = weights.influence, np.linalg.norm(np.ravel(weights.tail_error))
+    relative, of_tails = weights.influence, weights.total_tail_error
     log_evidence = float(weights.log_evidence.sum())
     estimates: dict[str, tuple[float, np.ndarray]] = {
         "elbo_lower": (below.mean(), below),

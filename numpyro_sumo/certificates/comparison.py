@@ -67,7 +67,7 @@ def compare_certificates(first: Certificate, second: Certificate) -> Comparison:
             " Compare models by their log_evidence."
         )
     _, evidence_error = mean_and_error(first.weights.influence - second.weights.influence)
-    of_tails = [np.linalg.norm(np.ravel(each.weights.tail_error)) for each in (first, second)]
+    of_tails = [each.weights.total_tail_error for each in (first, second)]
     elbo, elbo_error = mean_and_error(first.log_weights - second.log_weights)
     difference = first.log_evidence - second.log_evidence
     evidence_error = np.linalg.norm([evidence_error, *of_tails])

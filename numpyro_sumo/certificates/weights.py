@@ -27,6 +27,11 @@ class WeightSummary(NamedTuple):
     tail_error: np.ndarray
 
     @property
+    def total_tail_error(self) -> float:
+        """That of all data together, whose tails are independent."""
+        return float(np.linalg.norm(np.ravel(self.tail_error)))
+
+    @property
     def influence(self) -> np.ndarray:
         """What each draw adds to log-evidence, up to a constant, to first order: of all data.
 
