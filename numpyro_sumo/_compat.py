@@ -1,7 +1,9 @@
 """All uses of private NumPyro and JAX interfaces. Adapt this file if they change."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 import copy
+from functools import cache
 from typing import Any
 
 import jax
@@ -16,7 +18,11 @@ from numpyro.infer import MCMC
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 
 #: Options of XLA for :func:`jit_once`.
-_FEW_PASSES = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+_FEW_PASSES: dict[str, Any] = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 class _SortedInitLocs(AutoGuide):
@@ -89,7 +95,7 @@ def pack_latents(
     return {f"_{guide.prefix}_latent": jnp.concatenate(unconstrained)}, set(supports)
 
 
-def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit_once(function: Callable[..., Any]) -> jax.stages.Wrapped:
     """``jax.jit`` for a function that is run once.
 
     On CPUs XLA leaves out passes that take longer than they save: certificates of neural networks
@@ -97,7 +103,33 @@ def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
     hold for the whole, it is ``jax.jit`` itself.
     """
     is_alone = trace_state_clean() and jax.default_backend() == "cpu"
-    return jax.jit(function, compiler_options=_FEW_PASSES if is_alone else None)
+    return jax.jit(function, compiler_options=_known_few_passes() if is_alone else None)
+
+
+def at_compile_time() -> AbstractContextManager[None]:
+    """Evaluates what does not depend on traced values, inside ``jit`` too.
+
+    Outside it does nothing: JAX would compile each operation a second time.
+    """
+    return nullcontext() if trace_state_clean() else jax.ensure_compile_time_eval()
+
+
+@cache
+def _known_few_passes() -> dict[str, Any]:
+    return known_compiler_options(_FEW_PASSES)
+
+
+def known_compiler_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options that this version of XLA knows; it refuses to compile with others."""
+
+    def is_known(name: str) -> bool:
+        try:
+            jax.jit(lambda: 0.0, compiler_options={name: options[name]}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in options.items() if is_known(name)}
 
 
 def inputs_of_mcmc(mcmc: MCMC) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -137,6 +169,12 @@ def collectable_key(rng_key: jax.Array) -> jax.Array:
         data = random.key_data(rng_key)
         return data if data.shape[-1] == 2 else rng_key
     return rng_key
+
+
+def new_style_key(rng_key: jax.Array) -> jax.Array:
+    """Keys in the new style, which flowjax asks for; random numbers stay equal."""
+    is_new_style = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    return rng_key if is_new_style else random.wrap_key_data(rng_key)
 
 
 def scan_lengths(equation: JaxprEqn) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from numpyro_sumo._compat import (
     collectable_key,
     inputs_of_mcmc,
     jit_once,
+    new_style_key,
     pack_latents,
     set_up_guide,
     vary_over,
@@ -94,6 +95,14 @@ def make_collected(key):
 def test_keys_of_another_generator_stay_as_they_are():
     key = random.key(0, impl="rbg")
     assert collectable_key(key) is key
+
+
+@pytest.mark.parametrize("make_key", [random.key, random.PRNGKey], ids=["new_style", "old_style"])
+def test_keys_in_the_new_style_have_the_same_random_numbers(make_key):
+    key = make_key(3)
+    found = new_style_key(key)
+    assert jax.numpy.issubdtype(found.dtype, jax.dtypes.prng_key)
+    np.testing.assert_array_equal(random.normal(found, (4,)), random.normal(key, (4,)))
 
 
 MESH = jax.make_mesh((1, 1), ("a", "b"), axis_types=(AxisType.Auto, AxisType.Auto))

@@ -6,7 +6,9 @@ import os
 
 import jax
 
-_OPTIONS = {
+from numpyro_sumo._compat import known_compiler_options
+
+_OPTIONS: dict[str, object] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
@@ -15,7 +17,7 @@ _OPTIONS = {
 
 def hasty_options() -> dict[str, object]:
     """Compiler options for ``jax.jit`` that skip optimisation; unknown to this XLA: left out."""
-    return {name: value for name, value in _OPTIONS.items() if _is_known(name, value)}
+    return known_compiler_options(_OPTIONS)
 
 
 @contextmanager
@@ -34,11 +36,3 @@ def hasty_compilation() -> Iterator[None]:
             del os.environ["XLA_FLAGS"]
         else:
             os.environ["XLA_FLAGS"] = old_flags
-
-
-def _is_known(name: str, value: object) -> bool:
-    try:
-        jax.jit(lambda: 0.0, compiler_options={name: value})()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True

@@ -2,8 +2,10 @@
 
 Eight kinds of guides are trained on six models whose log-evidence and posterior moments are exact.
 Then guides are spoilt on purpose, around the posteriors of ten models, to see which of them still
-count as good. At last, leave-one-out cross-validation by guides is compared with that by NUTS, and
-NUTS that starts from a guide with plain NUTS. An interrupted run is continued by the same command.
+count as good. At last, leave-one-out cross-validation by guides is compared with that by NUTS, NUTS
+that starts from a guide with plain NUTS, and means of chains that propose from a guide with exact
+ones. An interrupted run is continued by the same command; under another major version of ArviZ it
+adds the cross-validation by that one.
 """
 
 import argparse
@@ -22,8 +24,9 @@ from benchmarks.common.html_report import write_results
 from benchmarks.common.interrupts import end_process, work_then_report
 from benchmarks.common.results import start_or_resume
 from benchmarks.common.stopwatch import Stopwatch
-from benchmarks.guides import cross_validation, warm_starts
-from benchmarks.guides.cross_validation import compare_loo, loo_jobs
+from benchmarks.guides import chain_means, cross_validation, warm_starts
+from benchmarks.guides.chain_means import compare_means, mean_jobs
+from benchmarks.guides.cross_validation import LOO_PARTS, compare_loo, loo_jobs
 from benchmarks.guides.guides import KINDS, train
 from benchmarks.guides.measure import compiled_once, measure
 from benchmarks.guides.models import models
@@ -39,10 +42,11 @@ QUICK_MODELS = ("normal_gamma",)
 QUICK_KINDS = ("AutoNormal", "AutoHierarchicalNormal")
 QUICK_SPOILT = ("two_modes",)
 
-#: Comparisons with NUTS by their part: the function, its size, and that of a quick run.
+#: Comparisons of chains by their part: the function, its size, and that of a quick run.
 COMPARISONS: dict[str, tuple] = {
-    "loo": (compare_loo, cross_validation.Size(), cross_validation.QUICK),
+    **dict.fromkeys(LOO_PARTS, (compare_loo, cross_validation.Size(), cross_validation.QUICK)),
     "warm_start": (time_starts, warm_starts.Size(), warm_starts.QUICK),
+    "chain_means": (compare_means, chain_means.Size(), chain_means.QUICK),
 }
 
 Job = tuple[str, str, str]
@@ -100,7 +104,7 @@ def jobs_of(quick: bool) -> list[Job]:
         ("comfort", name, change) for name in names for change in changes_of(name, spoilt[name])
     ]
     jobs += [("evidence", model, kind) for kind in kinds for model in trained]
-    return jobs + loo_jobs(quick) + start_jobs(quick)
+    return jobs + loo_jobs(quick) + start_jobs(quick) + mean_jobs(quick)
 
 
 def _finished(
@@ -115,7 +119,7 @@ def _finished(
 
 
 def _compared(job: Job, configuration: dict[str, Any]) -> dict[str, Any]:
-    """A comparison with NUTS."""
+    """A comparison of chains."""
     part, *names = job
     compare, size, quick_size = COMPARISONS[part]
     is_quick = configuration["quick"]

@@ -6,6 +6,7 @@ import warnings
 
 import arviz as az
 import numpy as np
+from scipy.special import logsumexp
 
 import jax
 from jax import random
@@ -14,7 +15,11 @@ from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.guides.studies import NUM_CHAINS, convergence, key_of, loo_studies
 from numpyro_sumo import certify, loo, to_arviz
 from numpyro_sumo.diagnostics.arviz import IS_ARVIZ_1, arviz_data
+from numpyro_sumo.diagnostics.pareto_k import tail_size
 from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
+
+#: The parts of the results by ArviZ 0.23 and by 1.x.
+LOO_PARTS = "loo", "loo_arviz_1"
 
 #: Each chain is cut into so many blocks, whose spread is the Monte Carlo error of the whole.
 BLOCKS_OF_A_CHAIN = 5
@@ -57,11 +62,11 @@ class OfChains(NamedTuple):
 
 
 def loo_jobs(quick: bool) -> list[tuple[str, str, str]]:
-    """The cells of this part: part, model and kind of guide."""
-    studies = loo_studies()
+    """The cells of the part of this ArviZ: part, model and kind of guide."""
+    part = LOO_PARTS[IS_ARVIZ_1]
     if quick:
-        return [("loo", "schools", "AutoMultivariateNormal")]
-    return [("loo", name, kind) for name, study in studies.items() for kind in study.guides]
+        return [(part, "schools", "AutoMultivariateNormal")]
+    return [(part, name, kind) for name, study in loo_studies().items() for kind in study.guides]
 
 
 def compare_loo(model: str, kind: str, seed: int, size: Size) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def compare_loo(model: str, kind: str, seed: int, size: Size) -> dict[str, Any]:
         )
     return {name: [row[name] for row in rows] for name in rows[0]} | {
         "nuts": _figures(chains),
+        "arviz": az.__version__,
         "size": size._asdict(),
         "num_data": len(chains.pointwise),
         "train_seconds": training.seconds + training.compile_seconds,
@@ -127,8 +133,24 @@ def loo_of_nuts(model: str, seed: int, size: Size) -> OfChains:
 def psis_loo(log_likelihood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log p(yᵢ | y₋ᵢ) and k-hat of each datum, by ArviZ.
 
+    Where the largest weights are equal, ArviZ 0.23 says that k-hat is ∞, and 1.x raises an error.
+    There is nothing to smooth then: such a datum has the plain average, and the k-hat −∞.
+
     :param log_likelihood: shape ``(chain, draw, data)``, in nats.
     """
+    log_weights = np.sort(-log_likelihood.reshape(-1, log_likelihood.shape[-1]), axis=0)
+    count = len(log_weights)
+    pointwise = np.log(count) - logsumexp(log_weights.astype(np.float64), axis=0)
+    pareto_k = np.full(len(pointwise), -np.inf)
+    # ArviZ's tail is shorter than that of independent draws where they are worth more than those.
+    largest = log_weights[-max(tail_size(count) // 2, 1) :]
+    varied = largest[-1] - largest[0] > 1e-4
+    if varied.any():
+        pointwise[varied], pareto_k[varied] = _by_arviz(log_likelihood[..., varied])
+    return pointwise, pareto_k
+
+
+def _by_arviz(log_likelihood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # ArviZ takes the autocorrelation of the draws from the posterior group.
     groups = {"posterior": {"y": log_likelihood}, "log_likelihood": {"y": log_likelihood}}
     with warnings.catch_warnings():
@@ -140,7 +162,6 @@ def psis_loo(log_likelihood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _figures(chains: OfChains) -> dict[str, Any]:
     count = len(chains.pointwise)
-    # Where the largest weights are equal, ArviZ 0.23 says infinity; such a datum has no tail.
     k_hats = chains.pareto_k[np.isfinite(chains.pareto_k)]
     return {
         "elpd": float(chains.pointwise.sum()),

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.common.tables import bold, markdown_table, number
 from benchmarks.guides.models import models
 from benchmarks.guides.report_chains import chains_sections
+from benchmarks.guides.report_means import means_section
 from benchmarks.guides.simple import simple_targets
 from benchmarks.guides.spoilt import TITLES
 from numpyro_sumo.certificates.error_bounds import LARGEST_FINITE_VARIANCE_K
@@ -77,6 +78,7 @@ def needless_distrust(cell: dict[str, Any]) -> int:
 def report(results: dict[str, Any]) -> str:
     """The report in Markdown."""
     of = results["configuration"]
+    of_means = means_section(results.get("chain_means", {}))
     sections = "\n\n".join(
         f"## {_heading(models()[model].title)}\n\n{_evidence_table(cells)}\n{_refusals(cells)}"
         for model, cells in results["evidence"].items()
@@ -115,7 +117,7 @@ one thing that is spoilt. *Correlation off* is the largest true error of a corre
 verdict sees through the KL only. Weights cannot show a lost mode: the guide never draws it.
 
 {_comfort_table(results)}
-{chains_sections(results)}"""
+{chains_sections(results)}{of_means}"""
 
 
 def _heading(title: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.tables import bold, markdown_table, number, with_error
-from benchmarks.guides.cross_validation import BLOCKS_OF_A_CHAIN
+from benchmarks.guides.cross_validation import BLOCKS_OF_A_CHAIN, LOO_PARTS
 from benchmarks.guides.studies import NUM_CHAINS, loo_studies, start_studies
 from benchmarks.guides.warm_starts import PLAIN, STAGES
 from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
@@ -25,7 +25,7 @@ Cell = dict[str, Any]
 
 def chains_sections(results: dict[str, Any]) -> str:
     """Both sections in Markdown; empty for results without these parts."""
-    parts = _loo_section(results.get("loo", {})), _start_section(results.get("warm_start", {}))
+    parts = _loo_section(results), _start_section(results.get("warm_start", {}))
     return "".join(f"\n{part}" for part in parts if part)
 
 
@@ -64,15 +64,12 @@ def share_of_plain(cells: dict[str, Cell], kind: str, compiled: bool) -> float |
     return float(np.median(shares)) if shares else None
 
 
-def _loo_section(models: dict[str, dict[str, Cell]]) -> str:
-    cells = [(model, kind, cell) for model, kinds in models.items() for kind, cell in kinds.items()]
-    if not cells:
+def _loo_section(results: dict[str, Any]) -> str:
+    parts = {part: found for part in LOO_PARTS if (found := _loo_cells(results, part))}
+    if not parts:
         return ""
+    cells = next(iter(parts.values()))
     size = cells[0][2]["size"]
-    rows = [row for model, kind, cell in cells for row in _loo_rows(model, kind, cell)]
-    header = ["model", "guide", "elpd by the guide", "elpd by NUTS", "apart, Monte Carlo SE"]
-    header += ["apart, SE of elpd", "largest of one datum", "largest k-hat", "that of NUTS"]
-    header += [f"data with k-hat > {LARGEST_PARETO_K}"]
     return f"""## Is leave-one-out cross-validation of a guide that of NUTS?
 
 PSIS-LOO, leave-one-out cross-validation by Pareto-smoothed importance sampling, estimates elpd:
@@ -89,10 +86,25 @@ would differ with other data. Right estimates are more than {MOST_ERRORS:g} Mont
 about once in twenty. *Largest of one datum* is the largest difference of a single datum, in nats.
 `loo` warns of data whose k-hat is above {LARGEST_PARETO_K}.
 
-{_loo_verdict([cell for _, _, cell in cells])}
-
-{markdown_table(header, rows)}
+{"".join(_loo_by_arviz(each) for each in parts.values()).strip()}
 """
+
+
+def _loo_cells(results: dict[str, Any], part: str) -> list[tuple[str, str, Cell]]:
+    """Model, kind of guide, and cell."""
+    models = results.get(part, {}).items()
+    return [(model, kind, cell) for model, kinds in models for kind, cell in kinds.items()]
+
+
+def _loo_by_arviz(cells: list[tuple[str, str, Cell]]) -> str:
+    """What one version of ArviZ found; results that do not name theirs are of 0.23."""
+    versions = sorted({cell.get("arviz", "0.23") for *_, cell in cells})
+    header = ["model", "guide", "elpd by the guide", "elpd by NUTS", "apart, Monte Carlo SE"]
+    header += ["apart, SE of elpd", "largest of one datum", "largest k-hat", "that of NUTS"]
+    header += [f"data with k-hat > {LARGEST_PARETO_K}"]
+    table = markdown_table(header, [row for each in cells for row in _loo_rows(*each)])
+    verdict = _loo_verdict([cell for *_, cell in cells])
+    return f"By ArviZ {', '.join(versions)}: {verdict}\n\n{table}\n\n"
 
 
 def _loo_rows(model: str, kind: str, cell: Cell) -> list[list[str]]:

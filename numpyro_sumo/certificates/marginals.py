@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .error_bounds import ErrorBounds, error_bounds
+from .moment_tails import MomentTails, moment_tails
 from .plated import Plated
 from .weights import WeightSummary
 
@@ -18,6 +19,8 @@ class Marginals(NamedTuple):
     :param shift: (mean − corrected mean) / corrected sd, with standard error ``shift_se``.
     :param sd_ratio: sd / corrected sd, with standard error ``sd_ratio_se``.
     :param bounds: bounds on the errors of the guide's means, sds and quantiles.
+    :param pareto_k: k-hats of the corrected mean (``pareto_k.mean``) and of the corrected sd
+        (``pareto_k.sd``).
     """
 
     names: tuple[str, ...]
@@ -30,6 +33,7 @@ class Marginals(NamedTuple):
     sd_ratio: np.ndarray
     sd_ratio_se: np.ndarray
     bounds: ErrorBounds
+    pareto_k: MomentTails
 
 
 def marginals_of(
@@ -44,6 +48,7 @@ def marginals_of(
     smoothed, relative = (
         weight_columns(latents, plated, of_data) for of_data in (weights.smoothed, weights.relative)
     )
+    pareto_ks = _pareto_ks(latents, weights, plated)
     mean, sd = values.mean(axis=0), values.std(axis=0)
     corrected_mean = (smoothed * values).sum(axis=0)
     deviation = values - corrected_mean
@@ -69,7 +74,8 @@ def marginals_of(
         error(difference * deviation) / safe_sd,
         ratio,
         squares_error / np.maximum(ratio + 1.0, 1.0),
-        error_bounds(values, relative, _pareto_ks(latents, weights, plated)),
+        error_bounds(values, relative, pareto_ks),
+        moment_tails(deviation, relative, pareto_ks),
     )
 
 

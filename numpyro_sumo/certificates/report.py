@@ -44,11 +44,14 @@ def _rows(certificate: CertifiedDraws) -> list[tuple[str, str, str]]:
     kl = "KL(guide ‖ posterior)" if is_exact else "KL(guide ‖ posterior), upper bound"
     elbo = "ELBO" if is_exact else "ELBO, lower bound"
     effective = f"{c.ess:,.0f} of {c.num_samples:,}"
+    k_hat, moment, number = c.marginals.pareto_k.worst
+    of_moment = f"the largest, of the {moment} of {c.marginals.names[number]}"
     return [
         ("log-evidence", _nats(c.log_evidence, c.log_evidence_se), "log Z, or log p(x)"),
         (elbo, _nats(c.elbo_lower, c.elbo_lower_se), "below log-evidence by the KL"),
         (kl, _nats(c.kl_upper, c.kl_upper_se), "0 for the posterior itself"),
         (f"k-hat{worst}", f"{c.pareto_k:.2f}", f"up to {LARGEST_PARETO_K} is trusted"),
+        ("k-hat of means and sds", f"{k_hat:.2f}", of_moment),
         (f"effective draws{worst}", effective, "by the weights"),
     ]
 

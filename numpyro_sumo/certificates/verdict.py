@@ -37,6 +37,9 @@ _FEWEST_EFFECTIVE = 100
 #: Errors are compared with their limits after adding so many standard errors.
 _ERRORS = 3.0
 
+#: Relative weights that differ by less than this are equal.
+_EQUAL_WEIGHTS = 1e-4
+
 #: Largest gap between the two bounds on log q, in nats, that is not worth a word.
 _LARGEST_GAP = 0.1
 
@@ -51,7 +54,8 @@ class Judgement(NamedTuple):
 def judge(certificate: CertifiedDraws) -> Judgement:
     """What to do with a guide, and why."""
     distrust = [*_weights(certificate)]
-    problems = [] if distrust else [*_means(certificate), *_sds(certificate)]
+    moments = _means, _sds, _heavy_moments
+    problems = [] if distrust else [each for found in moments for each in found(certificate)]
     if not (distrust or problems):
         problems = _divergence(certificate)
     verdict = DISTRUST if distrust else CORRECT if problems else GOOD
@@ -115,6 +119,25 @@ def _sds(certificate: CertifiedDraws) -> list[str]:
             if sizes[worst] > LARGEST_SD_ERROR
             else "Raise num_samples to know it better."
         )
+    ]
+
+
+def _heavy_moments(certificate: CertifiedDraws) -> list[str]:
+    """Means and sds that are unknown, though the weights themselves can be averaged.
+
+    Where all weights are equal the guide is the posterior, whose own tails these are.
+    """
+    marginals = certificate.marginals
+    untrusted = int(marginals.pareto_k.untrusted.sum())
+    if untrusted == 0 or np.ptp(certificate.weights.relative) < _EQUAL_WEIGHTS:
+        return []
+    k_hat, moment, number = marginals.pareto_k.worst
+    others = f" (and those of {untrusted - 1} others)" if untrusted > 1 else ""
+    return [
+        f"The k-hat of the {moment} of {marginals.names[number]} is {k_hat:.2f}{others}, above "
+        f"{LARGEST_PARETO_K}: its tails are so heavy that neither the guide's draws nor corrected "
+        "ones tell it. Report quantiles of certificate.resampled, which can be trusted, or use a "
+        "guide with wider tails."
     ]
 
 

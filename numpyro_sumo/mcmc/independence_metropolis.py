@@ -16,7 +16,7 @@ from numpyro.infer import HMC
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import constrain_fn, unconstrain_fn
 
-from numpyro_sumo._compat import collectable_key
+from numpyro_sumo._compat import collectable_key, new_style_key
 from numpyro_sumo.checks import check_positive_integer, check_share
 from numpyro_sumo.guides.defensive_reverse import DEFENSIVE_SHARE
 from numpyro_sumo.guides.hierarchical import Sites
@@ -215,7 +215,7 @@ class IndependenceMetropolis(MCMCKernel):
     ) -> tuple[IndependenceMetropolisState, jax.Array]:
         """A state at one of 256 proposals, chosen by weight, and the log-weights of all."""
         pool_key, start_key, chain_key, alternate_key = random.split(rng_key, 4)
-        pool = proposal.draws(pool_key, POOL, _BATCH)
+        pool = proposal.draws(new_style_key(pool_key), POOL, _BATCH)
         possible = jnp.where(jnp.isfinite(pool.log_weight), pool.log_weight, -jnp.inf)
         at = random.categorical(start_key, possible)
         z, log_weight = jax.tree.map(lambda leaf: leaf[at], (pool.latents, possible))
@@ -237,7 +237,7 @@ class IndependenceMetropolis(MCMCKernel):
     ) -> IndependenceMetropolisState:
         """One proposal of the guide, and one step of the alternate kernel, if any."""
         rng_key, draw_key, accept_key, *other_keys = random.split(state.rng_key, 5)
-        draw = proposal.draw(draw_key)
+        draw = proposal.draw(new_style_key(draw_key))
         z, log_weight = draw.latents, draw.log_weight
         diverging = jnp.isnan(log_weight) | (log_weight == jnp.inf)
         log_ratio = log_weight - state.log_weight
@@ -283,7 +283,7 @@ class IndependenceMetropolis(MCMCKernel):
         z = _map_latents(constrain_fn, alternate, proposal, after.z)
         return state._replace(
             z=z,
-            log_weight=proposal.redraw(redraw_key, z),
+            log_weight=proposal.redraw(new_style_key(redraw_key), z),
             diverging=state.diverging | after.diverging,
             alternate_state=after,
         )

@@ -5,16 +5,21 @@ import pytest
 from scipy import stats
 
 from benchmarks.guides import __main__ as command
-from benchmarks.guides import cross_validation, warm_starts
-from benchmarks.guides.cross_validation import loo_jobs, psis_loo
+from benchmarks.guides import chain_means, cross_validation, warm_starts
+from benchmarks.guides.chain_means import mean_jobs
+from benchmarks.guides.cross_validation import LOO_PARTS, loo_jobs, psis_loo
 from benchmarks.guides.report_chains import (
     chains_sections,
     errors_apart,
     seconds_to_ess,
     share_of_plain,
 )
+from benchmarks.guides.report_means import means_section
 from benchmarks.guides.studies import houses, start_studies
 from benchmarks.guides.warm_starts import start_jobs
+from numpyro_sumo.diagnostics.arviz import IS_ARVIZ_1
+
+LOO = LOO_PARTS[IS_ARVIZ_1]
 
 
 def loo_cell(elpd, large_k):
@@ -59,6 +64,47 @@ def test_report_counts_certificates_within_two_errors_of_nuts():
 def test_report_without_warnings_names_none():
     text = chains_sections({"loo": {"schools": {"AutoNormal": loo_cell([-30.0], [0])}}})
     assert "1 of 1 certificates without a warning" in text and "with one" not in text
+
+
+def test_report_has_a_table_for_each_version_of_arviz():
+    cells = {
+        "loo": {"schools": {"AutoNormal": loo_cell([-30.0], [0])}},
+        "loo_arviz_1": {"schools": {"AutoNormal": loo_cell([-35.0], [0]) | {"arviz": "1.3.0"}}},
+    }
+    text = chains_sections(cells)
+    assert "By ArviZ 0.23: **1 of 1 certificates" in text
+    assert "By ArviZ 1.3.0: **0 of 1 certificates" in text
+    assert text.count("## Is leave-one-out") == 1
+    del cells["loo"]
+    assert "By ArviZ 1.3.0" in chains_sections(cells)
+
+
+def means_cell(z, r_hat):
+    size = chain_means.Size()._asdict()
+    return {"z": z, "r_hat": r_hat, "ess": 800.0, "accept_prob": 0.81, "size": size}
+
+
+def test_report_counts_means_within_four_errors_with_and_without_convergence():
+    cells = {
+        "AutoNormal": means_cell([0.5, -3.9], 1.001),
+        "AutoIAFNormal": means_cell([4.1, 0.2], 1.2),
+        "AutoBNAFNormal": means_cell([None, 0.2], None),
+    }
+    text = means_section({"normal_gamma": cells})
+    assert "**4 of 6 means of all 3 guides lie within 4 MCSE of the exact ones" in text
+    assert "of the 1 guides whose chains have an R-hat of at most 1.01, 2 of 2.**" in text
+    assert "| AutoNormal | 81% | 1.001 | 800 | 2 of 2 | 3.9 |" in text
+    assert "| AutoIAFNormal | 81% | **1.200** | 800 | **1 of 2** | 4.1 |" in text
+    assert "| AutoBNAFNormal | 81% | **–** | 800 | **1 of 2** | – |" in text
+    assert means_section({}) == ""
+
+
+def test_means_of_a_chain_from_a_trained_guide_are_exact():
+    cell = chain_means.compare_means(
+        "normal_gamma", "AutoNormal", 0, chain_means.Size(50, 1_000, 0.2)
+    )
+    assert len(cell["z"]) == 2 and max(map(abs, cell["z"])) < 4.0
+    assert cell["r_hat"] < 1.05 and cell["accept_prob"] > 0.5 and cell["ess"] > 100
 
 
 def test_seconds_are_those_before_the_draws_and_a_share_of_the_draws():
@@ -128,6 +174,17 @@ def test_loo_of_exact_draws_is_the_exact_one():
     assert np.all(pareto_k < 0.7)
 
 
+def test_loo_of_a_datum_whose_likelihood_is_the_same_for_all_draws_is_that_likelihood():
+    """ArviZ 1.x raises an error for it."""
+    rng = np.random.default_rng(1)
+    log_likelihood = np.stack([rng.normal(-1.0, 0.1, (4, 500)), np.full((4, 500), -0.25)], axis=-1)
+    pointwise, pareto_k = psis_loo(log_likelihood)
+    assert pointwise[1] == pytest.approx(-0.25) and pareto_k[1] == -np.inf
+    assert pointwise[0] == pytest.approx(-1.005, abs=0.02) and np.isfinite(pareto_k[0])
+    alone, _ = psis_loo(log_likelihood[..., 1:])
+    assert alone == pytest.approx(-0.25)
+
+
 def test_houses_are_two_to_twenty_in_each_of_forty_counties():
     sizes = np.bincount(houses()["county"])
     assert len(sizes) == 40 and sizes.min() >= 2 and sizes.max() <= 20
@@ -137,23 +194,25 @@ def test_houses_are_two_to_twenty_in_each_of_forty_counties():
 def test_quick_form_has_one_small_model_of_each_comparison():
     jobs = command.jobs_of(quick=True)
     assert [job for job in jobs if job[0] in command.COMPARISONS] == [
-        ("loo", "schools", "AutoMultivariateNormal"),
+        (LOO, "schools", "AutoMultivariateNormal"),
         ("warm_start", "schools", "repeat 1"),
+        ("chain_means", "normal_gamma", "AutoNormal"),
     ]
     assert len(loo_jobs(quick=False)) == 5 and len(start_jobs(quick=False)) == 6
+    assert len(mean_jobs(quick=False)) == 48
     jobs = command.jobs_of(quick=False)
     assert len(set(jobs)) == len(jobs)
     assert {model for _, model, _ in start_jobs(quick=False)} <= start_studies().keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", command.COMPARISONS)
+@pytest.mark.parametrize("part", [LOO, "warm_start"])
 def test_tiny_comparison_is_reported(part):
     tiny = {
-        "loo": cross_validation.Size(1, 200, 20, 25, 0.01),
+        LOO: cross_validation.Size(1, 200, 20, 25, 0.01),
         "warm_start": warm_starts.Size(20, 10, 20, 200, 0.01),
     }
-    _, model, name = {"loo": loo_jobs, "warm_start": start_jobs}[part](True)[0]
+    _, model, name = {LOO: loo_jobs, "warm_start": start_jobs}[part](True)[0]
     cell = command.COMPARISONS[part][0](model, name, 0, tiny[part])
     text = chains_sections({part: {model: {name: cell}}})
     assert "eight schools" in text and "nan" not in text
