@@ -26,7 +26,8 @@ from .diagnostics import (
     log_marginal,
     standard_errors,
 )
-from .guides import AutoHierarchicalNormal, HierarchicalGuide
+from .guides import AutoHierarchicalNormal, HierarchicalGuide, Placement, place
+from .inference import FitOptions, Posterior, fit
 from .losses import IWELBO, IWHVI, SUMO, MultilevelSUMO, ReverseKL
 from .mcmc import IndependenceMetropolis
 from .optim import averaged_adam
@@ -40,12 +41,15 @@ __all__ = [
     "AutoHierarchicalNormal",
     "Certificate",
     "Comparison",
+    "FitOptions",
     "HierarchicalGuide",
     "IndependenceMetropolis",
     "KLDivergence",
     "KLSandwich",
     "LogEvidence",
     "MultilevelSUMO",
+    "Placement",
+    "Posterior",
     "ReverseKL",
     "StandardErrors",
     "WaldTable",
@@ -53,12 +57,14 @@ __all__ = [
     "averaged_adam",
     "certify",
     "compare_certificates",
+    "fit",
     "kl_divergence",
     "kl_sandwich",
     "load",
     "log_evidence",
     "log_marginal",
     "loo",
+    "place",
     "save",
     "standard_errors",
     "to_arviz",

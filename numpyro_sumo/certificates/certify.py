@@ -1,5 +1,6 @@
 """Certificates: KL, log-evidence and k-hat of any trained guide, from its own draws."""
 
+from dataclasses import replace
 from typing import Any
 import warnings
 
@@ -110,52 +111,54 @@ def certify(
     proposal = proposal.split(found.data_dims)
     draws_key, resampling_key = random.split(rng_key)
     draws = jit_once(lambda key: proposal.draws(key, num_samples, batch_size))(draws_key)
-    offset = float(random.uniform(resampling_key))
     complete = jit_once(
         lambda sites: lax.map(programs.with_deterministic, sites, batch_size=batch_size)
     )
-    figures = _figures(found, draws, offset, complete)
-    return Certificate(**figures, programs=programs, rng_key=rng_key)
+    certificate = certificate_of(programs, found, draws, resampling_key, complete)
+    if certificate.pareto_k > LARGEST_PARETO_K:
+        warnings.warn(
+            f"Expected a k-hat of weights up to {LARGEST_PARETO_K}; it is "
+            f"{certificate.pareto_k:.2f}, so that log_evidence, KL and resampled draws are not to "
+            "be trusted. Train longer or with more particles, or run IndependenceMetropolis with "
+            "alternate=NUTS(model).",
+            stacklevel=2,
+        )
+    return replace(certificate, rng_key=rng_key)
 
 
-def _figures(
-    found: Inspection, draws: WeightedDraw, offset: float, complete: Any
-) -> dict[str, Any]:
-    """The fields of a certificate that come from weighted draws.
+def certificate_of(
+    programs: Programs, found: Inspection, draws: WeightedDraw, rng_key: jax.Array, complete: Any
+) -> Certificate:
+    """The certificate of a guide from draws that are weighted already.
 
-    :param offset: in [0, 1), for systematic resampling.
+    :param found: from the check of the proposal.
+    :param rng_key: for systematic resampling.
     :param complete: adds deterministic sites to latent ones, both with a leading axis of draws.
     """
     log_weights = draws.log_weight, draws.log_target - draws.log_below
     below, above = (np.asarray(values, np.float64) for values in log_weights)
     check_log_weights(below)
     weights = summarise_weights(below)
-    pareto_k = float(np.max(weights.pareto_k))
-    if pareto_k > LARGEST_PARETO_K:
-        warnings.warn(
-            f"Expected a k-hat of weights up to {LARGEST_PARETO_K}; it is {pareto_k:.2f}, so that "
-            "log_evidence, KL and resampled draws are not to be trusted. Train longer or with more "
-            "particles, or run IndependenceMetropolis with alternate=NUTS(model).",
-            stacklevel=3,
-        )
     plated = Plated.of(found)
-    chosen = systematic_resampling(offset, weights.smoothed)
+    chosen = systematic_resampling(float(random.uniform(rng_key)), weights.smoothed)
     latents = jax.tree.map(np.asarray, draws.latents)
     resampled = {n: plated.take(n, values, chosen) for n, values in latents.items()}
     total = lambda values: values.reshape(len(values), -1).sum(axis=1)
-    return {
+    return Certificate(
         **_estimates(total(below), total(above), weights),
-        "pareto_k": pareto_k,
-        "ess": float(np.min(weights.ess)),
-        "draws": complete(latents),
-        "resampled": complete(resampled),
-        "log_weights": np.asarray(total(below)),
-        "log_target": total(np.asarray(draws.log_target, np.float64)),
-        "weights": weights,
-        "chosen": chosen,
-        "per_datum": _per_datum(weights),
-        "plated": plated,
-    }
+        pareto_k=float(np.max(weights.pareto_k)),
+        ess=float(np.min(weights.ess)),
+        draws=complete(latents),
+        resampled=complete(resampled),
+        log_weights=np.asarray(total(below)),
+        log_target=total(np.asarray(draws.log_target, np.float64)),
+        weights=weights,
+        chosen=chosen,
+        per_datum=_per_datum(weights),
+        plated=plated,
+        programs=programs,
+        rng_key=rng_key,
+    )
 
 
 def _estimates(below: np.ndarray, above: np.ndarray, weights: WeightSummary) -> dict[str, float]:

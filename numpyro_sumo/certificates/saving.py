@@ -3,15 +3,10 @@
 from dataclasses import fields
 import hashlib
 import inspect
-import json
 import os
-from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 import jax
 from jax import random
@@ -26,13 +21,11 @@ from numpyro_sumo.programs.log_target import log_target
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Program
 
+from .array_files import JSON, read_tree, write_tree
 from .certificate import Certificate
 from .certified_draws import PerDatum
 from .plated import Plated
 from .weights import WeightSummary
-
-#: Of the file's layout; files of another one are refused.
-FORMAT = "2"
 
 #: Options of automatic guides that do not matter once they are trained.
 _OF_TRAINING = {
@@ -42,13 +35,12 @@ _OF_TRAINING = {
     "init_scale",
     "forward_mode_differentiation",
     "hessian_fn",
+    "placement",
 }
 _UNKNOWN = object()
 
 #: Draws at which the model is compared with the one that was certified.
 _COMPARED = 3
-
-_JSON = bool | int | float | str | None
 
 
 def save(path: str | os.PathLike[str], certificate: Certificate) -> None:
@@ -74,26 +66,7 @@ def save(path: str | os.PathLike[str], certificate: Certificate) -> None:
     >>> again.log_evidence == certificate.log_evidence
     True
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"Expected a folder to write to; there is no {path.parent}. Create it.")
-    arrays: dict[str, np.ndarray] = {}
-    values = {field.name: getattr(certificate, field.name) for field in fields(certificate)}
-    programs = values.pop("programs")
-    values = {**values, "params": dict(programs.params)}
-    values["rng_key"] = random.key_data(values["rng_key"])
-    tree = {name: _pack(value, name, arrays) for name, value in values.items()}
-    metadata = {
-        "format": FORMAT,
-        "guide": json.dumps(_describe(programs)),
-        "inputs": _fingerprint(programs),
-        "key_impl": str(random.key_impl(certificate.rng_key)),
-        "values": json.dumps(tree),
-    }
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
-        save_file(arrays, partial, metadata)
-        os.replace(partial, path)
+    write_tree(path, "certificate", certificate_tree(certificate))
 
 
 def load(
@@ -113,24 +86,39 @@ def load(
     :raises ValueError: for a file that does not exist, is incomplete, of another format, or of
         another model or data; without a guide that was written by hand.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"Expected a complete file of a certificate; {path} is none: {error}. Save it again."
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"Expected a certificate in format {FORMAT}; {path} has "
-            f"{metadata.get('format', 'no format')}. Save it again with this version."
-        )
-    tree = json.loads(metadata["values"])
-    values = {name: _unpack(value, arrays) for name, value in tree.items()}
-    guide = _guide(json.loads(metadata["guide"]), model) if guide is None else guide
-    programs = Programs(model, guide, values.pop("params"), args, kwargs)
-    key = random.wrap_key_data(values.pop("rng_key"), impl=metadata["key_impl"])
+    tree = read_tree(path, "certificate")
+    return certificate_from(tree, guide, Programs(model, model, {}, args, kwargs))
+
+
+def certificate_tree(certificate: Certificate) -> dict[str, Any]:
+    """A certificate as arrays and plain values, with the kind and options of its guide."""
+    values = {field.name: getattr(certificate, field.name) for field in fields(certificate)}
+    programs, plated = values.pop("programs"), values.pop("plated")
+    return {
+        **values,
+        "plated": {"data_dims": list(plated.data_dims), "event_dims": plated.event_dims},
+        "params": dict(programs.params),
+        "rng_key": random.key_data(values["rng_key"]),
+        "key_impl": str(random.key_impl(certificate.rng_key)),
+        "guide": _describe(programs),
+        "inputs": _fingerprint(programs),
+    }
+
+
+def certificate_from(
+    tree: dict[str, Any], guide: Program | None, programs: Programs
+) -> Certificate:
+    """The inverse of :func:`certificate_tree`.
+
+    :param guide: None for an automatic guide, which is made again.
+    :param programs: the model with its arguments.
+    :raises ValueError: for another model, guide or data.
+    """
+    values = dict(tree)
+    described, inputs = values.pop("guide"), values.pop("inputs")
+    guide = _guide(described, programs.model) if guide is None else guide
+    programs = programs.replace(guide=guide, params=values.pop("params"))
+    key = random.wrap_key_data(values.pop("rng_key"), impl=values.pop("key_impl"))
     weights, per_datum = WeightSummary(*values.pop("weights")), values.pop("per_datum")
     plated = values.pop("plated")
     certificate = Certificate(
@@ -141,48 +129,15 @@ def load(
         programs=programs,
         rng_key=key,
     )
-    if metadata["inputs"] != _fingerprint(programs):
+    if inputs != _fingerprint(programs):
         raise ValueError(
-            f"Expected the arguments that were certified; those of {path} are others. Pass the "
+            "Expected the arguments that were certified; those of the file are others. Pass the "
             "same data."
         )
     few = {name: values[:_COMPARED] for name, values in certificate.latents.items()}
-    _check_model(certificate, few, path)
-    _check_guide(certificate, few, path)
+    _check_model(certificate, few)
+    _check_guide(certificate, few)
     return certificate
-
-
-def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """A value as JSON, with the names of arrays in their places."""
-    if isinstance(value, Plated):
-        value = {"data_dims": list(value.data_dims), "event_dims": value.event_dims}
-    if isinstance(value, _JSON):
-        return {"value": value}
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        place = str(len(arrays))
-        arrays[place] = np.array(value, order="C")
-        return {"array": place}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {k: _pack(each, f"{name}/{k}", arrays) for k, each in value.items()}}
-    if isinstance(value, list | tuple):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_pack(each, f"{name}/{k}", arrays) for k, each in enumerate(value)]}
-    raise ValueError(
-        f"Expected arrays in dicts by name, lists and tuples; '{name}' is {type(value).__name__}. "
-        "Save its arrays by themselves."
-    )
-
-
-def _unpack(packed: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
-    ((kind, content),) = packed.items()
-    if kind == "value":
-        return content
-    if kind == "array":
-        return arrays[content]
-    if kind == "dict":
-        return {name: _unpack(each, arrays) for name, each in content.items()}
-    parts = [_unpack(each, arrays) for each in content]
-    return tuple(parts) if kind == "tuple" else parts
 
 
 def _describe(programs: Programs) -> dict[str, Any]:
@@ -202,7 +157,7 @@ def _describe(programs: Programs) -> dict[str, Any]:
         if value is parameter.default:
             continue
         parts = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(part, _JSON) for part in parts):
+        if not all(isinstance(part, JSON) for part in parts):
             return {"class": None}
         options[name] = value
     return {"class": type(guide).__name__, "options": options}
@@ -235,9 +190,7 @@ def _guide(description: dict[str, Any], model: Program) -> Program:
     return guide
 
 
-def _check_model(
-    certificate: Certificate, few: dict[str, np.ndarray], path: str | os.PathLike[str]
-) -> None:
+def _check_model(certificate: Certificate, few: dict[str, np.ndarray]) -> None:
     """Refuses a model under which the draws have other densities than when they were saved."""
     programs, expected = certificate.programs, certificate.log_target[:_COMPARED]
     try:
@@ -248,14 +201,12 @@ def _check_model(
         is_same = False
     if not is_same:
         raise ValueError(
-            f"Expected the model and data that were certified; those of {path} give the draws "
+            "Expected the model and data that were certified; those of the file give the draws "
             "other densities. Pass the same model and arguments."
         )
 
 
-def _check_guide(
-    certificate: Certificate, few: dict[str, np.ndarray], path: str | os.PathLike[str]
-) -> None:
+def _check_guide(certificate: Certificate, few: dict[str, np.ndarray]) -> None:
     """Refuses a guide under which the draws have other densities than when they were saved."""
     proposal = proposal_of(certificate.programs, 1, 0.0)
     proposal.check()
@@ -268,6 +219,6 @@ def _check_guide(
         return  # a flow without an inverse
     if not np.allclose(density, expected, rtol=1e-3, atol=1e-2):
         raise ValueError(
-            f"Expected the guide that was certified; that of {path} gives its draws other "
+            "Expected the guide that was certified; that of the file gives its draws other "
             "densities. Pass the same guide, with the same options."
         )

@@ -1,5 +1,6 @@
 """A fit as ArviZ data: draws, likelihoods, predictions and data, with dims from the plates."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,10 +14,11 @@ from numpyro.infer import MCMC
 from numpyro_sumo._compat import inputs_of_mcmc
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.programs import Programs
-from numpyro_sumo.programs.sites import Params
 
 from .certificate import Certificate
 from .model_groups import ModelGroups
+
+Draws = Mapping[str, np.ndarray | jax.Array]
 
 #: Statistics of MCMC kernels under ArviZ's names.
 _RENAMED = {"accept_prob": "acceptance_rate", "potential_energy": "lp", "num_steps": "n_steps"}
@@ -29,7 +31,7 @@ def to_arviz(
     num_draws: int = 2_000,
     rng_key: jax.Array | None = None,
 ) -> Any:
-    """A certificate, or chains of MCMC, as ArviZ data for its summaries, plots and comparisons.
+    """A certificate, a posterior, or chains, as ArviZ data for its summaries and plots.
 
     Groups: ``posterior`` with deterministic sites, ``unconstrained_posterior``,
     ``posterior_predictive``, ``log_likelihood``, ``observed_data``, ``constant_data`` (arrays among
@@ -39,7 +41,8 @@ def to_arviz(
     are summed out have neither likelihoods nor predictions. The log-likelihood of a masked
     observation is zero.
 
-    :param fit: from :func:`~numpyro_sumo.certify`; or an :class:`~numpyro.infer.MCMC` that has run.
+    :param fit: from :func:`~numpyro_sumo.certify` or :func:`~numpyro_sumo.fit`; or an
+        :class:`~numpyro.infer.MCMC` that has run.
     :param corrected: of a certificate, whether to take the resampled draws, which are close to the
         posterior's, or those of the guide as they are.
     :param num_draws: of a certificate, at most so many draws, evenly spread over all.
@@ -65,11 +68,28 @@ def to_arviz(
     elif isinstance(fit, Certificate):
         check_positive_integer("num_draws", num_draws)
         programs, posterior, latents, stats = _of_certificate(fit, corrected, num_draws)
+    elif hasattr(fit, "to_arviz"):  # a Posterior
+        return fit.to_arviz(rng_key=rng_key)
     else:
         raise ValueError(
-            f"Expected a certificate or MCMC that has run; got {type(fit).__name__}. Pass "
-            "certify(key, model, guide, params, ...)."
+            f"Expected a certificate, a posterior, or MCMC that has run; got {type(fit).__name__}. "
+            "Pass certify(key, model, guide, params, ...)."
         )
+    return arviz_of(programs, posterior, latents, stats, rng_key)
+
+
+def arviz_of(
+    programs: Programs,
+    posterior: Draws,
+    latents: Draws,
+    stats: Draws,
+    rng_key: jax.Array | None,
+) -> Any:
+    """Draws of shape ``(chain, draw, ...)`` as ArviZ data, with all groups that the model gives.
+
+    :param posterior: latent and deterministic sites; ``latents`` are the former.
+    :param stats: statistics of the draws by ArviZ's names.
+    """
     # Imported here because ArviZ takes seconds to import.
     from numpyro_sumo.diagnostics.arviz import arviz_data
 
@@ -121,10 +141,10 @@ def _of_chains(mcmc: MCMC) -> tuple[Any, ...]:
     return programs, posterior, latents, stats
 
 
-def _groups(rng_key: jax.Array, model: ModelGroups, latents: Params) -> dict[str, Any]:
+def _groups(rng_key: jax.Array, model: ModelGroups, latents: Draws) -> dict[str, Any]:
     """The groups that the model is run for."""
     shape = next(iter(latents.values())).shape[:2]
-    flat = {name: values.reshape(-1, *values.shape[2:]) for name, values in latents.items()}
+    flat: dict[str, Any] = {n: v.reshape(-1, *v.shape[2:]) for n, v in latents.items()}
     found: dict[str, Any] = {"unconstrained_posterior": model.unconstrained(flat)}
     if model.observed and not model.sums_out_sites:
         found["log_likelihood"] = model.log_likelihood(flat)

@@ -2,5 +2,6 @@
 
 from .auto_hierarchical import AutoHierarchicalNormal
 from .hierarchical import HierarchicalGuide
+from .placement import Placement, place
 
-__all__ = ["AutoHierarchicalNormal", "HierarchicalGuide"]
+__all__ = ["AutoHierarchicalNormal", "HierarchicalGuide", "Placement", "place"]

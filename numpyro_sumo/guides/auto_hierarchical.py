@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 from jax import random
-from jax.example_libraries import stax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 
@@ -13,19 +12,20 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import ReshapeTransform
-from numpyro.handlers import block, seed, substitute, trace
+from numpyro.handlers import block, seed, substitute
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_sumo._compat import VectorGuide
+from numpyro_sumo._compat import VectorGuide, at_compile_time
 from numpyro_sumo.checks import check_positive_integer
+from numpyro_sumo.programs.check_latents import check_continuous_latents
 from numpyro_sumo.programs.check_params import check_params
-from numpyro_sumo.programs.check_sites import refuse_moving_supports
-from numpyro_sumo.programs.programs import Programs, with_initial_latents
-from numpyro_sumo.programs.sites import Params, Program, Trace, latent_sites
-from numpyro_sumo.programs.validation import refuse_discrete
+from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.sites import Params, Program
 
 from .hierarchical import HierarchicalGuide, Sites
 from .normal_fit import LARGEST_FULL, fit_normal, has_covariances
+from .placement import Placement, check_placement
+from .skip_network import skip_network
 from .whitening import Whitening
 
 #: s, the share of the variance of each coordinate y that comes from u at first.
@@ -67,6 +67,8 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         100 coordinates. The fit takes some 1,000 d products with the model's Hessian. Use it for
         time series, where mean field starts far from the posterior, and train at a small learning
         rate.
+    :param placement: c and L, from :func:`~numpyro_sumo.place`, which tells what was found from
+        many starts; by default they are found when params are initialised.
     :raises ValueError: at construction for options outside these ranges; when called, if n < d, for
         correlations of more than 1,000 coordinates, and for a model without latent sites, with
         discrete ones, with some in a subsampled plate, or with a support that depends on another
@@ -97,6 +99,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         num_auxiliary: int | None = None,
         hidden_sizes: Sequence[int] = (64, 64),
         full_covariance: bool | None = None,
+        placement: Placement | None = None,
     ):
         if num_auxiliary is not None:
             check_positive_integer("num_auxiliary", num_auxiliary)
@@ -107,12 +110,21 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
             )
         for units in hidden_sizes:
             check_positive_integer("hidden_sizes", units)
+        if placement is not None:
+            check_placement(placement)
+            if full_covariance is not None:
+                raise ValueError(
+                    f"Expected full_covariance or placement; got both, {full_covariance} and a "
+                    "placement. Pass full_covariance to place."
+                )
+            full_covariance = placement.whitening.root.ndim == 2
         VectorGuide.__init__(self, model, prefix=prefix, init_loc_fn=init_loc_fn)  # type: ignore[call-arg]
         HierarchicalGuide.__init__(self, self._sampler, self._reverse)
         self._auxiliary_name = f"_{prefix}_auxiliary"
         self.num_auxiliary = num_auxiliary
         self.hidden_sizes = tuple(hidden_sizes)
         self.full_covariance = full_covariance
+        self.placement = placement
 
     def sample_posterior(
         self,
@@ -149,12 +161,18 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         with seed(rng_seed=rng_key), substitute(data=params):
             z = draw()
 
-        def sites(z: jax.Array) -> Sites:
-            latents = {n: self._transform(n)(value) for n, value in self.unpack(z).items()}
-            return programs.with_deterministic(latents)
-
+        sites = lambda z: programs.with_deterministic(self.constrained(z))
         values = jax.vmap(sites)(z.reshape(-1, self.latent_dim))
         return {n: leaf.reshape(*sample_shape, *leaf.shape[1:]) for n, leaf in values.items()}
+
+    def constrained(self, vector: jax.Array) -> Sites:
+        """The latent sites, from unconstrained coordinates of shape ``(latent_dim,)``."""
+        return {n: self._transform(n)(value) for n, value in self.unpack(vector).items()}
+
+    def unconstrained(self, latents: Sites) -> jax.Array:
+        """The inverse of :meth:`constrained`."""
+        names = self.unpack(self.initial_vector)
+        return jnp.concatenate([jnp.ravel(self._transform(n).inv(latents[n])) for n in names])
 
     def quantiles(self, params: Params, quantiles: Any, *args: Any, **kwargs: Any) -> Sites:
         """Quantiles of latent and deterministic sites, from 10,000 draws.
@@ -196,10 +214,10 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     def _reverse(self, latents: Sites, *args: Any, **kwargs: Any) -> None:
         """r(u | z)."""
         whitening = self._whitening(self._programs(args, kwargs))
-        z = [jnp.ravel(self._transform(n).inv(latents[n])) for n in self.unpack(whitening.loc)]
-        y = whitening.whiten(jnp.concatenate(z))
+        y = whitening.whiten(self.unconstrained(latents))
         features = jnp.concatenate([y, jnp.sign(y) * jnp.log1p(jnp.abs(y))])
-        shift, log_scale = self._network("reverse", features, 2, self._auxiliary_size)
+        name, sizes = f"{self.prefix}_reverse", self.hidden_sizes
+        shift, log_scale = skip_network(name, features, 2, self._auxiliary_size, sizes)
         # The exact reverse model of the fitted Normal; auxiliary normals beyond d are N(0, 1).
         beyond = (0, self._auxiliary_size - self.latent_dim)
         loc = jnp.pad(_SHARE**0.5 * y, beyond)
@@ -211,14 +229,20 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         """Location and scale of y, given auxiliary normals that are sampled here."""
         normal = dist.Normal().expand([*sample_shape, self._auxiliary_size]).to_event(1)
         u = numpyro.sample(self._auxiliary_name, normal, infer={"is_auxiliary": True})
-        shift, log_gate, log_scale = self._network("sampler", u, 3, self.latent_dim)
+        name, sizes = f"{self.prefix}_sampler", self.hidden_sizes
+        shift, log_gate, log_scale = skip_network(name, u, 3, self.latent_dim, sizes)
         loc = (_SHARE**0.5 * u[..., : self.latent_dim] + shift) * jnp.exp(log_gate)
         return loc, (1.0 - _SHARE) ** 0.5 * jnp.exp(log_scale)
 
     def _whitening(self, programs: Programs) -> Whitening:
         """The Normal that the guide starts as, detached; see :func:`~.normal_fit.fit_normal`."""
         options = {"init_loc_fn": self.init_loc_fn, "full_covariance": self.full_covariance}
-        fit = lambda rng_key: fit_normal(rng_key, programs, **options)._asdict()
+
+        def fit(rng_key: jax.Array) -> dict[str, jax.Array]:
+            if self.placement is None:
+                return fit_normal(rng_key, programs, **options).whitening._asdict()
+            return self.placement.whitening._asdict()
+
         return Whitening(**stop_gradient(numpyro.param(f"{self.prefix}_whitening", fit)))
 
     def _arbitrary_whitening(self) -> dict[str, jax.Array]:
@@ -227,42 +251,29 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
         is_full = has_covariances(self.full_covariance, self.latent_dim)
         return Whitening(0.0 * ones, jnp.diag(ones) if is_full else ones)._asdict()
 
-    def _network(self, role: str, inputs: jax.Array, num_parts: int, size: int) -> list[jax.Array]:
-        """``num_parts`` outputs of shape ``(size,)``; zero before training."""
-        zeros = jax.nn.initializers.zeros
-        # Unlike tanh, swish is unbounded, which tails need.
-        swish = stax.elementwise(jax.nn.swish)
-        hidden = [layer for units in self.hidden_sizes for layer in (stax.Dense(units), swish)]
-        network = stax.serial(
-            stax.FanOut(2),
-            stax.parallel(
-                stax.Dense(num_parts * size, W_init=zeros, b_init=zeros),
-                stax.serial(*hidden, stax.Dense(num_parts * size, W_init=zeros, b_init=zeros)),
-            ),
-            stax.FanInSum,
-        )
-        apply = numpyro.module(f"{self.prefix}_{role}", network, inputs.shape)
-        return jnp.split(apply(inputs), num_parts, axis=-1)
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Finds the model's latent sites, and keeps arguments without tracers; once."""
+        if self.prototype_trace is not None:
+            return
+        with at_compile_time(), block(), seed(rng_seed=0):  # so that the guide keeps no tracer
+            check_continuous_latents(self.model, args, kwargs)
+            self.set_up(*args, **kwargs)
+        leaves = jax.tree.leaves((args, kwargs))
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        self._first_inputs = None if traced else (args, kwargs)
 
     def _programs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Programs:
-        """The model with its arguments, and the guide.
-
-        The first call finds the model's latent sites, and keeps arguments without tracers.
-        """
-        if self.prototype_trace is None:
-            # Evaluated at compile time, so that the guide keeps no tracer.
-            with jax.ensure_compile_time_eval(), block(), seed(rng_seed=0):
-                model = with_initial_latents(random.key(0), self.model)
-                _check_latents(trace(model).get_trace(*args, **kwargs))
-                refuse_moving_supports(self.model, args, kwargs)
-                self.set_up(*args, **kwargs)
-            leaves = jax.tree.leaves((args, kwargs))
-            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-            self._first_inputs = None if traced else (args, kwargs)
+        """The model with its arguments, and the guide."""
+        self.prepare(*args, **kwargs)
         if self._auxiliary_size < self.latent_dim:
             raise ValueError(
                 f"Expected num_auxiliary >= {self.latent_dim}, the number of unconstrained "
                 f"coordinates; got {self.num_auxiliary}. Raise it, or leave it out."
+            )
+        if self.placement is not None and self.placement.dim != self.latent_dim:
+            raise ValueError(
+                f"Expected a placement of {self.latent_dim} unconstrained coordinates; got one of "
+                f"{self.placement.dim}. Pass place(rng_key, model, ...) of the same model and data."
             )
         if self.full_covariance and self.latent_dim > LARGEST_FULL:
             raise ValueError(
@@ -278,23 +289,3 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     def _transform(self, name: str) -> dist.transforms.Transform:
         """The map from unconstrained values of a site to its support."""
         return biject_to(self.prototype_trace[name]["fn"].support)
-
-
-def _check_latents(model_trace: Trace) -> None:
-    """Refuses a model without latents, discrete latents, and latents in a subsampled plate."""
-    latents = latent_sites(model_trace)
-    if not latents:
-        raise ValueError(
-            "Expected a model with latent sites; it has none. Use no guide for it, or leave out "
-            "obs= at the sites to be inferred."
-        )
-    refuse_discrete(latents)
-    for name, site in latents.items():
-        for frame in site["cond_indep_stack"]:
-            size = model_trace[frame.name]["args"][0] if frame.name in model_trace else frame.size
-            if frame.size < size:
-                raise ValueError(
-                    f"Expected latent sites outside of subsampled plates; '{name}' is in "
-                    f"'{frame.name}', which takes {frame.size} of {size} elements. Leave "
-                    "subsample_size out."
-                )

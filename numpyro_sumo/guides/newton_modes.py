@@ -14,8 +14,8 @@ from .whitening import lower_root
 #: Most steps from each start.
 _MOST_STEPS = 60
 
-#: Lengths of a step that are tried, as a share of Newton's own.
-_LENGTHS = 0.5 ** np.arange(16, dtype=np.float32)
+#: Lengths of a step that are tried, as a share of Newton's own; zero stays.
+_LENGTHS = np.append(np.float32(0.0), 0.5 ** np.arange(16, dtype=np.float32))
 
 #: A search ends where a step promises half of this gain in log-density, in nats.
 _SMALLEST_GAIN = 1e-5
@@ -32,19 +32,22 @@ class Modes(NamedTuple):
 
     :param loc: where it is, shape ``(starts, d)``.
     :param root: lower triangular roots of the inverse of minus the Hessian, ``(starts, d, d)``.
+    :param converged: whether a further step would gain nothing.
     """
 
     loc: jax.Array
     root: jax.Array
+    converged: jax.Array
 
 
 class _Search(NamedTuple):
-    """Where a search is, the log-density there, steps taken, and whether it goes on."""
+    """Where a search is, a factor of the inverse curvature there, steps taken, and its state."""
 
     loc: jax.Array
-    value: jax.Array
+    factor: jax.Array
     step: jax.Array
     goes_on: jax.Array
+    converged: jax.Array
 
 
 def newton_modes(log_density: Callable[[jax.Array], jax.Array], starts: jax.Array) -> Modes:
@@ -73,18 +76,19 @@ def newton_modes(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
             values = lax.map(log_density, reached)
             values = jnp.where(jnp.isfinite(values), values, -jnp.inf)
             best = jnp.argmax(values)
-            gains = values[best] > at.value
-            goes_on = gains & (gradient @ direction > _SMALLEST_GAIN)
-            loc = jnp.where(gains, reached[best], at.loc)
-            return _Search(loc, jnp.maximum(values[best], at.value), at.step + 1, goes_on)
+            gains = (values[best] > values[0]) & (gradient @ direction > _SMALLEST_GAIN)
+            # Stays where the factor was computed in the last step, whichever that is.
+            goes_on = gains & (at.step + 1 < _MOST_STEPS)
+            loc = jnp.where(goes_on, reached[best], at.loc)
+            converged = jnp.isfinite(values[0]) & ~gains
+            return _Search(loc, factor, at.step + 1, goes_on, converged)
 
-        value = log_density(start)
-        first = _Search(start, value, jnp.array(0), jnp.isfinite(value))
-        return lax.while_loop(lambda at: at.goes_on & (at.step < _MOST_STEPS), step, first)
+        square = jnp.zeros((start.size, start.size), start.dtype)
+        first = _Search(start, square, jnp.array(0), jnp.array(True), jnp.array(False))
+        return lax.while_loop(lambda at: at.goes_on, step, first)
 
     found = lax.map(climb, starts)
-    roots = lax.map(lambda loc: lower_root(_newton(log_density, loc)[1]), found.loc)
-    return Modes(found.loc, roots)
+    return Modes(found.loc, jax.vmap(lower_root)(found.factor), found.converged)
 
 
 def gradient_and_hessian(

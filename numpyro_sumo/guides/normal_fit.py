@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
@@ -10,6 +10,7 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.special import logsumexp
 
 from numpyro.handlers import block, seed, trace
 from numpyro.infer import SVI, Trace_ELBO
@@ -27,8 +28,8 @@ from .whitening import Whitening, lower_root
 #: Mean-field fit: steps, particles and learning rate.
 _STEPS, _PARTICLES, _RATE = 2_000, 8, 1e-2
 
-#: Starts of the search for modes, and how far from zero they are at most.
-_NUM_STARTS, _RADIUS = 4, 2.0
+#: Starts of the search for modes by default, and how far from zero they are at most.
+NUM_STARTS, _RADIUS = 4, 2.0
 
 #: Fit with covariances: steps of two draws, and the first and the last learning rate.
 _FULL_STEPS, _FULL_RATES = 400, (0.4, 0.01)
@@ -47,6 +48,31 @@ _BATCH = 64
 LogDensity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+class Candidates(NamedTuple):
+    """Normals that were found from different starts, the mean-field fit first.
+
+    :param normals: with a leading axis of candidates.
+    :param elbo: in nats, of each; −∞ if it is not finite.
+    :param log_evidence: log Z in nats, from draws of each with their importance weights: that of
+        the mass around a mode.
+    :param converged: whether the search for a mode came to its end.
+    """
+
+    normals: Whitening
+    elbo: jax.Array
+    log_evidence: jax.Array
+    converged: jax.Array
+
+
+class NormalFit(NamedTuple):
+    """A Normal z = c + L y, its ELBO and log Z by its weights in nats, and the candidates."""
+
+    whitening: Whitening
+    elbo: jax.Array
+    log_evidence: jax.Array
+    candidates: Candidates
+
+
 class _MeanField(AutoDiagonalNormal, VectorGuide):
     """A Normal without covariances, over latents in the order of their names."""
 
@@ -57,7 +83,8 @@ def fit_normal(
     *,
     init_loc_fn: Callable[..., Any],
     full_covariance: bool | None,
-) -> Whitening:
+    num_starts: int = NUM_STARTS,
+) -> NormalFit:
     r"""Fits a Normal to the posterior of a model, in d unconstrained coordinates z = c + L y.
 
     Candidates are a mean-field fit by gradient steps, and Laplace approximations at modes that
@@ -69,9 +96,10 @@ def fit_normal(
 
     :param programs: the model with its arguments; the guide and the params are not used.
     :param init_loc_fn: initial values, from which modes are sought as well. For NumPyro's default,
-        :func:`~numpyro.infer.initialization.init_to_uniform`, there are three other random starts.
+        :func:`~numpyro.infer.initialization.init_to_uniform`, the other starts are random.
     :param full_covariance: whether to fit covariances, of at most 1,000 coordinates; None for up to
         100.
+    :param num_starts: starts of the search for modes.
     :return: c, and L, or its diagonal alone if covariances were not to be fitted.
     """
     _, args, kwargs = programs.inputs
@@ -86,7 +114,7 @@ def fit_normal(
     def log_density(z: jax.Array, rng_key: jax.Array) -> jax.Array:
         return -jnp.asarray(potential_energy(seed(known, rng_key), args, kwargs, guide.unpack(z)))
 
-    def fit(rng_key: jax.Array) -> Whitening:
+    def fit(rng_key: jax.Array) -> NormalFit:
         params = svi.run(rng_key, _STEPS, *args, progress_bar=False, **kwargs).params
         initial = guide.initial_vector
         finite = jnp.isfinite(params["auto_loc"]) & jnp.isfinite(params["auto_scale"])
@@ -94,12 +122,12 @@ def fit_normal(
             jnp.where(finite, params["auto_loc"], initial),
             jnp.where(finite, params["auto_scale"], 1.0),
         )
-        if not has_covariances(full_covariance, guide.latent_dim):
-            return mean_field
-        starts = initial[None]
         start_key, rest_key = random.split(random.fold_in(rng_key, 1))
+        if not has_covariances(full_covariance, guide.latent_dim):
+            return _mean_field_alone(rest_key, log_density, mean_field)
+        starts = initial[None]
         if init_loc_fn is init_to_uniform:
-            shape = _NUM_STARTS - 1, guide.latent_dim
+            shape = num_starts - 1, guide.latent_dim
             others = random.uniform(start_key, shape, initial.dtype, -_RADIUS, _RADIUS)
             starts = jnp.concatenate([starts, others])
         return _with_covariances(rest_key, log_density, mean_field, starts)
@@ -115,9 +143,18 @@ def has_covariances(full_covariance: bool | None, dim: int) -> bool:
     return full_covariance and dim <= LARGEST_FULL
 
 
+def _mean_field_alone(
+    rng_key: jax.Array, log_density: LogDensity, mean_field: Whitening
+) -> NormalFit:
+    """The mean-field fit as the only candidate."""
+    batch = jax.tree.map(lambda leaf: leaf[None], mean_field)
+    candidates = _judged(rng_key, log_density, batch, jnp.array([True]))
+    return NormalFit(mean_field, candidates.elbo[0], candidates.log_evidence[0], candidates)
+
+
 def _with_covariances(
     rng_key: jax.Array, log_density: LogDensity, mean_field: Whitening, starts: jax.Array
-) -> Whitening:
+) -> NormalFit:
     """The Normal of the largest ELBO that is found from the mean-field fit and from modes."""
     full_key, judge_key, model_key = random.split(rng_key, 3)
     diagonal = Whitening(mean_field.loc, jnp.diag(mean_field.root))
@@ -125,21 +162,36 @@ def _with_covariances(
     try:
         jax.eval_shape(partial(gradient_and_hessian, at_fixed_key), mean_field.loc)
     except (TypeError, NotImplementedError):  # no second derivative: an ODE solver, for instance
-        return diagonal
+        return _mean_field_alone(judge_key, log_density, diagonal)
     modes = newton_modes(at_fixed_key, starts)
-    candidates = jax.tree.map(
-        lambda one, others: jnp.concatenate([one[None], others]), diagonal, Whitening(*modes)
+    normals = jax.tree.map(
+        lambda one, others: jnp.concatenate([one[None], others]),
+        diagonal,
+        Whitening(modes.loc, modes.root),
     )
-    elbo = lambda normal: _elbo(log_density, normal, judge_key)
-    elbos = lax.map(elbo, candidates)
-    best = jax.tree.map(lambda each: each[jnp.argmax(elbos)], candidates)
+    converged = jnp.append(True, modes.converged)
+    candidates = _judged(judge_key, log_density, normals, converged)
+    at_best = lambda each: each[jnp.argmax(candidates.elbo)]
+    best = jax.tree.map(at_best, normals)
     standard = jnp.zeros_like(best.loc), jnp.eye(best.loc.size, dtype=best.loc.dtype)
     whitened = lambda y, rng_key: log_density(best.color(y), rng_key)
     mean, precision = _full_covariance(whitened, *standard, full_key)
     inverse_root = solve_triangular(jnp.linalg.cholesky(precision), standard[1], lower=True)
     full = Whitening(best.color(mean), lower_root(best.root @ inverse_root.T))
-    better = elbo(full) > elbos.max() + _WORTH
-    return jax.tree.map(lambda new, old: jnp.where(better, new, old), full, best)
+    of_full = full, *_elbo(log_density, full, judge_key)
+    of_best = best, at_best(candidates.elbo), at_best(candidates.log_evidence)
+    better = of_full[1] > of_best[1] + _WORTH
+    chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), of_full, of_best)
+    whitening, elbo, log_evidence = chosen
+    return NormalFit(whitening, elbo, log_evidence, candidates)
+
+
+def _judged(
+    rng_key: jax.Array, log_density: LogDensity, normals: Whitening, converged: jax.Array
+) -> Candidates:
+    """Normals with their ELBOs and log-evidences, from the same random numbers."""
+    elbo, log_evidence = lax.map(lambda normal: _elbo(log_density, normal, rng_key), normals)
+    return Candidates(normals, elbo, log_evidence, converged)
 
 
 def _full_covariance(
@@ -179,12 +231,20 @@ def _full_covariance(
     return lax.scan(step, (mean, precision), inputs)[0]
 
 
-def _elbo(log_density: LogDensity, normal: Whitening, rng_key: jax.Array) -> jax.Array:
-    """The ELBO of a Normal in nats, without noise at the posterior; −∞ if it is not finite."""
+def _elbo(
+    log_density: LogDensity, normal: Whitening, rng_key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The ELBO of a Normal in nats, without noise at the posterior, and log Z by its weights.
+
+    Both are −∞ if they are not finite.
+    """
     draw_key, model_key = random.split(rng_key)
     y = random.normal(draw_key, (_JUDGING_DRAWS, normal.loc.size))
     inputs = normal.color(y), random.split(model_key, _JUDGING_DRAWS)
     log_densities = lax.map(lambda each: log_density(*each), inputs, batch_size=_BATCH)
     log_q = -0.5 * (jnp.square(y) + jnp.log(2.0 * jnp.pi)).sum(axis=1)
-    elbo = (log_densities - log_q).mean() + jnp.log(jnp.diag(normal.root)).sum()
-    return jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
+    scales = normal.root if normal.root.ndim == 1 else jnp.diag(normal.root)
+    log_weights = log_densities - log_q + jnp.log(scales).sum()
+    figures = log_weights.mean(), logsumexp(log_weights) - jnp.log(float(_JUDGING_DRAWS))
+    elbo, log_evidence = (jnp.where(jnp.isfinite(each), each, -jnp.inf) for each in figures)
+    return elbo, log_evidence

@@ -15,6 +15,7 @@ from numpyro.infer import ELBO
 
 from numpyro_sumo.checks import check_one_of, check_positive_integer, check_sharding
 from numpyro_sumo.estimators.bounds import importance_weighted_bound
+from numpyro_sumo.programs.elements import Elements
 from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs, with_fixed_subsample
 from numpyro_sumo.ragged.evaluate import evaluate_rows
@@ -279,14 +280,10 @@ class ImportanceLoss(ProgramLoss):
         self, plate_key: jax.Array, programs: Programs, num_estimates: int = 1
     ) -> PerDatumWeights:
         """How model and guide are run: datum by datum, where that saves draws or was asked for."""
-        return PerDatumWeights(
-            plate_key,
-            programs,
-            num_estimates=num_estimates,
-            data_axes=self.data_axes,
-            apart=self.stopping_time is not None and not self.share_stopping_times,
-            is_linear=self._is_bound and self.num_particles == 1,
-        )
+        is_linear = self._is_bound and self.num_particles == 1
+        whole = Elements(programs, plate_key, num_estimates, is_linear=is_linear)
+        apart = self.stopping_time is not None and not self.share_stopping_times
+        return PerDatumWeights(whole, data_axes=self.data_axes, apart=apart)
 
     @property
     def _is_bound(self) -> bool:

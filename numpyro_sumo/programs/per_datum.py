@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from .elements import Elements, find_elements
 from .log_weights import GuideDraw, weight_of
-from .programs import Programs
 from .sites import Params
 
 
@@ -19,29 +18,17 @@ class PerDatumWeights:
     A datum is an element of the data in one estimate or, if all elements share their stopping time,
     all data of one estimate. Every estimate has its own subsample.
 
-    :param plate_key: of the subsamples.
-    :param num_estimates: how many estimates there are.
+    :param whole: model and guide as they were written, for all elements together.
     :param data_axes: as ``in_axes`` of :func:`jax.vmap`, for the positional arguments.
     :param apart: whether to run the elements of a subsampled plate one at a time, where possible.
-    :param is_linear: whether an estimate is one log-weight; see :func:`.inspect_programs`.
     :raises ValueError: if model and guide cannot be weighed.
     """
 
-    def __init__(
-        self,
-        plate_key: jax.Array,
-        programs: Programs,
-        *,
-        num_estimates: int = 1,
-        data_axes: Any = None,
-        apart: bool = True,
-        is_linear: bool = False,
-    ):
-        whole = Elements(programs, plate_key, num_estimates, is_linear=is_linear)
+    def __init__(self, whole: Elements, *, data_axes: Any = None, apart: bool = True):
         self.elements, found = find_elements(whole, data_axes, apart)
         self._scaled_apart = found.scaled_apart
         self._guide, self._model = found.guide, found.model
-        self._plate_key, self._params = plate_key, programs.params
+        self._plate_key, self._params = whole.plate_key, whole.programs.params
 
     @property
     def num_data(self) -> int:

@@ -26,8 +26,8 @@ from numpyro_sumo import (
     to_arviz,
     warm_start,
 )
+from numpyro_sumo.certificates.array_files import FORMAT
 from numpyro_sumo.certificates.loo import _leave_one_out, _total
-from numpyro_sumo.certificates.saving import FORMAT
 from tests.certificates.test_any_guide import certificate_of, local_certificate
 from tests.helpers.guides import NOISE, X, Y, fit, regression
 from tests.helpers.statistics import Z, assert_mean
@@ -115,7 +115,7 @@ def test_each_datum_with_its_own_draw_has_no_joint_statistics():
 
 
 def test_what_arviz_data_are_not_made_of_is_refused():
-    with pytest.raises(ValueError, match="certificate or MCMC that has run; got dict. Pass"):
+    with pytest.raises(ValueError, match="a posterior, or MCMC that has run; got dict. Pass"):
         to_arviz({})
     with pytest.raises(ValueError, match="MCMC that has run; it has no draws. Call"):
         to_arviz(MCMC(NUTS(regression), num_warmup=1, num_samples=1))
@@ -432,7 +432,7 @@ def test_files_of_other_models_or_versions_and_cut_ones_are_refused(tmp_path, mo
         load(path, gaussian, MANY_X, MANY_Y, guide=wide_guide)
     with pytest.raises(ValueError, match="complete file of a certificate"):
         load(tmp_path / "none", gaussian, MANY_X, MANY_Y, guide=wide_guide)
-    monkeypatch.setattr("numpyro_sumo.certificates.saving.FORMAT", "0")
+    monkeypatch.setattr("numpyro_sumo.certificates.array_files.FORMAT", "0")
     save(path, gaussian_certificate())
     monkeypatch.undo()
     with pytest.raises(ValueError, match=f"in format {FORMAT}; .* has 0. Save"):

@@ -17,9 +17,9 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI
 
 from numpyro_sumo import IWELBO, SUMO, MultilevelSUMO, log_evidence
-from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs
 from tests.helpers.models import plated, plated_posterior, plated_problem
+from tests.helpers.weights import weights_of_programs
 from tests.programs.one_model import (
     PARAMS,
     SIZE,
@@ -207,7 +207,7 @@ def test_programs_that_do_not_are_run_apart_without_a_warning(loss_class, name, 
         of_key = lambda key: shared.loss(key, PARAMS, model, guide, X)
         jax.eval_shape(of_key, random.key(3))
     assert numbers == [SIZE, 1]
-    weights = PerDatumWeights(random.key(0), Programs(model, guide, args=(X,)))
+    weights = weights_of_programs(Programs(model, guide, args=(X,)))
     assert weights.num_data == SIZE and weights.elements.why_shared is None
 
 

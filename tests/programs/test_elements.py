@@ -16,15 +16,15 @@ from numpyro.handlers import mask, scale, seed
 from numpyro.infer import SVI, autoguide
 
 from numpyro_sumo import SUMO
-from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs
 from tests.helpers.models import LOC, NOISE, posterior
 from tests.helpers.models import log_evidence as exact_log_evidence
+from tests.helpers.weights import weights_of_programs
 from tests.programs.one_model import PARAMS, SIZE, X, subsampled_guide, subsampled_model
 
 
 def weights_of(model, guide, args, params=PARAMS, **options):
-    return PerDatumWeights(random.key(0), Programs(model, guide, params, args), **options)
+    return weights_of_programs(Programs(model, guide, params, args), **options)
 
 
 def test_an_element_of_a_subsampled_plate_weighs_what_it_weighs_in_the_whole():

@@ -17,9 +17,9 @@ from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_sumo.programs.cut_control_flow import NotElementwise
 from numpyro_sumo.programs.one_element import OneElement
-from numpyro_sumo.programs.per_datum import PerDatumWeights
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.varying import Kind
+from tests.helpers.weights import weights_of_programs
 
 #: As many elements as features and categories: axes cannot be told apart by their lengths.
 SIZE = FEATURES = 4
@@ -460,7 +460,7 @@ def without_data(program):
 
 def weights_of(model, guide, size, **options):
     programs = Programs(model, guide, first_params(model, guide, size), (size,))
-    return PerDatumWeights(random.key(0), programs, **options)
+    return weights_of_programs(programs, **options)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
