@@ -17,7 +17,7 @@ PACKAGE, BENCHMARKS = Source("numpyro_sumo"), Source("benchmarks")
 #: From the lowest up; those of one layer do not import each other.
 LAYERS = [
     {"_compat", "_version", "checks"},
-    {"stopping_times", "optim"},
+    {"stopping_times", "optim", "background"},
     {"programs", "estimators"},
     {"ragged"},
     {"guides"},

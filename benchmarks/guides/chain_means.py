@@ -45,7 +45,8 @@ def compare_means(model: str, kind: str, seed: int, size: Size) -> dict[str, Any
     """Train a guide, run chains of IndependenceMetropolis, and compare their means.
 
     :param kind: of the guide, which is trained with the key of the part "evidence".
-    :return: ``z``, error of each posterior mean in its Monte Carlo standard errors (MCSE).
+    :return: ``z``, error of each posterior mean in its Monte Carlo standard errors (MCSE); or the
+        message of the error by which the guide is refused.
     """
     problem = models()[model]
     train_key, _ = random.split(key_of(seed, "evidence", model, kind))
@@ -61,7 +62,10 @@ def compare_means(model: str, kind: str, seed: int, size: Size) -> dict[str, Any
     with Stopwatch() as watch, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of proposals that are seldom accepted
         key = key_of(seed, "chain_means", model, kind)
-        mcmc.run(key, extra_fields=("accept_prob",))
+        try:
+            mcmc.run(key, extra_fields=("accept_prob",))
+        except ValueError as error:  # a guide without a density where it was trained to
+            return {"refused": str(error), "size": size._asdict()}
         jax.block_until_ready(mcmc.last_state)
     draws = mcmc.get_samples(group_by_chain=True)
     names = list(problem.exact.mean)

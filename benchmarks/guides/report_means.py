@@ -21,6 +21,8 @@ def means_section(cells_by_model: dict[str, dict[str, Cell]]) -> str:
     if not cells:
         return ""
     size = cells[0][2]["size"]
+    refused = [f"{kind} on {model}" for model, kind, cell in cells if "refused" in cell]
+    cells = [each for each in cells if "refused" not in each[2]]
     rows = [_row(*each) for each in cells]
     header = ["model", "guide", "accepted", "R-hat", "ESS", f"means within {MOST_MCSE:g} MCSE"]
     header += ["largest error, MCSE"]
@@ -37,7 +39,13 @@ are not to be trusted: R-hat, bold above {LARGEST_R_HAT}, says so.
 {_verdict([cell for *_, cell in cells])}
 
 {markdown_table(header, rows)}
-"""
+{_refusals(refused)}"""
+
+
+def _refusals(guides: list[str]) -> str:
+    if not guides:
+        return ""
+    return f"\nRefused, as a Laplace approximation that is at no mode: {', '.join(guides)}.\n"
 
 
 def within(cells: list[Cell]) -> tuple[int, int]:

@@ -156,8 +156,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
             return self._whitening(programs).color(y)
 
         # Checked with an arbitrary Normal: the fit itself would need the data.
-        arbitrary = {f"{self.prefix}_whitening": self._arbitrary_whitening()}
-        check_params(substitute(draw, arbitrary), params, (), {})
+        check_params(substitute(draw, self.standard_whitening()), params, (), {})
         with seed(rng_seed=rng_key), substitute(data=params):
             z = draw()
 
@@ -245,11 +244,12 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
 
         return Whitening(**stop_gradient(numpyro.param(f"{self.prefix}_whitening", fit)))
 
-    def _arbitrary_whitening(self) -> dict[str, jax.Array]:
-        """A standard Normal of the shapes that a fit would have."""
+    def standard_whitening(self) -> dict[str, Any]:
+        """The param site of c and L, with the values 0 and I, of the shapes that a fit has."""
         ones = jnp.ones(self.latent_dim)
         is_full = has_covariances(self.full_covariance, self.latent_dim)
-        return Whitening(0.0 * ones, jnp.diag(ones) if is_full else ones)._asdict()
+        standard = Whitening(0.0 * ones, jnp.diag(ones) if is_full else ones)
+        return {f"{self.prefix}_whitening": standard._asdict()}
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Finds the model's latent sites, and keeps arguments without tracers; once."""

@@ -102,6 +102,21 @@ def fit_normal(
     :param num_starts: starts of the search for modes.
     :return: c, and L, or its diagonal alone if covariances were not to be fitted.
     """
+    options: dict[str, Any] = {"init_loc_fn": init_loc_fn, "full_covariance": full_covariance}
+    fit, fit_key = normal_fit(rng_key, programs, **options, num_starts=num_starts)
+    with block():
+        return jit_once(fit)(fit_key)
+
+
+def normal_fit(
+    rng_key: jax.Array,
+    programs: Programs,
+    *,
+    init_loc_fn: Callable[..., Any],
+    full_covariance: bool | None,
+    num_starts: int,
+) -> tuple[Callable[[jax.Array], NormalFit], jax.Array]:
+    """A function, to be compiled, that does the work of :func:`fit_normal`; and a key for it."""
     _, args, kwargs = programs.inputs
     model_key, fit_key = random.split(rng_key)
     with block():  # the model's own params keep their initial values
@@ -132,8 +147,11 @@ def fit_normal(
             starts = jnp.concatenate([starts, others])
         return _with_covariances(rest_key, log_density, mean_field, starts)
 
-    with block(), jax.default_matmul_precision("highest"):
-        return jit_once(fit)(fit_key)
+    def precise_fit(rng_key: jax.Array) -> NormalFit:
+        with block(), jax.default_matmul_precision("highest"):
+            return fit(rng_key)
+
+    return precise_fit, fit_key
 
 
 def has_covariances(full_covariance: bool | None, dim: int) -> bool:

@@ -11,12 +11,13 @@ import jax
 
 from numpyro.infer.initialization import init_to_uniform
 
+from numpyro_sumo.background import CompiledSoon
 from numpyro_sumo.checks import check_positive_integer
 from numpyro_sumo.programs.check_latents import check_continuous_latents
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Program
 
-from .normal_fit import LARGEST_FULL, Candidates, fit_normal
+from .normal_fit import LARGEST_FULL, Candidates, NormalFit, normal_fit
 from .whitening import Whitening
 
 #: Two Normals stand for one mode if their means are at most so many sds apart, in every direction.
@@ -121,11 +122,30 @@ def place(
     >>> len(placement.modes)
     1
     """
-    check_positive_integer("num_starts", num_starts)
-    check_continuous_latents(model, args, kwargs)
+    options = {"init_loc_fn": init_loc_fn, "full_covariance": full_covariance}
     programs = Programs(model, model, {}, args, kwargs)
-    options: dict[str, Any] = {"init_loc_fn": init_loc_fn, "full_covariance": full_covariance}
-    fit = fit_normal(rng_key, programs, **options, num_starts=num_starts)
+    return begin_placement(rng_key, programs, num_starts, **options)()
+
+
+def begin_placement(
+    rng_key: jax.Array, programs: Programs, num_starts: int, **options: Any
+) -> Callable[[], Placement]:
+    """Traces the work of :func:`place`, which is then compiled in the background.
+
+    :param programs: the model with its arguments.
+    :param options: as those of :func:`place`.
+    :return: a function that waits for the compiler and does the work.
+    """
+    check_positive_integer("num_starts", num_starts)
+    model, args, kwargs = programs.model, programs.args, programs.kwargs
+    check_continuous_latents(model, args, kwargs)
+    fit, fit_key = normal_fit(rng_key, programs, num_starts=num_starts, **options)
+    compiled = CompiledSoon(fit, fit_key)
+    return lambda: _placement(compiled(fit_key), options["full_covariance"])
+
+
+def _placement(fit: NormalFit, full_covariance: bool | None) -> Placement:
+    """The placement from a fit, unless that has failed."""
     if full_covariance and fit.whitening.loc.size > LARGEST_FULL:
         raise ValueError(
             f"Expected full_covariance for at most {LARGEST_FULL:,} unconstrained coordinates; the "

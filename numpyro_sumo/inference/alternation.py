@@ -5,10 +5,10 @@ import numpy as np
 import jax
 from jax import random
 
+from numpyro_sumo.background import CompiledSoon
 from numpyro_sumo.guides.auto_hierarchical import AutoHierarchicalNormal
 from numpyro_sumo.guides.proposals import proposal_of
 
-from .background import CompiledSoon
 from .work import Weighed, Work
 
 #: Proposals that each chain considers in a row.

@@ -14,6 +14,10 @@ _SIGNIFICANT = 4.0
 _FEW_DIVERGENCES = 0.001
 
 
+#: Chains with such an R-hat, whose draws are so many sds of the placement wide, wander.
+_NOT_MIXED, _FAR = 1.05, 20.0
+
+
 class Summary(NamedTuple):
     """Figures of each latent number over all chains, in the order of ``names``.
 
@@ -79,6 +83,14 @@ def summarise_chains(draws: dict[str, np.ndarray], diverging: np.ndarray | None 
         ess=np.minimum(column("ess_bulk"), column("ess_tail")),
         diverging=0.0 if diverging is None else float(np.mean(diverging)),
     )
+
+
+def wanders(summary: Summary, spread: float) -> bool:
+    """Whether chains go ever farther, as they do where the density has no finite integral.
+
+    :param spread: the largest sd of a coordinate, in sds of the placement.
+    """
+    return summary.worst[1] > _NOT_MIXED and not spread <= _FAR
 
 
 def disagreements(one: Summary, other: Summary) -> list[str]:

@@ -13,7 +13,7 @@ from numpyro_sumo.mcmc.chain_of_draws import chain_of_draws
 
 from .alternation import GuideMoves
 from .clock import Clock
-from .convergence import Summary, summarise_chains
+from .convergence import Summary, summarise_chains, wanders
 from .work import Weighed, Work
 
 #: Draws of each chain of NUTS between two looks at R-hat and ESS.
@@ -70,6 +70,8 @@ def correct(
     guide = summarise_chains({name: of_guide[name] for name in certificate.latents})
     nuts, spread = _summary_of_nuts(work)
     if certificate.pareto_k <= _LARGEST_K and guide.is_fine(*wanted):
+        return Chains(of_guide, GUIDE, acceptance, guide, nuts, spread)
+    if nuts is not None and wanders(nuts, spread):
         return Chains(of_guide, GUIDE, acceptance, guide, nuts, spread)
     kernel, move, summary = NUTS, None, nuts
     nuts_is_fine = nuts is not None and nuts.is_fine(*wanted) and not nuts.diverges

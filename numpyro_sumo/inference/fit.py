@@ -9,8 +9,9 @@ import jax
 from jax import random
 
 from numpyro.handlers import block, trace
+from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_sumo.guides.placement import place
+from numpyro_sumo.guides.placement import begin_placement
 from numpyro_sumo.programs.check_latents import check_continuous_latents
 from numpyro_sumo.programs.programs import Programs, with_initial_latents
 from numpyro_sumo.programs.sites import Program, is_masked, values_of_type
@@ -84,9 +85,13 @@ def fit(
             choice: dict[str, Any] = {
                 "num_starts": options.num_starts,
                 "full_covariance": options.full_covariance,
+                "init_loc_fn": init_to_uniform,
             }
-            placement = place(place_key, model, *args, **choice, **kwargs)
-            work = Work(work_key, Programs(model, model, {}, args, kwargs), placement, options)
+            programs = Programs(model, model, {}, args, kwargs)
+            placing = begin_placement(place_key, programs, **choice)
+            # In the time that the compiler takes.
+            work = Work(work_key, programs, options)
+            work.place(placing())
         with clock.phase("compilation of NUTS", whole=True):
             nuts = work.nuts
         nuts.run(_LOOK, clock, "NUTS", deadline=clock.budget / 2)

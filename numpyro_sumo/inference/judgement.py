@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from numpyro_sumo.guides.placement import Mode, sds_apart
 
-from .convergence import Summary, disagreements
+from .convergence import Summary, disagreements, wanders
 from .correcting import NUTS
 from .posterior_draws import PosteriorDraws
 
@@ -21,10 +22,6 @@ _DESCRIBED = 2.0
 
 #: Draws of a Normal in d dimensions are within √d + 3 sds of its mean, nearly all.
 _REACH = 3.0
-
-
-#: Chains of NUTS with such an R-hat, whose draws are so many sds of the placement wide, wander.
-_NOT_MIXED, _FAR = 1.05, 20.0
 
 
 class Verdict(NamedTuple):
@@ -77,10 +74,10 @@ def _not_converged(posterior: PosteriorDraws) -> list[str]:
 def _wandering(posterior: PosteriorDraws) -> list[str]:
     """Chains that go ever farther, as they do where the density has no finite integral."""
     nuts, spread = posterior.diagnostics.nuts, posterior.diagnostics.spread
-    if nuts is None or nuts.worst[1] < _NOT_MIXED or spread < _FAR:
+    if nuts is None or not wanders(nuts, spread):
         return []
     return [
-        f"The chains of NUTS wander over {spread:,.0f} times the width of the placement: the "
+        f"The chains of NUTS wander over {spread:.1g} times the width of the placement: the "
         "posterior may be improper, without a finite integral. Give flat priors a scale, or check "
         "that the data determine every latent number."
     ]
@@ -93,11 +90,11 @@ def _missed_modes(posterior: PosteriorDraws) -> list[str]:
         for number, mode in enumerate(posterior.placement.modes, 1)
         if mode.log_evidence - mode.elbo <= _DESCRIBED
     }
-    best = max([posterior.log_evidence, *(mode.log_evidence for mode in modes.values())])
     draws = posterior.unconstrained(2_000)
     lines = []
     for number, mode in modes.items():
-        share = float(np.exp(mode.log_evidence - best))
+        # Log-evidence from the draws does not have the mass of a mode that they miss.
+        share = float(expit(mode.log_evidence - posterior.log_evidence))
         if share < _SMALL_SHARE:
             continue
         seen = float(np.mean(_near(mode, draws)))

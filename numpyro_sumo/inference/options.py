@@ -36,8 +36,8 @@ class FitOptions:
     num_particles: int = 64
     hidden_sizes: Sequence[int] = (64, 64)
     full_covariance: bool | None = None
-    learning_rate: float = 2e-3
-    num_steps: int = 4_000
+    learning_rate: float = 5e-3
+    num_steps: int = 2_000
     progress_bar: bool = True
 
     def __post_init__(self) -> None:

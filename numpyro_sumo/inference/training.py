@@ -9,14 +9,15 @@ import jax
 from jax import lax, random
 import jax.numpy as jnp
 
-from numpyro.handlers import block, seed, trace
+from numpyro.handlers import block, seed, substitute, trace
 
 from numpyro_sumo._compat import jit_once
+from numpyro_sumo.background import CompiledSoon
+from numpyro_sumo.guides.auto_hierarchical import AutoHierarchicalNormal
 from numpyro_sumo.losses import ReverseKL
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params, values_of_type
 
-from .background import CompiledSoon
 from .clock import Clock
 
 #: Steps that are compiled together.
@@ -59,6 +60,7 @@ class Trainer:
     The steps are compiled in the background from construction on.
 
     :param programs: model and guide; params are the initial ones.
+    :param fixed: name of the param site that is not trained.
     """
 
     def __init__(self, programs: Programs, fixed: str):
@@ -68,21 +70,36 @@ class Trainer:
             optax.clip_by_global_norm(_LARGEST_NORM), optax.scale_by_adam(b2=0.99)
         )
         self._loss = ReverseKL()
-        trained = {name: value for name, value in programs.params.items() if name != fixed}
-        self._initial = _State(trained, self._optimiser.init(trained))
-        example = self._initial, random.key(0), *(jnp.float32(0.0),) * 3
-        self._run_block = CompiledSoon(self._block, *example)
+        state, constant = self._state(programs.params)
+        numbers = (jnp.float32(0.0),) * 3
+        self._run_block = CompiledSoon(self._block, state, constant, random.key(0), numbers)
+
+    def postpone(self) -> None:
+        """Leaves compilation for the first round, unless it has begun."""
+        self._run_block.postpone()
+
+    def _state(self, params: Params) -> tuple[_State, Params]:
+        """What is trained, before the first step; and what is not."""
+        trained = {name: value for name, value in params.items() if name != self._fixed}
+        return _State(trained, self._optimiser.init(trained)), {self._fixed: params[self._fixed]}
 
     def _block(
-        self, state: _State, rng_key: jax.Array, first: jax.Array, total: jax.Array, rate: jax.Array
+        self,
+        state: _State,
+        constant: Params,
+        rng_key: jax.Array,
+        numbers: tuple[jax.Array, jax.Array, jax.Array],
     ) -> tuple[_State, jax.Array]:
-        """Some steps of a round of ``total``, from number ``first`` on, and their losses."""
+        """Some steps of a round, and their losses.
+
+        :param numbers: the number of the first one, of all in the round, and the learning rate.
+        """
         programs = self._programs
-        fixed = {self._fixed: programs.params[self._fixed]}
+        first, total, rate = numbers
 
         def loss(params: Params, rng_key: jax.Array) -> jax.Array:
             inputs = programs.model, programs.guide, *programs.args
-            value = self._loss.loss(rng_key, {**fixed, **params}, *inputs, **programs.kwargs)
+            value = self._loss.loss(rng_key, {**constant, **params}, *inputs, **programs.kwargs)
             return jnp.asarray(value)
 
         def step(state: _State, inputs: tuple[jax.Array, jax.Array]) -> tuple[_State, jax.Array]:
@@ -96,8 +113,8 @@ class Trainer:
             new = _State(params, optimiser)
             return jax.tree.map(lambda n, old: jnp.where(sound, n, old), new, state), value
 
-        numbers = first + jnp.arange(BLOCK, dtype=jnp.float32)
-        return lax.scan(step, state, (numbers, random.split(rng_key, BLOCK)))
+        places = first + jnp.arange(BLOCK, dtype=jnp.float32)
+        return lax.scan(step, state, (places, random.split(rng_key, BLOCK)))
 
     def run(
         self,
@@ -114,14 +131,13 @@ class Trainer:
             its learning rate comes to zero in time.
         """
         num_steps, rate = plan
-        trained = {name: params[name] for name in self._initial.params}
-        state = _State(trained, self._optimiser.init(trained))
+        state, constant = self._state(params)
         steps, retreats, lowest, started = 0, 0, np.inf, 0.0
         with clock.phase("training", num_steps, "step") as bar:
             while steps < num_steps and retreats <= _MOST_RETREATS:
                 rng_key, block_key = random.split(rng_key)
-                place = jnp.float32(steps), jnp.float32(num_steps), jnp.float32(rate)
-                new, losses = self._run_block(state, block_key, *place)
+                numbers = jnp.float32(steps), jnp.float32(num_steps), jnp.float32(rate)
+                new, losses = self._run_block(state, constant, block_key, numbers)
                 # NaN if any loss is; the median of draws with heavy tails tells more than the mean.
                 median = float(np.median(losses))
                 if not median < lowest + _LARGEST_RISE:
@@ -139,14 +155,13 @@ class Trainer:
         return Round({**params, **state.params}, steps, retreats)
 
 
-def initial_params(rng_key: jax.Array, programs: Programs) -> Params:
-    """The params of a guide before training."""
+def initial_params(rng_key: jax.Array, guide: AutoHierarchicalNormal, programs: Programs) -> Params:
+    """The params of a guide before training, with standard coordinates."""
+    placed = substitute(seed(guide, rng_key), data=guide.standard_whitening())
 
-    def initialise(rng_key: jax.Array) -> Params:
+    def initialise() -> Params:
         with block():
-            sites = trace(seed(programs.guide, rng_key)).get_trace(
-                *programs.args, **programs.kwargs
-            )
+            sites = trace(placed).get_trace(*programs.args, **programs.kwargs)
         return values_of_type(sites, "param")
 
-    return jit_once(initialise)(rng_key)
+    return jit_once(initialise)()

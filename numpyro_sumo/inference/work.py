@@ -7,7 +7,9 @@ import numpy as np
 
 import jax
 from jax import lax, random
+import jax.numpy as jnp
 
+from numpyro_sumo.background import CompiledSoon
 from numpyro_sumo.certificates import Certificate
 from numpyro_sumo.certificates.certify import certificate_of
 from numpyro_sumo.certificates.weights import summarise_weights
@@ -19,7 +21,6 @@ from numpyro_sumo.guides.proposals import proposal_of
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
 
-from .background import CompiledSoon
 from .nuts import NutsChains
 from .options import FitOptions
 from .training import Trainer, initial_params
@@ -54,42 +55,47 @@ class Weighed:
 class Work:
     """The guide of a model, its params so far, and functions that are compiled in the background.
 
+    Nothing of this depends on the placement, which :meth:`place` tells.
+
     :param programs: the model with its arguments.
     :param options: of the fit that begins.
     """
 
-    def __init__(
-        self, rng_key: jax.Array, programs: Programs, placement: Placement, options: FitOptions
-    ):
+    placement: Placement
+
+    def __init__(self, rng_key: jax.Array, programs: Programs, options: FitOptions):
         params_key, self._nuts_key = random.split(rng_key)
+        sizes, full_covariance = options.hidden_sizes, options.full_covariance
         guide = AutoHierarchicalNormal(
-            programs.model, hidden_sizes=options.hidden_sizes, placement=placement
+            programs.model, hidden_sizes=sizes, full_covariance=full_covariance
         )
         guide.prepare(*programs.args, **programs.kwargs)  # inside jit it takes longer
-        self.placement, self.options = placement, options
-        self.programs = programs.replace(guide=guide)
-        self.params = initial_params(params_key, self.programs)
-        self.programs = self.programs.replace(params=self.params)
+        self.options = options
+        self._coordinates = f"{guide.prefix}_whitening"
+        self.params = initial_params(params_key, guide, programs)
+        self.programs = programs.replace(guide=guide, params=self.params)
         self.particles = options.num_particles, DEFENSIVE_SHARE
         self._found = proposal_of(self.programs, *self.particles).check()
         self._weigh = CompiledSoon(self._draws, self.params, rng_key)
-        flat = {n: np.zeros((options.num_samples, *v.shape), v.dtype) for n, v in self._latents()}
+        self.trainer = Trainer(self.programs, self._coordinates)
+        shapes = jax.eval_shape(guide.constrained, jnp.zeros(guide.latent_dim))
+        flat = {n: np.zeros((options.num_samples, *v.shape), v.dtype) for n, v in shapes.items()}
         self._complete = CompiledSoon(self.with_deterministic, flat)
-        if placement.log_evidence - placement.elbo > good_kl(placement.dim):
-            self.trainer  # noqa: B018  (compiled in the background from here on)
         self.steps, self.next_steps, self.retreats = 0, options.num_steps, 0
+
+    def place(self, placement: Placement) -> None:
+        """Sets the coordinates of the guide."""
+        self.placement = placement
+        coordinates: Any = placement.whitening._asdict()
+        self.params = {**self.params, self._coordinates: coordinates}
+        if placement.log_evidence - placement.elbo <= good_kl(placement.dim):
+            self.trainer.postpone()
 
     @cached_property
     def nuts(self) -> NutsChains:
         """Chains of NUTS, compiled at first use, while others are compiled in the background."""
         num_chains = self.options.num_chains
         return NutsChains(self._nuts_key, self.programs, self.placement, num_chains)
-
-    @cached_property
-    def trainer(self) -> Trainer:
-        """Trains the guide, except for its coordinates."""
-        guide: AutoHierarchicalNormal = self.programs.guide  # type: ignore[assignment]
-        return Trainer(self.programs, f"{guide.prefix}_whitening")
 
     def weighed(self, rng_key: jax.Array, params: Params) -> Weighed:
         """Draws of the guide with weights."""
@@ -107,7 +113,3 @@ class Work:
     def _draws(self, params: Params, rng_key: jax.Array) -> WeightedDraw:
         proposal = proposal_of(self.programs.replace(params=params), *self.particles)
         return proposal.draws(rng_key, self.options.num_samples, _BATCH)
-
-    def _latents(self) -> Any:
-        guide: AutoHierarchicalNormal = self.programs.guide  # type: ignore[assignment]
-        return jax.eval_shape(guide.constrained, self.placement.whitening.loc).items()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from numpyro_sumo._compat import jit_once
+from ._compat import jit_once
 
 #: One thread: two compilations at once would each take twice as long on two cores.
 _COMPILER = ThreadPoolExecutor(1, thread_name_prefix="compiler")
@@ -17,8 +17,14 @@ class CompiledSoon:
     """
 
     def __init__(self, function: Callable[..., Any], *args: Any):
-        lowered = jit_once(function).lower(*args)
-        self._compiled = _COMPILER.submit(lowered.compile)
+        self._lowered = jit_once(function).lower(*args)
+        self._compiled = _COMPILER.submit(self._lowered.compile)
+
+    def postpone(self) -> None:
+        """Leaves compilation for the first call, unless it has begun."""
+        self._compiled.cancel()
 
     def __call__(self, *args: Any) -> Any:
+        if self._compiled.cancelled():
+            self._compiled = _COMPILER.submit(self._lowered.compile)
         return self._compiled.result()(*args)

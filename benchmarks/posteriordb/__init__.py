@@ -1,0 +1,1 @@
+"""The posteriordb benchmark: posteriors that nobody tuned for, against their reference draws."""
