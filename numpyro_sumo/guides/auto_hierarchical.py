@@ -25,7 +25,7 @@ from numpyro_sumo.programs.sites import Params, Program
 from .hierarchical import HierarchicalGuide, Sites
 from .normal_fit import LARGEST_FULL, fit_normal, has_covariances
 from .placement import Placement, check_placement
-from .skip_network import skip_network
+from .skip_network import check_hidden_sizes, skip_network
 from .whitening import Whitening
 
 #: s, the share of the variance of each coordinate y that comes from u at first.
@@ -103,13 +103,7 @@ class AutoHierarchicalNormal(HierarchicalGuide, VectorGuide):
     ):
         if num_auxiliary is not None:
             check_positive_integer("num_auxiliary", num_auxiliary)
-        if not isinstance(hidden_sizes, Sequence):
-            raise ValueError(
-                f"Expected hidden_sizes to be a sequence of integers; got {hidden_sizes!r}. Pass "
-                "(64, 64), for instance."
-            )
-        for units in hidden_sizes:
-            check_positive_integer("hidden_sizes", units)
+        check_hidden_sizes(hidden_sizes)
         if placement is not None:
             check_placement(placement)
             if full_covariance is not None:

@@ -30,7 +30,7 @@ class Mode(NamedTuple):
     :param normal: its mean, and a triangular root of its covariance.
     :param elbo: of that Normal, in nats.
     :param log_evidence: the part of log Z near the mode in nats, from weighted draws of the Normal.
-    :param num_starts: starts that led there.
+    :param num_starts: starts that led there; the mean-field fit counts as one.
     :param converged: whether the search came to its end from one of them.
     """
 
@@ -154,9 +154,9 @@ def _placement(fit: NormalFit, full_covariance: bool | None) -> Placement:
     candidates = jax.tree.map(np.asarray, fit.candidates)
     if not np.isfinite(candidates.elbo).any():
         raise ValueError(
-            "Expected a finite log-density of the model near some initial values; it is NaN or "
-            f"infinite around all {len(candidates.elbo)} of them. Check the data for NaN, and the "
-            "priors; or pass init_loc_fn with values where the density is finite."
+            "Expected a model whose log-density is finite in some neighbourhood; it is NaN or "
+            f"infinite at draws around all {len(candidates.elbo)} starts. Check the data for NaN, "
+            "and give latent sites distributions whose support is where the density is finite."
         )
     figures = float(fit.elbo), float(fit.log_evidence)
     return Placement(fit.whitening, *figures, tuple(_modes(candidates)))
@@ -171,12 +171,8 @@ def check_placement(placement: object) -> None:
 
 
 def _modes(candidates: Candidates) -> list[Mode]:
-    """The modes among candidates whose ELBO is finite, the largest first.
-
-    The mean-field fit, which is the first candidate, is a mode only if there is no other.
-    """
+    """The modes among candidates whose ELBO is finite, the largest first."""
     order = [int(i) for i in np.argsort(-candidates.elbo) if np.isfinite(candidates.elbo[i])]
-    order = [i for i in order if i > 0] or order
     modes: list[Mode] = []
     for i in order:
         normal = Whitening(candidates.normals.loc[i], candidates.normals.root[i])

@@ -8,6 +8,19 @@ import jax.numpy as jnp
 
 import numpyro
 
+from numpyro_sumo.checks import check_positive_integer
+
+
+def check_hidden_sizes(hidden_sizes: object) -> None:
+    """Refuses what is no sequence of positive integers."""
+    if not isinstance(hidden_sizes, Sequence) or isinstance(hidden_sizes, str):
+        raise ValueError(
+            f"Expected hidden_sizes to be a sequence of integers; got {hidden_sizes!r}. Pass "
+            "(64, 64), for instance."
+        )
+    for units in hidden_sizes:
+        check_positive_integer("hidden_sizes", units)
+
 
 def skip_network(
     name: str, inputs: jax.Array, num_parts: int, size: int, hidden_sizes: Sequence[int]

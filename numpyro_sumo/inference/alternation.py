@@ -31,8 +31,9 @@ class GuideMoves:
 
     def __init__(self, work: Work, rng_key: jax.Array, weighed: Weighed):
         self._work, self._params = work, weighed.params
-        self._keys = random.split(rng_key, 3)
-        self._rng = np.random.default_rng(int(random.bits(rng_key)))
+        *keys, numpy_key = random.split(rng_key, 3)
+        self._keys = keys
+        self._rng = np.random.default_rng(int(random.bits(numpy_key)))
         guide: AutoHierarchicalNormal = work.programs.guide  # type: ignore[assignment]
         whitening, num_chains = work.placement.whitening, work.options.num_chains
         of_one = lambda latents: whitening.whiten(guide.unconstrained(latents))
@@ -44,7 +45,7 @@ class GuideMoves:
             latents = jax.vmap(lambda each: guide.constrained(whitening.color(each)))(y)
             return jax.vmap(proposal.redraw)(random.split(rng_key, num_chains), latents)
 
-        states = np.zeros((num_chains, work.placement.dim), np.float32)
+        states = np.zeros((num_chains, work.placement.dim), whitening.loc.dtype)
         self._log_weights = CompiledSoon(log_weights, rng_key, states)
         self._take(weighed)
 
@@ -71,6 +72,5 @@ class GuideMoves:
         self._next = 0
 
     def _new_key(self, stream: int) -> jax.Array:
-        key, used = random.split(self._keys[stream])
-        self._keys = self._keys.at[stream].set(key)
+        self._keys[stream], used = random.split(self._keys[stream])
         return used

@@ -1,6 +1,7 @@
 """Convergence of chains by ArviZ, and whether two sets of chains agree."""
 
 from typing import Any, NamedTuple
+import warnings
 
 import numpy as np
 
@@ -15,7 +16,11 @@ _FEW_DIVERGENCES = 0.001
 
 
 #: Chains with such an R-hat, whose draws are so many sds of the placement wide, wander.
-_NOT_MIXED, _FAR = 1.05, 20.0
+_NOT_MIXED, _FAR = 1.1, 100.0
+
+
+#: A number whose sd is a smaller share of its mean is constant but for rounding.
+_CONSTANT = 1e-6
 
 
 class Summary(NamedTuple):
@@ -71,7 +76,12 @@ def summarise_chains(draws: dict[str, np.ndarray], diverging: np.ndarray | None 
     # Imported here because ArviZ takes seconds to import.
     from numpyro_sumo.diagnostics.arviz import arviz_data, summarise
 
-    rows = summarise(arviz_data({"posterior": draws}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that are constant in a chain
+        rows = summarise(arviz_data({"posterior": draws}))
+    # Entries that the support fixes, as on the diagonal of a correlation matrix, have no R-hat.
+    varying = {n: row for n, row in rows.items() if not row["sd"] <= _CONSTANT * abs(row["mean"])}
+    rows = varying or rows
     column = lambda key: np.array([row[key] for row in rows.values()], np.float64)
     return Summary(
         names=list(rows),
@@ -95,7 +105,8 @@ def wanders(summary: Summary, spread: float) -> bool:
 
 def disagreements(one: Summary, other: Summary) -> list[str]:
     """Latent numbers whose mean or sd differ by more than 0.1 sds and by more than chance."""
-    other = other.in_order(one.names)
+    names = [name for name in one.names if name in other.names]
+    one, other = one.in_order(names), other.in_order(names)
     sd = np.maximum(one.sd, other.sd)
     shift, shift_se = np.abs(one.mean - other.mean), np.hypot(one.mean_se, other.mean_se)
     spread, spread_se = np.abs(one.sd - other.sd), np.hypot(one.sd_se, other.sd_se)

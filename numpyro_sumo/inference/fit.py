@@ -1,22 +1,17 @@
 """From a model to draws of its posterior: place, look, learn, certify, correct, judge."""
 
 from typing import Any
-import warnings
-
-import numpy as np
 
 import jax
 from jax import random
 
-from numpyro.handlers import block, trace
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_sumo.guides.placement import begin_placement
-from numpyro_sumo.programs.check_latents import check_continuous_latents
-from numpyro_sumo.programs.programs import Programs, with_initial_latents
-from numpyro_sumo.programs.sites import Program, is_masked, values_of_type
-from numpyro_sumo.programs.validation import refuse_subsamples
+from numpyro_sumo.programs.programs import Programs
+from numpyro_sumo.programs.sites import Program
 
+from .check_inputs import check_model, check_options, check_resumed
 from .clock import Clock
 from .correcting import correct
 from .learning import learn
@@ -60,8 +55,9 @@ def fit(
         continue.
     :return: draws with a certificate, diagnostics and a verdict.
     :raises ValueError: for a model that :class:`~numpyro_sumo.AutoHierarchicalNormal` refuses, for
-        one with param sites or subsampled plates, for NaN in observed data, and if the log-density
-        is finite nowhere near the starts.
+        one with param sites or subsampled plates, for NaN in observed data, if the log-density is
+        finite nowhere near the starts, and for other options than ``resume`` allows: ``minutes``,
+        ``min_ess``, ``max_r_hat``, ``learning_rate`` and ``progress_bar`` may change.
 
     >>> import jax, numpyro, numpyro.distributions as dist
     >>> from numpyro_sumo import FitOptions, fit
@@ -76,31 +72,54 @@ def fit(
     1.6
     """
     options = FitOptions() if options is None else options
-    _check_options(options, resume, kwargs)
-    place_key, work_key, learn_key, certify_key, chain_key = random.split(rng_key, 5)
+    check_options(options, resume, model, kwargs)
     clock = Clock(60.0 * options.minutes, options.progress_bar)
+    programs = Programs(model, model, {}, args, kwargs)
+    begin_key, rest_key = random.split(rng_key)
     if resume is None:
-        _check_model(model, args, kwargs)
-        with clock.phase("placement", whole=True):
-            choice: dict[str, Any] = {
-                "num_starts": options.num_starts,
-                "full_covariance": options.full_covariance,
-                "init_loc_fn": init_to_uniform,
-            }
-            programs = Programs(model, model, {}, args, kwargs)
-            placing = begin_placement(place_key, programs, **choice)
-            # In the time that the compiler takes.
-            work = Work(work_key, programs, options)
-            work.place(placing())
-        with clock.phase("compilation of NUTS", whole=True):
-            nuts = work.nuts
-        nuts.run(_LOOK, clock, "NUTS", deadline=clock.budget / 2)
+        check_model(model, args, kwargs)
+        work = _begun(begin_key, programs, options, clock)
     else:
-        work = _work_of(resume, model, args, kwargs)
-        work.options = options
+        work = check_resumed(resume.state, programs, options)
+    work.options = options
+    try:
+        if resume is None:
+            with clock.phase("compilation of NUTS", whole=True):
+                nuts = work.nuts
+            nuts.run(_LOOK, clock, "NUTS", deadline=clock.budget / 2)
+        # Another fit with the same key is to have draws of its own.
+        return _finished(random.fold_in(rest_key, work.num_fits), work, clock)
+    finally:
+        work.postpone()
+
+
+def _begun(rng_key: jax.Array, programs: Programs, options: FitOptions, clock: Clock) -> Work:
+    """The guide of a model, placed, with what is compiled for it."""
+    place_key, work_key = random.split(rng_key)
+    with clock.phase("placement", whole=True):
+        placing = begin_placement(
+            place_key,
+            programs,
+            options.num_starts,
+            init_loc_fn=init_to_uniform,
+            full_covariance=options.full_covariance,
+        )
+        # In the time that the compiler takes.
+        work = Work(work_key, programs, options)
+        try:
+            work.place(placing())
+        except BaseException:
+            work.postpone()
+            raise
+    return work
+
+
+def _finished(rng_key: jax.Array, work: Work, clock: Clock) -> Posterior:
+    """Trains, certifies and corrects the guide."""
+    learn_key, certify_key, chain_key = random.split(rng_key, 3)
+    work.num_fits += 1
     weighed = learn(work, learn_key, clock)
-    with clock.phase("certificate", whole=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the verdict speaks of k-hat
+    with clock.phase("certificate", whole=True):
         certificate = work.certificate(certify_key, weighed)
     chains = correct(work, weighed, certificate, chain_key, clock)
     diagnostics = Diagnostics(
@@ -111,63 +130,8 @@ def fit(
         spread=chains.spread,
         steps=work.steps,
         retreats=work.retreats,
+        invalid=weighed.invalid,
         seconds=clock.seconds,
         interrupted=tuple(clock.interrupted),
     )
-    return Posterior(chains.draws, certificate, work.placement, diagnostics, options, work)
-
-
-def _check_options(options: object, resume: object, kwargs: dict[str, Any]) -> None:
-    """Refuses options of the wrong kind, and those that were meant for FitOptions."""
-    if not isinstance(options, FitOptions):
-        raise ValueError(
-            f"Expected options to be FitOptions; got {options!r}. Pass FitOptions(minutes=3)."
-        )
-    if resume is not None and not isinstance(resume, Posterior):
-        raise ValueError(
-            f"Expected resume to be what fit has returned; got {resume!r}. Leave it out."
-        )
-
-
-def _check_model(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuses models that cannot be fitted, before long work."""
-    check_continuous_latents(model, args, kwargs)
-    with block():
-        sites = trace(with_initial_latents(random.key(0), model)).get_trace(*args, **kwargs)
-    if params := sorted(values_of_type(sites, "param")):
-        raise ValueError(
-            f"Expected a model without param sites, since a posterior is sought; it has {params}. "
-            "Fix them by numpyro.handlers.substitute, or give them priors."
-        )
-    refuse_subsamples(sites)
-    for name, site in sites.items():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        value = np.asarray(site["value"])
-        count = int(np.isnan(value).sum()) if np.issubdtype(value.dtype, np.floating) else 0
-        if count and not is_masked(site):
-            raise ValueError(
-                f"Expected observed values without NaN; {count} of '{name}' are NaN. Drop them, or "
-                "mask them by numpyro.handlers.mask."
-            )
-
-
-def _work_of(
-    resume: Posterior, model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Work:
-    """What an earlier fit has found."""
-    work = resume.state
-    if not isinstance(work, Work):
-        raise ValueError(
-            "Expected a posterior of this process, whose compiled functions can be used again; got "
-            "one that was read from a file. Fit again."
-        )
-    known = work.programs
-    leaves = lambda *inputs: jax.tree.leaves(inputs)
-    old, new = leaves(known.args, known.kwargs), leaves(args, kwargs)
-    same_data = len(old) == len(new) and all(np.array_equal(*pair) for pair in zip(old, new))
-    if known.model is not model or not same_data:
-        raise ValueError(
-            "Expected the model and data of the posterior to resume; got others. Leave resume out."
-        )
-    return work
+    return Posterior(chains.draws, certificate, work.placement, diagnostics, work.options, work)

@@ -8,7 +8,8 @@ from scipy.special import expit
 from numpyro_sumo.guides.placement import Mode, sds_apart
 
 from .convergence import Summary, disagreements, wanders
-from .correcting import NUTS
+from .correcting import BOTH, GUIDE, is_apart
+from .nuts import NUTS_ALONE as NUTS
 from .posterior_draws import PosteriorDraws
 
 #: A mode that may hold a smaller share of the posterior mass than this is not missed.
@@ -22,6 +23,10 @@ _DESCRIBED = 2.0
 
 #: Draws of a Normal in d dimensions are within √d + 3 sds of its mean, nearly all.
 _REACH = 3.0
+
+
+#: A guide of which so many proposals are accepted reaches narrow parts that NUTS does not.
+_OFTEN_ACCEPTED = 0.1
 
 
 class Verdict(NamedTuple):
@@ -63,7 +68,10 @@ def _not_converged(posterior: PosteriorDraws) -> list[str]:
             f"{where_ess} has {ess:.0f} effective draws, fewer than {options.min_ess:g}. Go on by "
             "fit(..., resume=posterior), with more minutes."
         )
-    if posterior.diagnostics.kernel == NUTS and summary.diverges:
+    of_nuts = posterior.diagnostics.kernel == NUTS
+    of_both = posterior.diagnostics.kernel == BOTH
+    seldom_moved = of_both and posterior.diagnostics.acceptance < _OFTEN_ACCEPTED
+    if summary.diverges and (of_nuts or seldom_moved):
         lines.append(
             f"{summary.diverging:.1%} of the draws followed a divergence of NUTS: narrow parts of "
             "the posterior may be missing. Reparameterise the model, or train the guide for longer."
@@ -115,6 +123,13 @@ def _contradicted(posterior: PosteriorDraws) -> list[str]:
     """Latent numbers for which chains of NUTS, converged, say something else."""
     diagnostics, options = posterior.diagnostics, posterior.options
     nuts = diagnostics.nuts
+    if diagnostics.kernel == GUIDE and nuts is not None and is_apart(nuts):
+        where, r_hat, *_ = nuts.worst
+        return [
+            f"Chains of NUTS that began at different places have not come together (R-hat of "
+            f"{where} {r_hat:.2f}): some may be in a part of the posterior that the guide misses. "
+            "Go on by fit(..., resume=posterior), with more minutes."
+        ]
     if nuts is None or diagnostics.kernel == NUTS or not _has_converged(nuts, options.max_r_hat):
         return []
     names = disagreements(diagnostics.summary, nuts)
@@ -163,6 +178,13 @@ def _remarks(posterior: PosteriorDraws) -> list[str]:
     else:
         lines.append(
             f"The guide's own draws: {certificate.verdict}. print(posterior.certificate) says why."
+        )
+    if sum(mode.num_starts for mode in posterior.placement.modes) == 1:
+        lines.append("There was one start only: other modes were not sought.")
+    if diagnostics.invalid:
+        lines.append(
+            f"{diagnostics.invalid} of {options.num_samples:,} draws of the guide have a "
+            "log-density that is NaN or infinite; they count as impossible."
         )
     if not np.isfinite(certificate.log_evidence_se):
         lines.append(

@@ -26,6 +26,7 @@ def learn(work: Work, rng_key: jax.Array, clock: Clock) -> Weighed:
     """
     weigh_key, train_key = random.split(rng_key)
     deadline, dim = _KEPT * clock.budget, work.placement.dim
+    interruptions = len(clock.interrupted)
     best = work.weighed(weigh_key, work.params)
     while not _is_good(best, dim) and clock.left > deadline:
         train_key, round_key = random.split(train_key)
@@ -39,7 +40,7 @@ def learn(work: Work, rng_key: jax.Array, clock: Clock) -> Weighed:
             best, work.params = new, done.params
         is_short = done.steps < work.next_steps
         work.next_steps *= 2
-        if clock.interrupted or is_short or gain + 2.0 * error < _WORTH:
+        if len(clock.interrupted) > interruptions or is_short or gain + 2.0 * error < _WORTH:
             break
     return best
 
@@ -51,7 +52,10 @@ def _is_good(weighed: Weighed, dim: int) -> bool:
 def _gain(before: Weighed, after: Weighed) -> tuple[float, float]:
     """By how much the ELBO is larger, in nats, with its standard error."""
     gains = after.log_weights - before.log_weights
-    if not np.isfinite(gains).all():  # a draw outside the support, before or after
-        finite = np.isfinite(after.log_weights).all()
-        return (np.inf if finite else -np.inf), 0.0
+    finite = np.isfinite(gains)
+    if not finite.all():  # draws outside the support, before or after
+        more = np.isfinite(after.log_weights).sum() - np.isfinite(before.log_weights).sum()
+        if more != 0:
+            return float(more) * np.inf, 0.0
+        gains = gains[finite]
     return float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))

@@ -27,6 +27,9 @@ BLOCK = 20
 #: trajectories are short in whitened coordinates.
 _TARGET = 0.9
 
+#: The name of these chains, if nothing else moves them.
+NUTS_ALONE = "NUTS"
+
 #: Iterations of warm-up.
 WARMUP = 300
 
@@ -73,15 +76,15 @@ class NutsChains:
         self._to_latents = jit_once(
             lambda y: lax.map(lambda y: guide.constrained(whitening.color(y)), y, batch_size=256)
         )
-        self._draws: list[np.ndarray] = []
-        self._diverging: list[np.ndarray] = []
+        self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
         self._warmup_left = WARMUP
+        self.kernel = NUTS_ALONE
 
     def _start(self) -> tuple[NUTS, Any]:
         """A kernel and its first state. Of no use outside of the ``jit`` where it is called."""
         kernel = NUTS(potential_fn=self._potential, target_accept_prob=_TARGET)
         near_key, *chain_keys = random.split(self._chain_key, 1 + len(self._starts))
-        near = random.normal(near_key, self._starts.shape)
+        near = random.normal(near_key, self._starts.shape, self._starts.dtype)
         starts = jnp.where(jnp.isnan(self._starts), near, self._starts)
         keys = jnp.stack([collectable_key(key) for key in chain_keys])
         return kernel, kernel.init(keys, WARMUP, starts, (), {})
@@ -117,32 +120,34 @@ class NutsChains:
         total = self._warmup_left + num_draws
         with clock.phase(name, total, "draw") as bar:
             done = 0
-            while done < total and (clock.left > deadline or not self._draws):
+            while done < total and clock.left > deadline:
                 self._state, (y, diverging) = self._run_block(self._state)
                 done += BLOCK
                 bar.update(BLOCK)
                 if self._warmup_left > 0:
                     self._warmup_left -= BLOCK
                     continue
-                self._draws.append(np.asarray(y))
-                self._diverging.append(np.asarray(diverging))
+                self._blocks.append((np.asarray(y), np.asarray(diverging)))
                 if move is not None:
                     moved = move(np.asarray(self._state.z))
                     self._state = self._state._replace(z=jnp.asarray(moved))
 
-    def forget(self) -> None:
-        """Drops all draws; the chains go on from where they are."""
-        self._draws, self._diverging = [], []
+    def continue_as(self, kernel: str) -> None:
+        """Goes on from where the chains are; draws of another kernel are dropped.
+
+        :param kernel: a name for NUTS with the moves that :meth:`run` is given from now on.
+        """
+        if kernel != self.kernel:
+            self.kernel, self._blocks = kernel, []
 
     @property
     def draws(self) -> NutsDraws | None:
-        """All draws so far; None during warm-up."""
-        if not self._draws:
+        """All draws of the present kernel; None before there are any."""
+        if not self._blocks:
             return None
-        y = np.concatenate(self._draws).swapaxes(0, 1)
+        y, diverging = (np.concatenate(parts).swapaxes(0, 1) for parts in zip(*self._blocks))
         latents = self._to_latents(y.reshape(-1, y.shape[-1]))
         in_chains = lambda leaf: np.asarray(leaf).reshape(*y.shape[:2], *leaf.shape[1:])
-        diverging = np.concatenate(self._diverging).swapaxes(0, 1)
         spread = float(y.reshape(-1, y.shape[-1]).std(axis=0).max())
         return NutsDraws({n: in_chains(leaf) for n, leaf in latents.items()}, diverging, spread)
 
@@ -152,7 +157,8 @@ def _starts(placement: Placement, num_chains: int) -> np.ndarray:
 
     Other modes come first in the order of their ELBO, but one chain is always near the best.
     """
-    starts = np.full((num_chains, placement.dim), np.nan, np.float32)
+    dtype = placement.whitening.loc.dtype
+    starts = np.full((num_chains, placement.dim), np.nan, dtype)
     best = max(mode.log_evidence for mode in placement.modes)
     others = [mode for mode in placement.modes[1:] if mode.log_evidence > best - _NEAR]
     for i, mode in enumerate(others[: num_chains - 1], 1):

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 
 from numpyro_sumo.checks import check_positive_integer, check_sample_size
+from numpyro_sumo.guides.skip_network import check_hidden_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,11 @@ class FitOptions:
         for name in ("num_starts", "num_particles", "num_steps"):
             check_positive_integer(name, getattr(self, name))
         check_sample_size("num_chains", self.num_chains)
+        check_hidden_sizes(self.hidden_sizes)
+        if self.full_covariance not in (None, True, False):
+            raise ValueError(
+                f"Expected full_covariance to be True, False or None; got {self.full_covariance!r}."
+            )
         for name, least in (("minutes", 0.0), ("min_ess", 0.0), ("learning_rate", 0.0)):
             _check_above(name, getattr(self, name), least)
         _check_above("max_r_hat", self.max_r_hat, 1.0)
@@ -57,5 +64,5 @@ class FitOptions:
 
 def _check_above(name: str, value: object, least: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and value > least):  # type: ignore[operator]
-        raise ValueError(f"Expected {name} to be a number above {least:g}; got {value!r}.")
+    if not (is_number and least < value < math.inf):  # type: ignore[operator]
+        raise ValueError(f"Expected {name} to be a finite number above {least:g}; got {value!r}.")

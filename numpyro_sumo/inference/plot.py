@@ -1,4 +1,4 @@
-"""The picture of a posterior: marginals by chain, beside those of the guide and of NUTS."""
+"""The picture of a posterior: marginals by chain, beside those of the guide."""
 
 from typing import Any
 

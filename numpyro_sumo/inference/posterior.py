@@ -83,7 +83,7 @@ class Posterior(PosteriorDraws):
         return arviz_of(certificate.programs, self.draws, latents, {}, rng_key)
 
     def plot(self) -> Any:
-        """Draws marginals of the chains, beside the guide's own and those of NUTS if it ran.
+        """Draws marginals of each chain, beside those of the guide's own draws.
 
         The latent numbers are those with the largest R-hat, at most 12.
 

@@ -31,6 +31,7 @@ class Diagnostics(NamedTuple):
         placement is right.
     :param steps: of training.
     :param retreats: how often training went back because the loss was NaN or rose.
+    :param invalid: draws of the guide with a log-weight of NaN or +∞, which count as impossible.
     :param seconds: by phase.
     :param interrupted: phases that Ctrl-C has ended.
     """
@@ -42,6 +43,7 @@ class Diagnostics(NamedTuple):
     spread: float
     steps: int
     retreats: int
+    invalid: int
     seconds: dict[str, float]
     interrupted: tuple[str, ...] = ()
 

@@ -21,7 +21,8 @@ from numpyro_sumo.guides.proposals import proposal_of
 from numpyro_sumo.programs.programs import Programs
 from numpyro_sumo.programs.sites import Params
 
-from .nuts import NutsChains
+from .convergence import Summary, summarise_chains
+from .nuts import NUTS_ALONE, NutsChains
 from .options import FitOptions
 from .training import Trainer, initial_params
 
@@ -30,7 +31,7 @@ _BATCH = 100
 
 
 #: A guide is good when its KL is so small, in nats: for few latent numbers, and for each of many.
-_SMALL_KL, _SMALL_KL_EACH = 0.005, 0.0005
+_SMALL_KL, _SMALL_KL_EACH = 0.003, 0.0003
 
 
 def good_kl(dim: int) -> float:
@@ -41,12 +42,23 @@ def good_kl(dim: int) -> float:
 class Weighed:
     """Params of a guide with its draws, and figures of their importance weights in nats.
 
+    Log-weights of NaN and +∞ become −∞; ``invalid`` is their number.
+
     :param draws: with their log-densities.
     """
 
     def __init__(self, params: Params, draws: WeightedDraw):
+        log_weights = np.asarray(draws.log_weight, np.float64)
+        invalid = np.isnan(log_weights) | (log_weights == np.inf)
+        self.invalid = int(invalid.sum())
+        if self.invalid:
+            draws = draws._replace(
+                log_target=jnp.where(invalid, -jnp.inf, draws.log_target),
+                log_above=jnp.where(invalid, 0.0, draws.log_above),
+                log_below=jnp.where(invalid, 0.0, draws.log_below),
+            )
         self.params, self.draws = params, draws
-        self.log_weights = np.asarray(draws.log_weight, np.float64)
+        self.log_weights = np.where(invalid, -np.inf, log_weights)
         summary = summarise_weights(self.log_weights)
         self.pareto_k = float(np.max(summary.pareto_k))
         self.kl = float(summary.log_evidence.sum() - self.log_weights.mean())
@@ -82,6 +94,8 @@ class Work:
         flat = {n: np.zeros((options.num_samples, *v.shape), v.dtype) for n, v in shapes.items()}
         self._complete = CompiledSoon(self.with_deterministic, flat)
         self.steps, self.next_steps, self.retreats = 0, options.num_steps, 0
+        self.num_fits = 0
+        self._nuts_alone: tuple[Summary | None, float] = None, 0.0
 
     def place(self, placement: Placement) -> None:
         """Sets the coordinates of the guide."""
@@ -96,6 +110,18 @@ class Work:
         """Chains of NUTS, compiled at first use, while others are compiled in the background."""
         num_chains = self.options.num_chains
         return NutsChains(self._nuts_key, self.programs, self.placement, num_chains)
+
+    def nuts_alone(self) -> tuple[Summary | None, float]:
+        """Figures of chains of NUTS that nothing else has moved, and their spread."""
+        found = self.nuts.draws
+        if found is not None and self.nuts.kernel == NUTS_ALONE:
+            self._nuts_alone = summarise_chains(found.latents, found.diverging), found.spread
+        return self._nuts_alone
+
+    def postpone(self) -> None:
+        """Leaves what has not been compiled yet for its first call."""
+        for compiled in (self._weigh, self._complete, self.trainer):
+            compiled.postpone()
 
     def weighed(self, rng_key: jax.Array, params: Params) -> Weighed:
         """Draws of the guide with weights."""

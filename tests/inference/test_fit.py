@@ -16,6 +16,7 @@ import numpyro.distributions as dist
 from numpyro_sumo import FitOptions, Posterior, fit, to_arviz
 from numpyro_sumo.certificates.array_files import FORMAT
 from numpyro_sumo.inference import correcting, learning
+from numpyro_sumo.inference.check_inputs import check_model
 from numpyro_sumo.inference.correcting import BOTH, GUIDE, NUTS
 from tests.helpers.statistics import Z
 
@@ -150,6 +151,7 @@ def test_ctrl_c_ends_a_phase_and_keeps_the_rest(of_counts, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
+    interrupted.postpone = lambda: None
     monkeypatch.setattr(learning, "good_kl", lambda dim: -1.0)
     monkeypatch.setattr(of_counts.state.trainer, "_run_block", interrupted)
     posterior = fit(random.key(3), counted, COUNTS, options=OPTIONS, resume=of_counts)
@@ -240,11 +242,37 @@ def test_other_inputs_are_refused(of_counts):
         run(counted, COUNTS + 1, resume=of_counts)
 
 
+def test_options_that_are_given_to_the_model_are_refused():
+    with pytest.raises(ValueError, match=r"Pass options=FitOptions\(minutes=...\)"):
+        fit(random.key(0), counted, COUNTS, minutes=3)
+
+
+@pytest.mark.parametrize("change", [{"num_chains": 2}, {"num_samples": 5_000}])
+def test_a_fit_goes_on_with_its_own_sizes(of_counts, change):
+    options = replace(OPTIONS, **change)
+    with pytest.raises(ValueError, match="Expected the options of the posterior to resume"):
+        fit(random.key(0), counted, COUNTS, options=options, resume=of_counts)
+
+
+def test_missing_data_may_be_masked():
+    y = jnp.array([1.0, jnp.nan])
+
+    def masked():
+        mean = numpyro.sample("mean", dist.Normal())
+        with numpyro.handlers.mask(mask=jnp.array([True, False])):
+            numpyro.sample("y", dist.Normal(mean, 1.0).expand([2]), obs=y)
+
+    check_model(masked, (), {})
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"minutes": 0}, "Expected minutes to be a number above 0; got 0"),
-        ({"max_r_hat": 1.0}, "Expected max_r_hat to be a number above 1; got 1.0"),
+        ({"minutes": 0}, "Expected minutes to be a finite number above 0; got 0"),
+        ({"minutes": np.inf}, "Expected minutes to be a finite number above 0; got inf"),
+        ({"max_r_hat": 1.0}, "Expected max_r_hat to be a finite number above 1; got 1.0"),
+        ({"hidden_sizes": 64}, "Expected hidden_sizes to be a sequence of integers; got 64"),
+        ({"full_covariance": "yes"}, "Expected full_covariance to be True, False or None"),
         ({"num_steps": 0}, "Expected num_steps"),
         ({"num_chains": 1}, "Expected num_chains"),
         ({"num_samples": 300}, "Expected num_samples to be an integer of at least 400"),

@@ -41,6 +41,8 @@ def posterior(
     of_chains=None,
     nuts=None,
     spread=1.0,
+    acceptance=0.9,
+    invalid=0,
     kernel="proposals of the guide",
     modes=(MODE,),
     interrupted=(),
@@ -53,7 +55,9 @@ def posterior(
     of_chains = summary() if of_chains is None else of_chains
     return SimpleNamespace(
         options=FitOptions(),
-        diagnostics=Diagnostics(kernel, 0.9, of_chains, nuts, spread, 100, 0, {}, interrupted),
+        diagnostics=Diagnostics(
+            kernel, acceptance, of_chains, nuts, spread, 100, 0, invalid, {}, interrupted
+        ),
         certificate=SimpleNamespace(
             verdict=verdict, log_evidence_se=log_evidence_se, pareto_k=pareto_k
         ),
@@ -95,13 +99,22 @@ def test_divergences_of_nuts_are_named_where_no_guide_proposes():
     (found,) = problems(of_chains=of_chains, kernel="NUTS")
     assert found.startswith("2.0% of the draws followed a divergence")
     assert problems(of_chains=of_chains, kernel=BOTH) == ()
+    assert len(problems(of_chains=of_chains, kernel=BOTH, acceptance=0.05)) == 1
+
+
+def test_chains_of_nuts_that_stay_apart_are_named_beside_those_of_the_guide():
+    """One may be in a mode that the guide does not have."""
+    nuts = summary(r_hat=1.5)
+    (found,) = problems(nuts=nuts)
+    assert "have not come together (R-hat of x 1.50)" in found
+    assert problems(nuts=nuts, kernel=BOTH) == ()
 
 
 def test_chains_that_wander_hint_at_an_improper_posterior():
-    found = problems(nuts=summary(r_hat=1.5), spread=1e4)
+    found = problems(nuts=summary(r_hat=1.5), spread=1e4, kernel=BOTH)
     assert "wander over 1e+04 times the width" in found[0] and "improper" in found[0]
     assert problems(nuts=summary(r_hat=1.0), spread=1e4) == ()
-    assert problems(nuts=summary(r_hat=1.5), spread=3.0) == ()
+    assert problems(nuts=summary(r_hat=1.5), spread=3.0, kernel=BOTH) == ()
 
 
 def test_a_mode_without_draws_is_named():
@@ -126,7 +139,7 @@ def test_chains_that_contradict_each_other_are_named():
 @pytest.mark.parametrize(
     "nuts, kernel",
     [
-        (summary(mean=1.0, r_hat=1.2), "proposals of the guide"),
+        (summary(mean=1.0, r_hat=1.05), "proposals of the guide"),
         (summary(mean=1.0), "NUTS"),
         (summary(mean=0.05), "proposals of the guide"),
         (summary(mean=0.3, ess=120.0), "proposals of the guide"),
@@ -160,6 +173,23 @@ def test_summaries_are_compared_by_name():
 def test_sds_are_compared_as_well_as_means():
     assert disagreements(summary(), summary(sd=1.5)) == ["y"]
     assert disagreements(summary(), summary(sd=1.05)) == []
+
+
+def test_draws_that_cannot_be_weighed_and_a_single_start_are_remarked():
+    verdict = judge_posterior(posterior(invalid=3, modes=[MODE._replace(num_starts=1)]))
+    assert verdict.problems == ()
+    assert "3 of 10,000 draws of the guide have a log-density that is NaN" in verdict.text
+    assert "There was one start only" in verdict.text
+
+
+def test_entries_that_the_support_fixes_do_not_count():
+    """The first entry is constant, as in a correlation matrix; a chain that stands still is not."""
+    draws = np.random.default_rng(0).normal(size=(4, 500, 2))
+    draws[..., 0] = 1.0
+    assert summarise_chains({"x": draws}).names == ["x[1]"]
+    draws[..., 1] = np.arange(4)[:, None]
+    stuck = summarise_chains({"x": draws})
+    assert stuck.names == ["x[1]"] and not stuck.is_fine(1.01, 100.0)
 
 
 def test_figures_are_those_of_arviz():
