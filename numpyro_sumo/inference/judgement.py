@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from numpyro_sumo.diagnostics.summaries import LARGEST_PARETO_K
 from numpyro_sumo.guides.placement import Mode, sds_apart
 
 from .convergence import Summary, disagreements, wanders
@@ -46,6 +47,7 @@ def judge_posterior(posterior: PosteriorDraws) -> Verdict:
     """Whether the draws of a posterior can be used, and why not."""
     problems = [
         *_not_converged(posterior),
+        *_heavy_tails(posterior),
         *_wandering(posterior),
         *_missed_modes(posterior),
         *_contradicted(posterior),
@@ -77,6 +79,18 @@ def _not_converged(posterior: PosteriorDraws) -> list[str]:
             "the posterior may be missing. Reparameterise the model, or train the guide for longer."
         )
     return lines
+
+
+def _heavy_tails(posterior: PosteriorDraws) -> list[str]:
+    """A chain of the guide's proposals whose largest weights may be still to come."""
+    pareto_k = posterior.certificate.pareto_k
+    if posterior.diagnostics.kernel != GUIDE or pareto_k <= LARGEST_PARETO_K:
+        return []
+    return [
+        f"k-hat of the guide's weights is {pareto_k:.2f}, above {LARGEST_PARETO_K}: a chain of its "
+        "proposals may miss a part of the posterior, and there was no time for others. Go on by "
+        "fit(..., resume=posterior), with more minutes."
+    ]
 
 
 def _wandering(posterior: PosteriorDraws) -> list[str]:

@@ -149,6 +149,12 @@ def test_chains_that_have_not_converged_or_agree_contradict_nothing(nuts, kernel
     assert problems(nuts=nuts, kernel=kernel) == ()
 
 
+def test_proposals_with_heavy_weights_are_not_enough():
+    (found,) = problems(pareto_k=0.8)
+    assert found.startswith("k-hat of the guide's weights is 0.80, above 0.7")
+    assert problems(pareto_k=0.8, kernel="NUTS") == ()
+
+
 def test_an_interruption_is_named():
     (found,) = problems(interrupted=("training",))
     assert found.startswith("Interrupted during training.")
@@ -156,7 +162,7 @@ def test_an_interruption_is_named():
 
 def test_remarks_do_not_make_it_bad():
     verdict = judge_posterior(
-        posterior(verdict="do not trust it", log_evidence_se=np.inf, pareto_k=0.9)
+        posterior(verdict="do not trust it", log_evidence_se=np.inf, pareto_k=0.9, kernel=BOTH)
     )
     assert verdict.problems == ()
     assert "The guide's own draws: do not trust it." in verdict.text
