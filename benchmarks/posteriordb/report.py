@@ -47,7 +47,7 @@ def log_evidence_of(cells: dict[str, Any]) -> float | None:
 
 def report(results: dict[str, Any]) -> str:
     """The report in Markdown."""
-    of, size = results["configuration"], results["configuration"]["size"]
+    of = results["configuration"]
     titles = titles_of(results)
     sections = "\n".join(
         f"## {_heading(title)}\n\n{_table(results, name)}\n{_notes(results, name)}"
@@ -71,13 +71,7 @@ medians over posteriors where it did not fail; *s* is wall clock with compilatio
 
 ![The largest error of each sampler as a share of its limit](errors.png)
 
-- *fit*: `numpyro_sumo.fit` with its default options and {of["minutes"]} minutes, and the draws of
-  its guide as they are;
-- *NUTS*: {size["num_draws"]:,} draws of each of four chains after {size["num_warmup"]:,} of
-  warm-up, with NumPyro's defaults;
-- *AutoMultivariateNormal* and *AutoBNAFNormal*: {size["num_steps"]:,} steps of Adam on the ELBO of
-  16 particles, with a cosine decay from 0.01, raw draws;
-- *Pathfinder*: of BlackJAX, {size["num_paths"]} paths, with Pareto-smoothed importance resampling.
+{_descriptions(of, titles)}
 
 ## Largest error as a share of its limit
 
@@ -92,6 +86,26 @@ if its k-hat is at most {LARGEST_FINITE_VARIANCE_K}, else of the first guide wit
 Bold is beyond its limit.
 
 {sections}"""
+
+
+def _descriptions(of: dict[str, Any], titles: dict[str, str]) -> str:
+    """What each of the samplers in the results does."""
+    size = of["size"]
+    trained = (
+        f"{size['num_steps']:,} steps of Adam on the ELBO of 16 particles, with a cosine decay "
+        "from 0.01, raw draws"
+    )
+    texts = {
+        "fit": f"`numpyro_sumo.fit` with its default options and {of['minutes']} minutes",
+        "fit_guide": "the draws of its guide as they are",
+        "nuts": f"{size['num_draws']:,} draws of each of four chains after "
+        f"{size['num_warmup']:,} of warm-up, with NumPyro's defaults",
+        "multivariate_normal": trained,
+        "bnaf": trained,
+        "pathfinder": f"of BlackJAX, {size['num_paths']} paths, with Pareto-smoothed importance "
+        "resampling",
+    }
+    return "\n".join(f"- *{title}*: {texts[name]}." for name, title in titles.items())
 
 
 def _heading(title: str) -> str:
