@@ -55,6 +55,7 @@ SLOW = (
     "tests/diagnostics/test_kl_divergence.py::test_more_particles_fit",
     "tests/diagnostics/test_standard_errors.py::test_errors_of_mixed_models",
     "tests/guides/test_auto_hierarchical.py::test_begins_as_the_normal",
+    "tests/guides/test_auto_hierarchical.py::test_the_fit_is_the_target_where_that_is_normal",
     "tests/guides/test_normal_fit.py::test_a_likelihood_may_be_subsampled",
     "tests/losses/test_derivatives.py::test_gradients_and_hessians_have_no_bias",
     "tests/losses/test_dreg.py::test_autoguides_climb",

@@ -56,7 +56,7 @@ def report(results: dict[str, Any]) -> str:
     limits = LIMITS["mean"], LIMITS["sd"], LIMITS["ks"]
     return f"""# Do samplers get posteriors right that nobody tuned them for?
 
-{len(results["cells"])} posteriors of [posteriordb](https://github.com/stan-dev/posteriordb) were
+{len(results["cells"])} posteriors of posteriordb (github.com/stan-dev/posteriordb) were
 translated from Stan to NumPyro, and are compared with its reference draws. Nothing is tuned; seed
 {of["seed"]}; the run took {results["seconds"] / 60.0:.0f} minutes.
 

@@ -39,7 +39,7 @@ _FULL_STEPS, _FULL_RATES = 400, (0.4, 0.01)
 LARGEST_BY_DEFAULT, LARGEST_FULL = 100, 1_000
 
 #: Draws that estimate an ELBO, and the gain in nats that is not noise.
-_JUDGING_DRAWS, _WORTH = 1_024, 0.002
+_JUDGING_DRAWS, _WORTH = 1_024, 0.01
 
 #: Draws evaluated at a time.
 _BATCH = 64
@@ -90,7 +90,7 @@ def fit_normal(
     Candidates are a mean-field fit by gradient steps, and Laplace approximations at modes that
     Newton's method finds (:func:`~.newton_modes.newton_modes`). From the one of the largest ELBO
     starts a fit with covariances by Newton steps in expectation, which replaces it if its ELBO is
-    larger by 0.002 nats. Without covariances, or for a density without second derivatives, there is
+    larger by 0.01 nats. Without covariances, or for a density without second derivatives, there is
     the mean-field fit alone; a coordinate where it is not finite keeps the value of
     ``init_loc_fn``, with scale one.
 

@@ -171,8 +171,12 @@ def check_placement(placement: object) -> None:
 
 
 def _modes(candidates: Candidates) -> list[Mode]:
-    """The modes among candidates whose ELBO is finite, the largest first."""
+    """The modes among candidates whose ELBO is finite, the largest first.
+
+    The mean-field fit, which is the first candidate, is one only if its ELBO is the largest.
+    """
     order = [int(i) for i in np.argsort(-candidates.elbo) if np.isfinite(candidates.elbo[i])]
+    order = [i for place, i in enumerate(order) if i > 0 or place == 0]
     modes: list[Mode] = []
     for i in order:
         normal = Whitening(candidates.normals.loc[i], candidates.normals.root[i])
