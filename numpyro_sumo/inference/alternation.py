@@ -55,7 +55,7 @@ class GuideMoves:
         if self._next + _IN_A_ROW * num_chains > len(self._proposed):
             self._take(self._work.weighed(self._new_key(0), self._params))
         states = states.copy()
-        current = np.asarray(self._log_weights(self._new_key(1), states), np.float64)
+        current = np.array(self._log_weights(self._new_key(1), states), np.float64)
         for _ in range(_IN_A_ROW):
             at = slice(self._next, self._next + num_chains)
             self._next += num_chains
