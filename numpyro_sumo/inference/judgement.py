@@ -67,8 +67,8 @@ def _not_converged(posterior: PosteriorDraws) -> list[str]:
         )
     if not ess >= options.min_ess:
         lines.append(
-            f"{where_ess} has {ess:,.0f} effective draws, fewer than {options.min_ess:,g}. Go on by "
-            "fit(..., resume=posterior), with more minutes."
+            f"{where_ess} has {ess:,.0f} effective draws, fewer than {options.min_ess:,g}. Go on "
+            "by fit(..., resume=posterior), with more minutes."
         )
     of_nuts = posterior.diagnostics.kernel == NUTS
     of_both = posterior.diagnostics.kernel == BOTH
