@@ -16,18 +16,11 @@ _AS_DRAWN, _CORRECTED = "#b35806", "#2166ac"
 
 def plot_certificate(certificate: CertifiedDraws, sites: list[str] | None) -> Any:
     """See :meth:`.Certificate.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError(
-            "Expected the package matplotlib, which draws the picture; it is not installed. Run "
-            "pip install matplotlib."
-        ) from error
     numbers = _chosen_numbers(certificate, sites)
     latents, relative = certificate.latents, certificate.weights.relative
     values, weights = in_columns(latents), weight_columns(latents, certificate.plated, relative)
     rows = 1 + -(-len(numbers) // _COLUMNS)
-    figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
+    figure = new_figure(2.6 * rows)
     grid = figure.add_gridspec(rows, _COLUMNS)
     _draw_tail(figure.add_subplot(grid[0, :]), certificate)
     for place, number in enumerate(numbers):
@@ -37,6 +30,21 @@ def plot_certificate(certificate: CertifiedDraws, sites: list[str] | None) -> An
         if place == 0:
             axes.legend(frameon=False, fontsize="small")
     return figure
+
+
+def new_figure(height: float) -> Any:
+    """An empty figure of matplotlib, so many inches high.
+
+    :raises ValueError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(
+            "Expected the package matplotlib, which draws the picture; it is not installed. Run "
+            "pip install matplotlib."
+        ) from error
+    return Figure(figsize=(9.0, height), layout="constrained")
 
 
 def _chosen_numbers(certificate: CertifiedDraws, sites: list[str] | None) -> list[int]:

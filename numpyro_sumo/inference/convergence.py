@@ -14,10 +14,8 @@ _SIGNIFICANT = 4.0
 #: The largest share of draws after a divergence that is not worth a word.
 _FEW_DIVERGENCES = 0.001
 
-
 #: Chains with such an R-hat, whose draws are so many sds of the placement wide, wander.
 _NOT_MIXED, _FAR = 1.1, 100.0
-
 
 #: A number whose sd is a smaller share of its mean is constant but for rounding.
 _CONSTANT = 1e-6

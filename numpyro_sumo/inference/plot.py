@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_sumo.certificates.marginals import in_columns
+from numpyro_sumo.certificates.plot import new_figure
 
 from .posterior_draws import PosteriorDraws
 
@@ -14,13 +15,6 @@ _CHAIN, _GUIDE = "#2166ac", "#b35806"
 
 def plot_posterior(posterior: PosteriorDraws) -> Any:
     """See :meth:`.Posterior.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError(
-            "Expected the package matplotlib, which draws the picture; it is not installed. Run "
-            "pip install matplotlib."
-        ) from error
     summary, names = posterior.diagnostics.summary, list(posterior.certificate.latents)
     chains, draws = posterior.draws[names[0]].shape[:2]
     flat = {
@@ -32,7 +26,7 @@ def plot_posterior(posterior: PosteriorDraws) -> Any:
     r_hat = dict(zip(summary.names, np.nan_to_num(summary.r_hat, nan=np.inf)))
     order = sorted(range(len(labels)), key=lambda i: -r_hat.get(labels[i], 0.0))[:_MOST_MARGINALS]
     rows = -(-len(order) // _COLUMNS)
-    figure = Figure(figsize=(9.0, 2.4 * rows + 0.4), layout="constrained")
+    figure = new_figure(2.4 * rows + 0.4)
     grid = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axes, number in zip(grid.flat, order):
         _draw_marginal(axes, of_chains[..., number], of_guide[:, number])

@@ -29,7 +29,6 @@ from .training import Trainer, initial_params
 #: Draws that are evaluated at a time.
 _BATCH = 100
 
-
 #: A guide is good when its KL is so small, in nats: for few latent numbers, and for each of many.
 _SMALL_KL, _SMALL_KL_EACH = 0.003, 0.0003
 
